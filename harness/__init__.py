@@ -1,0 +1,46 @@
+"""Correctness harness for KV-cache decoding with FlexAttention.
+
+Data flows one way:
+
+    case -> inputs -+-> paths (compile) -> actual ----+
+                    +-> oracle (attendable) -> golden -+-> error, budget -> verdict -> report
+
+``case``        what is computed: a frozen dataclass of plain values, with a text id and JSON
+``attendable``  which slots a query may attend, from the position arithmetic alone
+``inputs``      the tensors of a case, the same bits on every device
+``masks``       mask_mods, score_mods and block masks that the paths hand to FlexAttention
+``paths``       the implementations under test, by name
+``compile``     the only caller of torch.compile; counts graphs, never falls back
+``oracle``      float64 attention over the attendable slots, streamed; the judge of all paths
+``budget``      the error that rounding alone can explain, elementwise
+``error``       how far an output is from golden, and where
+``verdict``     one word per path and case, with its evidence
+``repro``       the report gpt-fast#233, run as written, or any case on all paths
+``claims``      what becomes of each claim of that report
+``script``      a standalone script for a case, stdlib and torch alone
+``report``      text for a terminal
+``cli``         ``python -m harness``
+
+The package imports nothing heavy by itself: a test plugin must not pay for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_LAZY = {
+    "DecodeCase": "harness.case",
+    "CaseError": "harness.case",
+    "Verdict": "harness.verdict",
+    "judge": "harness.verdict",
+    "PATHS": "harness.paths",
+}
+
+__all__ = ["PATHS", "CaseError", "DecodeCase", "Verdict", "judge"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

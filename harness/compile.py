@@ -1,0 +1,73 @@
+"""The only caller of torch.compile: full graph, explicit ``dynamic``, graphs counted.
+
+A fallback to eager is an error: ``fullgraph=True`` raises where the recompile limit would
+silently go on without compiling.
+"""
+
+from __future__ import annotations
+
+import functools
+import sysconfig
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._dynamo import config
+from torch._dynamo.utils import counters
+from torch._inductor import cpp_builder, exc
+
+
+class Compiled:
+    """A compiled function that counts the graphs it was compiled to.
+
+    Its code object is its own, so that no graph of another geometry is found in its cache, and
+    its count and its recompile limit are this function's alone.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        dynamic: bool,
+        mode: str | None = None,
+        backend: str = "inductor",
+        recompile_limit: int | None = None,
+    ) -> None:
+        assert isinstance(function, types.FunctionType)
+        own = types.FunctionType(
+            function.__code__.replace(),
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
+            function.__closure__,
+        )
+        own.__kwdefaults__ = function.__kwdefaults__
+        self._call = torch.compile(own, fullgraph=True, dynamic=dynamic, mode=mode, backend=backend)
+        self.graphs = 0
+        self._patch = {"recompile_limit": recompile_limit} if recompile_limit else {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        before = counters["stats"]["unique_graphs"]
+        try:
+            with config.patch(self._patch):
+                return self._call(*args, **kwargs)
+        finally:
+            self.graphs += counters["stats"]["unique_graphs"] - before
+
+
+@functools.cache
+def why_not(device: str) -> str | None:
+    """Why compiled FlexAttention cannot run on this kind of device, with the remedy; or None."""
+    if device != "cpu":
+        return None
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return "compiled FlexAttention on CPU needs AVX2, which torch does not use here"
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        return "no C++ compiler: install g++, or set CXX to a working compiler"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "no Python.h: install the headers of this Python (python3-dev)"
+    return None
