@@ -1,0 +1,49 @@
+"""Which slots a query may attend, from the position arithmetic alone.
+
+The rule that everything is judged by. ``harness.masks`` states the same rule again for
+FlexAttention, on purpose and nowhere else: a mistake in either shows as a disagreement.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harness.case import DecodeCase
+
+
+def attendable(case: DecodeCase, sequence: int) -> Tensor:
+    """Bool ``[Q, S]``: whether query token ``i`` of ``sequence`` may attend slot ``j``.
+
+    With ``t = input_pos + i``, it may iff ``j <= t`` and, for
+
+    - ``window:W``: ``j > t - W`` (W counts the token itself);
+    - ``sinks:W:N``: ``j > t - W`` or ``j < N``;
+    - ``prefix:P``: ``j <= t`` or ``j < P``;
+    - ``document:L``: ``j // L == t // L`` (documents of L slots, packed).
+
+    An idle sequence (``input_pos == -1``) attends nothing, whatever the mask.
+    """
+    position = case.input_pos[sequence]
+    slots = torch.arange(case.cache_len)
+    if position < 0:
+        return torch.zeros(case.q_len, case.cache_len, dtype=torch.bool)
+    t = torch.arange(position, position + case.q_len).unsqueeze(1)
+    past = slots <= t
+    name, arguments = case.mask_spec
+    if name == "window":
+        return past & (slots > t - arguments[0])
+    if name == "sinks":
+        window, sinks = arguments
+        return past & ((slots > t - window) | (slots < sinks))
+    if name == "prefix":
+        return past | (slots < arguments[0])
+    if name == "document":
+        return past & (slots // arguments[0] == t // arguments[0])
+    return past
+
+
+def tail(case: DecodeCase) -> Tensor:
+    """Bool ``[B, S]``: the slots of each sequence that none of its queries may attend."""
+    rows = [~attendable(case, b).any(dim=0) for b in range(case.batch)]
+    return torch.stack(rows) if rows else torch.empty(0, case.cache_len, dtype=torch.bool)

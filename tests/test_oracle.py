@@ -1,0 +1,142 @@
+"""Golden against independent computations."""
+
+import math
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import oracle
+from harness.attendable import attendable, tail
+from harness.budget import Precision, budget
+from harness.case import DecodeCase
+from harness.error import measure
+from harness.inputs import Inputs, make_inputs
+from harness.oracle import InvalidCase, additive_bias, golden, second_opinion
+
+FLOAT64 = Precision(*["float64"] * 5)
+CASES = [
+    "S=1,pos=0",
+    "S=40,pos=0",
+    "S=40,pos=39/7/-1",
+    "S=40,pos=20,H=6,Hkv=2,Q=5",
+    "S=40,pos=20/3,mask=window:7,D=17,Dv=5",
+    "S=40,pos=30,Q=3,mask=sinks:6:2,score=alibi,H=4",
+    "S=40,pos=3/0,mask=prefix:12,score=bias:8",
+    "S=40,pos=33/9,mask=document:8,score=shift:-300",
+    "S=40,pos=9,B=3,layout=expanded,dtype=bf16",
+    "S=40,pos=39,logits=low,probe=needle:12,scale=0.5",
+    "S=40,pos=",
+]
+
+
+def apart(a: torch.Tensor, inputs: Inputs) -> float:
+    """How far float64 ``a`` is from golden, in units of what float64 rounding explains: a worst
+    case each, for the two of them."""
+    gold = golden(inputs)
+    return measure(a, gold.output, 2 * budget(inputs, gold, FLOAT64).output).utilisation
+
+
+def dense(case: DecodeCase) -> torch.Tensor:
+    """Float64 softmax over all slots at once, score_mods included."""
+    inputs = make_inputs(case)
+    group = case.heads // case.kv_heads
+    allowed = torch.stack([attendable(case, b) for b in range(case.batch)])[:, None]
+    used = ~tail(case)[:, None, :, None]
+    key, value = (
+        torch.where(used, cache.double(), 0.0).repeat_interleave(group, dim=1)
+        for cache in (inputs.key_cache, inputs.value_cache)
+    )
+    score = inputs.query.double() @ key.mT * case.softmax_scale
+    for name, arguments in case.score_specs:
+        if name == "softcap":
+            score = arguments[0] * torch.tanh(score / arguments[0])
+    rest = "+".join(s for s in case.score.split("+") if not s.startswith("softcap"))
+    plain = make_inputs(case.replace(score=rest or "none"))
+    bias = torch.stack([additive_bias(plain, b) for b in range(case.batch)])
+    p = torch.softmax((score + bias).masked_fill(~allowed, -math.inf), dim=-1)
+    return p.nan_to_num(0.0) @ value
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_golden_agrees_with_float64_sdpa(text: str) -> None:
+    """To within the rounding budget of float64."""
+    inputs = make_inputs(DecodeCase.from_text(text))
+    assert apart(second_opinion(inputs), inputs) <= 1
+
+
+@pytest.mark.parametrize("text", [*CASES[:-1], "S=40,pos=9/30,score=softcap:2+alibi"])
+def test_golden_agrees_with_a_dense_softmax(text: str) -> None:
+    """Also where SDPA cannot express the score_mod."""
+    case = DecodeCase.from_text(text)
+    assert apart(dense(case), make_inputs(case)) <= 1
+
+
+@pytest.mark.parametrize("text", ["S=6,pos=4,D=3,Dv=2", "S=4,pos=2,D=2,Q=2,logits=x5", "S=3,pos=0"])
+def test_golden_agrees_with_fifty_digits(text: str) -> None:
+    """Tiny cases by mpmath, output and logsumexp."""
+    case = DecodeCase.from_text(text)
+    inputs = make_inputs(case)
+    result = golden(inputs)
+    bound = budget(inputs, result, FLOAT64)
+    with mpmath.workdps(50):
+        for i in range(case.q_len):
+            query = [mpmath.mpf(x) for x in inputs.query[0, 0, i].tolist()]
+            keys = inputs.key_cache[0, 0, : case.input_pos[0] + i + 1].tolist()
+            values = inputs.value_cache[0, 0].tolist()
+            scale = 1 / mpmath.sqrt(case.head_dim)
+            weights = [mpmath.exp(scale * mpmath.fdot(query, map(mpmath.mpf, key))) for key in keys]
+            total = mpmath.fsum(weights)
+            for d in range(case.value_dim):
+                exact = mpmath.fsum(w * values[j][d] for j, w in enumerate(weights)) / total
+                error = result.output[0, 0, i, d].item() - exact
+                assert abs(error) <= bound.output[0, 0, i, d].item()
+            error = result.logsumexp[0, 0, i].item() - mpmath.log(total)
+            assert abs(error) <= bound.logsumexp[0, 0, i].item()
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_the_oracle_never_reads_the_tail(text: str) -> None:
+    """NaN in every slot that no query attends leaves golden as it is, bit for bit."""
+    case = DecodeCase.from_text(text)
+    plain, poisoned = (golden(make_inputs(case.replace(tail=t))) for t in ("zeros", "nan"))
+    assert torch.equal(plain.output, poisoned.output)
+    assert torch.equal(plain.logsumexp, poisoned.logsumexp)
+
+
+@given(chunk=st.integers(1, 50), seed=st.integers(0, 99))
+def test_streaming_does_not_change_golden(chunk: int, seed: int) -> None:
+    """Whatever the chunk, the sums agree to float64 rounding."""
+    inputs = make_inputs(DecodeCase.from_text(f"S=50,pos=49/20,H=2,logits=x5,seed={seed}"))
+    whole = golden(inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oracle, "MIN_CHUNK", chunk)
+        patch.setattr(oracle, "CHUNK_ELEMENTS", 1)
+        parts = golden(inputs)
+        bound = budget(inputs, parts, FLOAT64)
+    for name in ("output", "logsumexp"):
+        a, b, allowed = (getattr(result, name) for result in (parts, whole, bound))
+        assert measure(a, b, 2 * allowed).utilisation <= 1
+
+
+def test_a_row_with_nothing_to_attend_is_zero_with_logsumexp_minus_infinity() -> None:
+    """An idle sequence, beside a live one."""
+    result = golden(make_inputs(DecodeCase.from_text("S=8,pos=3/-1,H=2,Q=2")))
+    assert torch.equal(result.output[1], torch.zeros(2, 2, 64, dtype=torch.float64))
+    assert torch.equal(result.logsumexp[1], torch.full((2, 2), -math.inf, dtype=torch.float64))
+    assert result.logsumexp[0].isfinite().all()
+
+
+@pytest.mark.parametrize("text", ["S=8,pos=3,scale=1e5", "S=8,pos=3,logits=huge,scale=1000"])
+def test_scores_beyond_the_range_make_a_case_invalid(text: str) -> None:
+    """No implementation can be held to scores of 1e4."""
+    with pytest.raises(InvalidCase, match="a score reaches"):
+        golden(make_inputs(DecodeCase.from_text(text)))
+
+
+def test_sdpa_does_not_claim_to_express_softcap() -> None:
+    """The second opinion refuses what it cannot say."""
+    with pytest.raises(InvalidCase, match="softcap"):
+        second_opinion(make_inputs(DecodeCase.from_text("S=8,pos=3,score=softcap:5")))
