@@ -1,0 +1,40 @@
+"""Junk in freshly allocated memory, so that output rows never written cannot look right."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# glibc's malloc.h. New memory is filled with the complement of the value: 0xfe bytes, which is
+# about -1.7e38 in float32 and bfloat16 and NaN in float16.
+_M_PERTURB = -6
+_PERTURB = 0x01
+_CUDA_SIZES = [2**exponent for exponent in range(9, 27)]
+
+
+@contextmanager
+def junk_memory(device: str | torch.device) -> Iterator[None]:
+    """Within, memory from torch's allocator holds junk before it is written.
+
+    On the CPU this needs glibc; with another C library the allocator is left as it is. On CUDA,
+    blocks of every size class are filled and given back to the caching allocator.
+    """
+    if torch.device(device).type == "cuda":
+        blocks = [
+            torch.full((size,), 0xFE, dtype=torch.uint8, device=device) for size in _CUDA_SIZES
+        ]
+        del blocks
+        yield
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        yield
+        return
+    mallopt(_M_PERTURB, _PERTURB)
+    try:
+        yield
+    finally:
+        mallopt(_M_PERTURB, 0)

@@ -1,0 +1,73 @@
+"""The only caller of torch.compile counts its graphs and never falls back to eager."""
+
+import pytest
+import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
+
+from harness import compile as compile_module
+from harness.case import DecodeCase
+from harness.compile import Compiled, why_not
+from harness.paths import PATHS
+from harness.verdict import Problem, Verdict, judge
+
+
+def _double(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+def test_graphs_are_counted_per_function_object() -> None:
+    """Two geometries of one function do not see each other's graphs."""
+    first, second = (Compiled(_double, dynamic=False, backend="eager") for _ in range(2))
+    for n in (2, 3, 3, 4):
+        first(torch.ones(n))
+    second(torch.ones(2))
+    assert (first.graphs, second.graphs) == (3, 1)
+
+
+def test_too_many_graphs_raise_instead_of_running_eagerly() -> None:
+    """Past the recompile limit torch would go on without compiling, silently."""
+    compiled = Compiled(_double, dynamic=False, backend="eager", recompile_limit=2)
+    compiled(torch.ones(2))
+    compiled(torch.ones(3))
+    with pytest.raises(FailOnRecompileLimitHit):
+        compiled(torch.ones(4))
+
+
+def test_a_graph_break_raises() -> None:
+    """A function that cannot be one graph is refused."""
+
+    def breaks(x: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return x
+
+    with pytest.raises(Unsupported):
+        Compiled(breaks, dynamic=False, backend="eager")(torch.ones(2))
+
+
+def test_a_missing_compiler_is_unsupported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled paths never pass silently."""
+
+    def search(_: object = None) -> str:
+        raise compile_module.exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(compile_module.cpp_builder, "get_cpp_compiler", search)
+    why_not.cache_clear()
+    try:
+        case = DecodeCase.from_text("S=20,pos=9,mode=compiled")
+        judgement = judge(PATHS["full-cache"], Problem.of(case))
+    finally:
+        why_not.cache_clear()
+    assert judgement.verdict is Verdict.UNSUPPORTED
+    assert "install g++" in judgement.findings[0].evidence
+
+
+@pytest.mark.compiles
+def test_compiled_flex_attention_is_one_graph_for_all_positions() -> None:
+    """The position is captured as a tensor: eight positions, one graph, all of them right."""
+    case = DecodeCase.from_text("S=300,pos=0,H=2,D=32,mode=compiled")
+    path = PATHS["full-cache"]
+    for position in (0, 1, 127, 128, 129, 255, 256, 299):
+        at = case.replace(input_pos=(position,))
+        judgement = judge(path, Problem.of(at))
+        assert judgement.verdict is Verdict.OK, judgement.findings
+    assert path.graphs(case) == 1

@@ -1,0 +1,164 @@
+"""Verdicts: each can occur, each says why, and sound paths get none of the bad ones."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from harness.case import DecodeCase
+from harness.inputs import Inputs
+from harness.paths import PATHS, Call, Path, Result
+from harness.verdict import Problem, Verdict, judge
+from tests.support import altered, times
+
+CASE = DecodeCase.from_text("S=40,pos=20/7/-1,H=4,Hkv=2,D=16")
+PROBLEM = Problem.of(CASE)
+
+
+def _raises(error: BaseException) -> Path:
+    def function() -> None:
+        raise error
+
+    return Path("raises", "", lambda inputs: Call(function, {}))
+
+
+def _nan(inputs: Inputs, result: Result) -> torch.Tensor:
+    result.output[0, 1, 0, 3] = torch.nan
+    return result.output
+
+
+def _attends_one_tail_slot(inputs: Inputs, result: Result) -> torch.Tensor:
+    result.output[1, 3, 0] += 1e-3 * inputs.value_cache[1, 1, 8]
+    return result.output
+
+
+def _leaves_a_row_unwritten(inputs: Inputs, result: Result) -> torch.Tensor:
+    output = torch.empty_like(result.output)
+    output[0] = result.output[0]
+    return output
+
+
+def _writes_into_the_cache(inputs: Inputs, result: Result) -> torch.Tensor:
+    inputs.key_cache[0, 0, 39, 0] += 1
+    return result.output
+
+
+def _touches_an_idle_row(inputs: Inputs, result: Result) -> torch.Tensor:
+    result.output[2, 0, 0, 0] = 2.0**-149
+    return result.output
+
+
+FAULTS = {
+    Verdict.UNSUPPORTED: _raises(NotImplementedError("not today")),
+    Verdict.MUTATED: altered(_writes_into_the_cache),
+    Verdict.WRONG: altered(times(1.01)),
+    Verdict.NONFINITE: altered(_nan),
+    Verdict.LEAK: altered(_attends_one_tail_slot),
+    Verdict.NONDETERMINISTIC: altered(_leaves_a_row_unwritten),
+    Verdict.ERROR: _raises(ZeroDivisionError("by zero")),
+    Verdict.OOM: _raises(torch.OutOfMemoryError("no more")),
+    Verdict.OK: PATHS["full-cache"],
+}
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_every_verdict_can_occur(verdict: Verdict) -> None:
+    """A planted fault of each kind gets the verdict of that kind."""
+    judgement = judge(FAULTS[verdict], PROBLEM)
+    assert verdict in [verdict.OK, *(f.verdict for f in judgement.findings)]
+    if verdict is not Verdict.NONDETERMINISTIC:  # junk may also lie outside of the numbers' range
+        assert judgement.verdict is verdict
+    assert all(finding.evidence for finding in judgement.findings)
+
+
+def test_a_failed_allocation_is_oom() -> None:
+    """torch's CPU allocator raises a plain RuntimeError."""
+
+    def function() -> torch.Tensor:
+        return torch.empty(2**60, dtype=torch.uint8)
+
+    assert judge(Path("", "", lambda i: Call(function, {})), PROBLEM).verdict is Verdict.OOM
+
+
+def test_an_idle_row_must_be_exactly_zero() -> None:
+    """The smallest subnormal is too much."""
+    judgement = judge(altered(_touches_an_idle_row), PROBLEM)
+    assert judgement.verdict is Verdict.WRONG
+    assert "(2, 0, 0, 0)" in judgement.findings[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("change", "evidence"),
+    [
+        (lambda i, r: r.output.double(), "dtype is torch.float64, should be torch.float32"),
+        (lambda i, r: r.output[..., :8], "shape is (3, 4, 1, 8), should be (3, 4, 1, 16)"),
+        (lambda i, r: None, "returned NoneType, not a tensor"),
+        (lambda i, r: r.output.to("meta"), "device is meta, should be cpu"),
+        (lambda i, r: Result(r.output, r.output), "logsumexp's shape is (3, 4, 1, 16)"),
+    ],
+)
+def test_a_malformed_result_says_what_it_is_and_should_be(
+    change: Callable[[Inputs, Result], object], evidence: str
+) -> None:
+    """Type, shape, dtype and device come before any number."""
+    judgement = judge(altered(change), PROBLEM)
+    assert judgement.verdict is Verdict.WRONG
+    assert evidence in judgement.findings[0].evidence
+
+
+def test_a_logsumexp_in_base_two_is_wrong() -> None:
+    """The output is right; the auxiliary result is judged as well."""
+    path = altered(lambda i, r: Result(r.output, r.logsumexp / 0.6931471805599453))
+    judgement = judge(path, PROBLEM)
+    assert judgement.verdict is Verdict.WRONG
+    assert judgement.findings[0].evidence.startswith("logsumexp at")
+
+
+def test_a_wrong_number_is_shown_with_its_place_and_bound() -> None:
+    """Got, should be, allowed, and in units of the budget."""
+    evidence = judge(altered(times(2)), PROBLEM).findings[0].evidence
+    assert "output at (" in evidence
+    assert "should be" in evidence
+    assert "times the rounding budget" in evidence
+
+
+def test_a_path_without_a_promise_for_nan_tails_is_not_held_to_one() -> None:
+    """It is UNSUPPORTED, said aloud; a path that promises is LEAK or NONFINITE."""
+    problem = Problem.of(CASE.replace(tail="nan"))
+    path = PATHS["full-cache"]
+    assert judge(path, problem).verdict is Verdict.UNSUPPORTED
+    promises = Path(path.name, path.doc, path.prepare, ignores="any")
+    assert judge(promises, problem).verdict is Verdict.NONFINITE
+
+
+SOUND = [name for name, path in PATHS.items() if not path.exhibit]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "S=200,pos=150,B=2,H=4,Hkv=2,D=32,tail=poison",
+        "S=200,pos=150,B=2,D=32,Q=3,mask=window:40,score=alibi+shift:-100,H=3",
+        "S=200,pos=0,D=16,Dv=8,mask=prefix:30,tail=max,score=bias:9",
+        "S=200,pos=199,mask=sinks:50:4,probe=needle:2,layout=bshd",
+        "S=200,pos=60,mask=document:32,tail=leftovers,layout=wider,logits=low",
+        "S=200,pos=150/3/-1,D=32,mask=document:50,layout=stepped",
+        "S=200,pos=150/3/-1,D=32,recipe=kv-blocks,layout=stacked,block=16",
+        "S=200,pos=150,recipe=row,layout=longer,block=32/64",
+    ],
+)
+def test_sound_paths_are_ok_wherever_they_support_the_case(
+    name: str, text: str, dtype: str
+) -> None:
+    """Released torch, eager: right on all of it."""
+    case = DecodeCase.from_text(f"{text},dtype={dtype}")
+    judgement = judge(PATHS[name], Problem.of(case))
+    assert judgement.verdict.passes, judgement.findings
+
+
+def test_each_sound_path_supports_some_of_those_cases() -> None:
+    """UNSUPPORTED passes, so it must not be the rule."""
+    for name in SOUND:
+        assert judge(PATHS[name], Problem.of(DecodeCase.from_text("S=20,pos=9"))).verdict == "OK"
