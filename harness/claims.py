@@ -1,0 +1,215 @@
+"""What becomes of each claim of gpt-fast#233, with the evidence."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from harness.budget import budget
+from harness.case import DecodeCase
+from harness.compile import Compiled
+from harness.error import Error
+from harness.inputs import make_inputs
+from harness.masks import fresh_block_mask, mask_mod
+from harness.paths import PATHS, Path, Result
+from harness.verdict import Finding, Judgement, Problem, Verdict, attempt, compare
+
+GRAPH_STEPS = 10
+
+FULL, REPORTED, SLICED = "full-cache", "sliced-as-reported", "sliced-offset"
+UNMASKED = "full-cache-unmasked"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the report, what came of it, and the evidence."""
+
+    text: str
+    verdict: str
+    evidence: str
+
+
+def claims(
+    problem: Problem,
+    by_path: dict[str, Judgement],
+    device: str,
+    progress: Progress,
+) -> Iterator[Claim]:
+    """Each claim of the report, tried."""
+    case = problem.case
+    full, unmasked = by_path[FULL], by_path[UNMASKED]
+    assert full.error is not None
+    reported = by_path[REPORTED]
+    assert reported.output is not None and full.output is not None and reported.error is not None
+    relative = (full.output - reported.output).abs().mean() / reported.output.abs().mean()
+    yield Claim(
+        "full cache gives 101 % relative error",
+        "true of the number, false of the full cache" if full.verdict.passes else "true",
+        f"{relative:.0%} here is the distance between the two sides. Against float64 the full"
+        f" cache is off by {full.error.relative_l2:.2%}, the report's slice by"
+        f" {reported.error.relative_l2:.2%}",
+    )
+    yield _uninitialised(problem, full, unmasked, device)
+    progress("time against position")
+    yield _wasted(problem, device)
+    progress("positions to the end of the cache")
+    yield _longer(case, device)
+    sliced = by_path[SLICED]
+    fault = "right" if reported.verdict.passes else "wrong"
+    yield Claim(
+        "slicing the cache fixes it",
+        "false" if full.verdict.passes else "undecided",
+        f"the slice as reported is {fault}; the slice with the offset is {sliced.verdict}, and so"
+        f" is the full cache ({full.verdict}): the offset in the mask is the fix, not the slice",
+    )
+    progress("graphs over positions")
+    yield _shapes(case, device)
+
+
+def _uninitialised(problem: Problem, full: Judgement, unmasked: Judgement, device: str) -> Claim:
+    assert unmasked.error is not None
+    poisoned = [f for f in full.findings if f.verdict is Verdict.LEAK]
+    nan = Problem.of(problem.case.replace(tail="nan"))
+    got = attempt(PATHS[FULL], nan.inputs.to(device))
+    leaks = isinstance(got, Result) and not got.output.isfinite().all()
+    return Claim(
+        "KVCache.update returns uninitialized positions",
+        "true of the buffer, harmless behind the mask" if not poisoned else "true",
+        "the whole buffer comes back, zeros past the newest slot; "
+        + (
+            poisoned[0].evidence
+            if poisoned
+            else "filled with 1e4 instead, they change no bit of the output"
+        )
+        + f". Without any mask the error would be {unmasked.error.relative_l2:.0%}."
+        + (
+            " A NaN there does come through (0 * NaN), so a cache must start finite"
+            if leaks
+            else ""
+        ),
+    )
+
+
+def median_seconds(call: Callable[[], object], device: str, repeats: int = 7) -> float:
+    """Median wall time of a call, after one to warm up; seconds."""
+    call()
+    times = []
+    for _ in range(repeats):
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        call()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _attention_seconds(path: Path, case: DecodeCase, device: str) -> float:
+    inputs = make_inputs(case).to(device)
+    call = path.prepare(inputs)
+    function = path.compiled(case, call.function) if case.mode != "eager" else call.function
+    with torch.no_grad():
+        return median_seconds(lambda: function(**call.arguments), device)
+
+
+def _wasted(problem: Problem, device: str) -> Claim:
+    case = problem.case
+    inputs = problem.inputs
+    mask = fresh_block_mask(inputs, mask_mod(inputs), case.cache_len)
+    listed = int(mask.kv_num_blocks.sum())
+    if mask.full_kv_num_blocks is not None:
+        listed += int(mask.full_kv_num_blocks.sum())
+    blocks = -(-case.cache_len // case.block_size[1])
+    last = case.replace(input_pos=(case.cache_len - 1,))
+    here, end = (_attention_seconds(PATHS[FULL], c, device) for c in (case, last))
+    position = case.input_pos[0]
+    times = (
+        f"one {case.mode} call takes {here * 1e3:.2f} ms at position {position} and"
+        f" {end * 1e3:.2f} ms at position {case.cache_len - 1}"
+    )
+    table = f"the block table lists {listed} of {blocks} blocks"
+    if case.mode == "eager":
+        return Claim(
+            "full cache wastes computation on invalid positions",
+            "true in eager; compiled: not run (--compile)",
+            f"{times}: eager computes every score, then masks. Compiled kernels visit only listed"
+            f" blocks, and {table}",
+        )
+    return Claim(
+        "full cache wastes computation on invalid positions",
+        "false when compiled" if here < end or listed == blocks else "true",
+        f"{times}: {table}, and the kernel visits no other",
+    )
+
+
+def sweep_positions(case: DecodeCase) -> list[int]:
+    """Positions from the start to the end of the cache, block edges among them."""
+    block, last = case.block_size[1], case.cache_len - 1
+    wanted = {0, 1, block - 1, block, case.input_pos[0], last // 2, last - 1, last}
+    return sorted(p for p in wanted if 0 <= p <= last)
+
+
+def _error_of(name: str, problem: Problem, device: str) -> Error | None:
+    path = PATHS[name]
+    result = attempt(path, problem.inputs.to(device))
+    if isinstance(result, Finding):
+        return None
+    cuda = torch.device(device).type == "cuda"
+    bound = budget(problem.inputs, problem.golden, path.precision, tensor_cores=cuda)
+    return compare(result, problem.golden, bound)["output"]
+
+
+def _longer(case: DecodeCase, device: str) -> Claim:
+    full, reported = {}, {}
+    for position in sweep_positions(case):
+        # Eager: the positions are asked about, and the two sides' kernels are judged above.
+        problem = Problem.of(case.replace(input_pos=(position,), mode="eager", dynamic=False))
+        full[position] = _error_of(FULL, problem, device)
+        reported[position] = _error_of(REPORTED, problem, device)
+    worst = max((e.utilisation for e in full.values() if e is not None), default=float("inf"))
+    off = [p for p, e in reported.items() if e is None or e.utilisation > 1]
+    sizes = ", ".join(f"{e.relative_l2:.0%} at {p}" for p, e in reported.items() if e is not None)
+    return Claim(
+        "severe at longer contexts",
+        "false of the full cache" if worst <= 1 else "true",
+        f"at positions {', '.join(map(str, full))} the full cache stays within"
+        f" {worst:.2f} of the rounding budget; the report's slice is wrong at {len(off)} of"
+        f" {len(reported)} ({sizes})",
+    )
+
+
+def _graphs(name: str, cases: list[DecodeCase], device: str, *, dynamic: bool) -> int:
+    # The eager backend traces and guards like any other, and compiles nothing.
+    compiled: Compiled | None = None
+    for case in cases:
+        call = PATHS[name].prepare(make_inputs(case).to(device))
+        if compiled is None:
+            compiled = Compiled(
+                call.function, dynamic=dynamic, backend="eager", recompile_limit=len(cases)
+            )
+        with torch.no_grad():
+            compiled(**(call.arguments | dict(with_logsumexp=False)))
+    return compiled.graphs if compiled else 0
+
+
+def _shapes(case: DecodeCase, device: str) -> Claim:
+    first = min(case.input_pos[0], case.cache_len - GRAPH_STEPS)
+    small = case.replace(heads=1, mode="eager", dynamic=False)
+    steps = [small.replace(input_pos=(first + i,)) for i in range(GRAPH_STEPS) if first + i >= 0]
+    static = _graphs(SLICED, steps, device, dynamic=False)
+    full = _graphs(FULL, steps, device, dynamic=False)
+    dynamic = _graphs(SLICED, steps, device, dynamic=True)
+    return Claim(
+        "slicing changes shapes every step",
+        "true" if static == len(steps) > full else "false",
+        f"over {len(steps)} steps the slice compiles {static} graphs with static shapes"
+        f" ({dynamic} with dynamic ones), the full cache {full}, its position in a tensor that"
+        " mask_mod captures; torch stops compiling after 8 graphs of one function",
+    )

@@ -1,0 +1,150 @@
+"""``python -m harness``: the command line.
+
+Exit codes: 0 all right; 1 any verdict but OK or UNSUPPORTED; 2 usage, or nothing could be judged;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from harness.case import DTYPES, CaseError, DecodeCase
+from harness.files import UnwritableFile, check_writable, write_atomically
+from harness.oracle import InvalidCase
+
+OK, NOT_OK, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class UsageError(ValueError):
+    """A wrong command line; the message names the option and what is allowed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return the exit code."""
+    arguments = _parser().parse_args(argv)
+    # flex_attention warns at every eager call that it is not compiled; here that is on purpose.
+    warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+    try:
+        return arguments.run(arguments)
+    except (UsageError, CaseError, InvalidCase, UnwritableFile) as error:
+        print(f"harness {arguments.command}: error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness",
+        description="Correctness harness for KV-cache decoding with FlexAttention.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    repro = commands.add_parser(
+        "repro",
+        help="run a bug report or a case and say which side is wrong",
+        description="Run the report gpt-fast-233, or any case, on all paths.",
+    )
+    repro.set_defaults(run=_repro)
+    repro.add_argument(
+        "case", nargs="?", default="gpt-fast-233", help="gpt-fast-233 (default) or a case id"
+    )
+    repro.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    repro.add_argument("--dtype", help=f"{' '.join(DTYPES)} (default bfloat16)")
+    repro.add_argument("--seed", help="of the tensors (default 0)")
+    repro.add_argument("--position", help="slot of the query (default 99); P+1 slots are filled")
+    repro.add_argument("--cache-len", help="slots allocated (default 2048)")
+    repro.add_argument("--compile", action="store_true", help="compile the attention calls")
+    repro.add_argument("--json", type=Path, metavar="FILE", help="write the answer as JSON")
+    repro.add_argument(
+        "--script", type=Path, metavar="FILE", help="write a script that needs torch alone"
+    )
+    return parser
+
+
+def device_or_error(name: str) -> str:
+    """A device that torch can use here.
+
+    Raises:
+        UsageError: for an unknown device or CUDA without CUDA.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device: {name!r} is not one of cpu cuda cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device: {name!r} is not one of cpu cuda cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device: {name!r} asked for, but torch sees no CUDA device; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device: torch sees {torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+def progress_to_stderr() -> Callable[[str], None]:
+    """Print what is being done and since when; on a terminal, on one line."""
+    start = time.monotonic()
+    end = "\r" if sys.stderr.isatty() else "\n"
+
+    def progress(text: str) -> None:
+        line = f"[{time.monotonic() - start:5.1f} s] {text}"
+        print(f"{line[:99]:99}" if end == "\r" else line, end=end, file=sys.stderr, flush=True)
+
+    return progress
+
+
+def _report_case(arguments: argparse.Namespace) -> DecodeCase:
+    """The report's case with the options applied, through the case's own text checks."""
+    parts = {"S": "2048", "pos": "99", "H": "32", "D": "128", "dtype": "bf16"}
+    options = {
+        "S": arguments.cache_len,
+        "pos": arguments.position,
+        "dtype": arguments.dtype,
+        "seed": arguments.seed,
+        "mode": "compiled" if arguments.compile else None,
+    }
+    parts |= {key: value for key, value in options.items() if value is not None}
+    for option, key in (("--position", "pos"), ("--cache-len", "S"), ("--dtype", "dtype")):
+        if "," in parts[key] or "=" in parts[key] or (key == "pos" and not parts[key].isdigit()):
+            raise UsageError(f"{option}: {parts[key]!r} is not one value of {key}")
+    return DecodeCase.from_text(",".join(f"{key}={value}" for key, value in parts.items()))
+
+
+def _repro(arguments: argparse.Namespace) -> int:
+    from harness.report import render, to_json
+    from harness.repro import REPORT_ID, answer_case, answer_report
+    from harness.script import case_script, report_script
+
+    device = device_or_error(arguments.device)
+    for path in (arguments.json, arguments.script):
+        if path is not None:
+            check_writable(path)
+    progress = progress_to_stderr()
+    if arguments.case == REPORT_ID:
+        case = _report_case(arguments)
+        answer, script = answer_report(case, device, progress), report_script
+    else:
+        for option in ("dtype", "seed", "position", "cache_len"):
+            if getattr(arguments, option) is not None:
+                flag = "--" + option.replace("_", "-")
+                raise UsageError(f"{flag}: goes with {REPORT_ID}; put it into the case id instead")
+        case = DecodeCase.from_text(arguments.case)
+        if arguments.compile:
+            case = case.replace(mode="compiled")
+        answer, script = answer_case(case, device, progress), case_script
+    progress("done")
+    print(render(answer), end="")
+    if arguments.json is not None:
+        write_atomically(arguments.json, to_json(answer))
+    if arguments.script is not None:
+        write_atomically(arguments.script, script(case, device))
+    if answer.nothing_judged:
+        return USAGE
+    return NOT_OK if answer.unexpected else OK

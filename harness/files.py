@@ -1,0 +1,57 @@
+"""Writing files so that nothing is lost or half-written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+class UnwritableFile(OSError):
+    """A file that cannot be written; the message names it and the reason."""
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work, not after it, that ``path`` cannot be written.
+
+    Raises:
+        UnwritableFile: with the reason.
+    """
+    if path.is_dir():
+        raise UnwritableFile(f"{path}: is a directory")
+    folder = path.parent
+    if not folder.is_dir():
+        raise UnwritableFile(f"{path}: there is no directory {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UnwritableFile(f"{path}: directory {folder} is not writable")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by a file with this text; on failure the old file stays as it was.
+
+    Raises:
+        UnwritableFile: with the reason.
+    """
+    check_writable(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UnwritableFile(f"{path}: {error.strerror}") from None
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except OSError as error:
+        os.unlink(name)
+        raise UnwritableFile(f"{path}: {error.strerror}") from None
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

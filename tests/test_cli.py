@@ -1,0 +1,123 @@
+"""The command line: exit codes, files, and errors that name what is wrong."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import cli
+
+SMALL = "S=40,pos=9,H=2,D=16"
+
+
+def run(*arguments: str) -> int:
+    try:
+        return cli.main(arguments)
+    except SystemExit as exit:  # argparse's own usage errors
+        assert isinstance(exit.code, int)
+        return exit.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["repro", "S=40"], "input_pos (pos): missing"),
+        (["repro", "S=40,pos=40"], "input_pos (pos): 40 is beyond the cache"),
+        (["repro", "S=40,pos=1,dtype=int8"], "dtype (dtype): 'int8'"),
+        (["repro", "gpt-fast-234"], "is not key=value"),
+        (["repro", "--dtype", "int8"], "'int8' is not one of float32 bfloat16 float16"),
+        (["repro", "--position", "2048"], "0 to S - Q = 2047"),
+        (["repro", "--position", "-1"], "--position: '-1'"),
+        (["repro", "--position", "1/2"], "--position: '1/2'"),
+        (["repro", "--cache-len", "many"], "cache_len (S): 'many'"),
+        (["repro", "--cache-len", "64"], "input_pos (pos): 99"),
+        (["repro", "--seed", "-1"], "seed (seed)"),
+        (["repro", "--device", "tpu"], "--device: 'tpu' is not one of cpu cuda cuda:N"),
+        (["repro", "--device", "meta"], "--device: 'meta' is not one of cpu cuda cuda:N"),
+        (["repro", SMALL, "--seed", "1"], "--seed: goes with gpt-fast-233"),
+        (["repro", SMALL, "--json", "/no/such/folder/a.json"], "there is no directory"),
+        (["repro", SMALL, "--script", "."], "is a directory"),
+        (["repro", "S=40,pos=9,scale=1e9"], "a score reaches"),
+        (["repro", "--no-such-option"], "unrecognized arguments"),
+        ([], "required: command"),
+    ],
+)
+def test_bad_usage_is_one_clear_line_and_exit_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The field or option is named, with what was allowed."""
+    assert run(*arguments) == cli.USAGE
+    captured = capsys.readouterr()
+    assert message in captured.err.splitlines()[-1]
+    assert captured.out == ""
+
+
+def test_cuda_without_cuda_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never a silent run on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run("repro", "--device", "cuda") == cli.USAGE
+    assert "torch sees no CUDA device" in capsys.readouterr().err
+
+
+def test_any_case_runs_on_all_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 0, a table, JSON and a script."""
+    files = [tmp_path / "a.json", tmp_path / "a.py"]
+    assert run("repro", SMALL, "--json", str(files[0]), "--script", str(files[1])) == cli.OK
+    assert "full-cache" in capsys.readouterr().out
+    assert json.loads(files[0].read_text())["case"] == SMALL
+    compile(files[1].read_text(), "a.py", "exec")
+
+
+def test_a_failing_path_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything but OK or UNSUPPORTED on a path that counts."""
+    from harness.paths import PATHS
+    from tests.support import altered, times
+
+    broken = dataclasses.replace(altered(times(2)), name="full-cache")
+    monkeypatch.setitem(PATHS, "full-cache", broken)
+    assert run("repro", SMALL) == cli.NOT_OK
+
+
+def test_nothing_judged_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All paths UNSUPPORTED is not a success."""
+    import harness.paths
+
+    monkeypatch.setattr(harness.paths, "why_not", lambda device: "no compiler here")
+    assert run("repro", SMALL + ",mode=compiled") == cli.USAGE
+
+
+def test_an_interrupt_exits_130_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while it runs."""
+    import harness.repro
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(harness.repro, "answer_case", interrupted)
+    assert run("repro", SMALL, "--json", str(tmp_path / "a.json")) == cli.INTERRUPTED
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """python -m harness, exit code included."""
+    command = [sys.executable, "-m", "harness", "repro", "S=8,pos=9"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == cli.USAGE
+    assert result.stderr == (
+        "harness repro: error: input_pos (pos): 9 is beyond the cache; allowed are -1 (idle) and"
+        " 0 to S - Q = 7\n"
+    )
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    """A test plugin must not pay for torch before a test needs it."""
+    code = "import sys, harness; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,96 @@
+"""The finding on gpt-fast#233, as a test."""
+
+import json
+
+import pytest
+import torch
+
+from harness.inputs import make_inputs
+from harness.report import render, to_json
+from harness.repro import REPORT_CASE, Answer, answer_report
+
+
+def quiet(text: str) -> None:
+    """No progress."""
+
+
+@pytest.fixture(scope="module")
+def answer() -> Answer:
+    return answer_report(REPORT_CASE, "cpu", quiet)
+
+
+def verdicts(answer: Answer) -> dict[str, str]:
+    return {j.path: j.verdict for j in answer.judgements}
+
+
+def test_the_reports_case_is_the_reports_setting() -> None:
+    """One query of 32 heads by 128 in bfloat16, at slot 99 of 2048."""
+    assert str(REPORT_CASE) == "S=2048,pos=99,H=32,D=128,dtype=bf16"
+
+
+def test_the_full_cache_is_right_and_the_reports_slice_is_wrong(answer: Answer) -> None:
+    """Which side of the 101 % is wrong."""
+    assert verdicts(answer) == {
+        "full-cache": "OK",
+        "sliced-offset": "OK",
+        "sdpa-sliced": "OK",
+        "sdpa-full": "OK",
+        "sliced-as-reported": "WRONG",
+        "full-cache-unmasked": "LEAK",
+    }
+    assert answer.unexpected == ()
+
+
+def test_all_four_figures_reproduce(answer: Answer) -> None:
+    """The report's numbers are real: each lies in the range over seeds."""
+    assert [f.name for f in answer.figures if f.reproduces] == [
+        "mean error",
+        "relative error in %",
+        "full cache std",
+        "sliced cache std",
+    ]
+
+
+def test_the_reports_slice_is_the_value_of_slot_0(answer: Answer) -> None:
+    """Bit for bit: its one query sits at position 0."""
+    reported = next(j for j in answer.judgements if j.path == "sliced-as-reported")
+    value = make_inputs(REPORT_CASE).value_cache
+    assert reported.output is not None
+    assert torch.equal(reported.output, value[:, :, :1])
+    assert any("v[:, :, :1] bit for bit" in sentence for sentence in answer.finding)
+
+
+def test_every_claim_gets_a_verdict_with_evidence(answer: Answer) -> None:
+    """Six claims, in the report's words."""
+    assert {claim.text: claim.verdict for claim in answer.claims} == {
+        "full cache gives 101 % relative error": "true of the number, false of the full cache",
+        "KVCache.update returns uninitialized positions": (
+            "true of the buffer, harmless behind the mask"
+        ),
+        "full cache wastes computation on invalid positions": (
+            "true in eager; compiled: not run (--compile)"
+        ),
+        "severe at longer contexts": "false of the full cache",
+        "slicing the cache fixes it": "false",
+        "slicing changes shapes every step": "true",
+    }
+    assert all(claim.evidence for claim in answer.claims)
+
+
+def test_the_answer_reads_on_a_terminal_and_as_json(answer: Answer) -> None:
+    """100 columns, the outcome last, and the same verdicts in both."""
+    text = render(answer)
+    assert text.splitlines()[-1] == "the recorded outcome"
+    table = [line for line in text.splitlines() if not line.startswith("torch ")]
+    assert max(map(len, table)) <= 100
+    document = json.loads(to_json(answer))
+    assert document["expected"] is True
+    assert {p["path"]: p["verdict"] for p in document["paths"]} == verdicts(answer)
+
+
+def test_at_position_0_both_sides_are_right() -> None:
+    """Only slot 0 is filled: the outcome that is expected there."""
+    answer = answer_report(REPORT_CASE.replace(input_pos=(0,), cache_len=200), "cpu", quiet)
+    assert verdicts(answer)["sliced-as-reported"] == "OK"
+    assert answer.unexpected == ()
+    assert answer.finding[0] == "On this case both sides are right."

@@ -1,0 +1,98 @@
+"""Standalone scripts: torch alone, the same bits, the same verdict."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.case import DecodeCase
+from harness.inputs import make_inputs
+from harness.repro import REPORT_CASE
+from harness.script import INPUTS_END, case_script, report_script
+
+CASES = [
+    "S=200,pos=99,H=4,D=16,dtype=bf16",
+    "S=200,pos=99/-1/7,H=4,Hkv=2,Q=3,D=16,score=softcap:20+alibi+bias:8+shift:-3,mask=window:50",
+    "S=200,pos=99,B=2,H=4,Dv=24,mask=sinks:50:3,tail=leftovers,layout=expanded,probe=needle:4",
+    "S=200,pos=99,B=2,H=4,mask=prefix:120,tail=max,layout=wider,dtype=fp16,recipe=kv-blocks",
+    "S=200,pos=99/3,mask=document:20,tail=poison,layout=stepped,logits=equal,views=inside",
+    "S=200,pos=99,layout=longer,logits=huge,recipe=row,scale=0.3,block=32/64",
+    "S=200,pos=99/3,layout=stacked,logits=low,probe=needle:150,tail=inf",
+    "S=200,pos=99/3,layout=bshd,logits=x5,probe=uniform",
+]
+
+
+def run(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script where neither the project nor site hooks can be imported."""
+    path = folder / "script.py"
+    path.write_text(text)
+    packages = str(Path(torch.__file__).parents[1])
+    guard = (
+        f"import sys, runpy; sys.path[:] = [p for p in sys.path if p] + [{packages!r}]\n"
+        "sys.modules['harness'] = sys.modules['hypothesis'] = sys.modules['pytest'] = None\n"
+        f"runpy.run_path({str(path)!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-I", "-c", guard]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_the_reports_script_shows_the_finding_and_exits_1(tmp_path: Path) -> None:
+    """Right side, wrong side, and why; what could be pasted into the thread."""
+    result = run(report_script(REPORT_CASE, "cpu"), tmp_path)
+    lines = result.stdout.splitlines()
+    assert result.returncode == 1, result.stderr
+    assert lines[0].startswith("full cache, as reported")
+    assert lines[0].endswith("OK")
+    assert lines[1].startswith("sliced cache, as reported")
+    assert lines[1].endswith("WRONG")
+    assert lines[2].startswith("sliced cache, with the query offset")
+    assert lines[2].endswith("OK")
+    assert "the sliced side equals v[:, :, :1] bit for bit: True" in lines
+
+
+def test_the_reports_script_exits_0_once_the_mask_has_the_offset(tmp_path: Path) -> None:
+    """The remedy makes both sides right."""
+    text = report_script(REPORT_CASE, "cpu")
+    mended = text.replace("flex(lambda b, h, q, kv: q >= kv, N)", "flex(attends, N)")
+    assert mended != text
+    assert run(mended, tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_a_script_draws_the_same_bits(text: str) -> None:
+    """Query and caches equal the harness's, NaN for NaN."""
+    case = DecodeCase.from_text(text)
+    names: dict[str, torch.Tensor] = {}
+    exec(case_script(case, "cpu").split(INPUTS_END)[0], names)
+    inputs = make_inputs(case)
+    for name, wanted in (
+        ("query", inputs.query),
+        ("key", inputs.key_cache),
+        ("value", inputs.value_cache),
+    ):
+        torch.testing.assert_close(names[name], wanted, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("text", [CASES[1], CASES[3], CASES[4]])
+def test_a_script_of_a_sound_case_exits_0(text: str, tmp_path: Path) -> None:
+    """Its own golden and budget accept what the harness accepts."""
+    result = run(case_script(DecodeCase.from_text(text), "cpu"), tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "OK" in result.stdout
+
+
+def test_a_script_exits_1_where_its_calls_are_wrong(tmp_path: Path) -> None:
+    """NaN in the tail comes through flex_attention: a case that shows it."""
+    result = run(case_script(DecodeCase.from_text("S=40,pos=9,tail=nan"), "cpu"), tmp_path)
+    assert result.returncode == 1
+    assert "WRONG" in result.stdout
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_a_script_fits_on_a_page_and_a_half(text: str) -> None:
+    """Lines of at most 100 columns, no line that only the harness understands."""
+    lines = case_script(DecodeCase.from_text(text), "cpu").splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "harness" not in "".join(lines)
