@@ -10,6 +10,7 @@ Data flows one way:
 ``inputs``      the tensors of a case, the same bits on every device
 ``masks``       mask_mods, score_mods and block masks that the paths hand to FlexAttention
 ``paths``       the implementations under test, by name
+``decode``      the fixed path: static shapes, a ``block_table`` from the positions, ``kv_cache``
 ``compile``     the only caller of torch.compile; counts graphs, never falls back
 ``oracle``      float64 attention over the attendable slots, streamed; the judge of all paths
 ``budget``      the error that rounding alone can explain, elementwise

@@ -9,19 +9,18 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.budget import budget
 from harness.case import DecodeCase
 from harness.compile import Compiled
 from harness.error import Error
 from harness.inputs import make_inputs
 from harness.masks import fresh_block_mask, mask_mod
 from harness.paths import PATHS, Path, Result
-from harness.verdict import Finding, Judgement, Problem, Verdict, attempt, compare
+from harness.verdict import Finding, Judgement, Problem, Verdict, attempt, errors_of
 
 GRAPH_STEPS = 10
 
 FULL, REPORTED, SLICED = "full-cache", "sliced-as-reported", "sliced-offset"
-UNMASKED = "full-cache-unmasked"
+UNMASKED, FIXED, SDPA = "full-cache-unmasked", "fixed", "sdpa-sliced"
 
 Progress = Callable[[str], None]
 
@@ -70,6 +69,8 @@ def claims(
     )
     progress("graphs over positions")
     yield _shapes(case, device)
+    progress("time of a step on each path")
+    yield _fixed_path(case, device)
 
 
 def _uninitialised(problem: Problem, full: Judgement, unmasked: Judgement, device: str) -> Claim:
@@ -97,17 +98,23 @@ def _uninitialised(problem: Problem, full: Judgement, unmasked: Judgement, devic
 
 
 def median_seconds(call: Callable[[], object], device: str, repeats: int = 7) -> float:
-    """Median wall time of a call, after one to warm up; seconds."""
-    call()
-    times = []
-    for _ in range(repeats):
-        if torch.device(device).type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
+    """Median wall time of a call, after one to warm up; seconds. On the CPU with one thread: two
+    that wait for each other on a busy machine would measure the scheduler."""
+    on_gpu, threads = torch.device(device).type == "cuda", torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         call()
-        if torch.device(device).type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
+        times = []
+        for _ in range(repeats):
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            start = time.perf_counter()
+            call()
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
     return statistics.median(times)
 
 
@@ -161,9 +168,7 @@ def _error_of(name: str, problem: Problem, device: str) -> Error | None:
     result = attempt(path, problem.inputs.to(device))
     if isinstance(result, Finding):
         return None
-    cuda = torch.device(device).type == "cuda"
-    bound = budget(problem.inputs, problem.golden, path.precision, tensor_cores=cuda)
-    return compare(result, problem.golden, bound)["output"]
+    return errors_of(path, problem, result)["output"]
 
 
 def _longer(case: DecodeCase, device: str) -> Claim:
@@ -206,10 +211,31 @@ def _shapes(case: DecodeCase, device: str) -> Claim:
     static = _graphs(SLICED, steps, device, dynamic=False)
     full = _graphs(FULL, steps, device, dynamic=False)
     dynamic = _graphs(SLICED, steps, device, dynamic=True)
+    fixed = _graphs(FIXED, steps, device, dynamic=False)
     return Claim(
         "slicing changes shapes every step",
         "true" if static == len(steps) > full else "false",
         f"over {len(steps)} steps the slice compiles {static} graphs with static shapes"
         f" ({dynamic} with dynamic ones), the full cache {full}, its position in a tensor that"
-        " mask_mod captures; torch stops compiling after 8 graphs of one function",
+        f" mask_mod captures, and the fixed path {fixed}, block table and all; torch stops"
+        " compiling after 8 graphs of one function",
+    )
+
+
+def _fixed_path(case: DecodeCase, device: str) -> Claim:
+    text = "slicing is the right path, and slow"
+    if case.mode == "eager":
+        return Claim(text, "not run (--compile)", "a step is worth timing only when compiled")
+    last = case.replace(input_pos=(case.cache_len - 1,))
+    here, end = (
+        [_attention_seconds(PATHS[name], c, device) * 1e3 for name in (FIXED, SDPA, FULL)]
+        for c in (case, last)
+    )
+    return Claim(
+        text,
+        "there is a path without slices" if here[0] < end[0] else "undecided",
+        f"fixed path {here[0]:.2f} ms at position {case.input_pos[0]} and {end[0]:.2f} ms at"
+        f" {case.cache_len - 1}, one graph, block table included; sliced SDPA {here[1]:.2f} and"
+        f" {end[1]:.2f} ms, a new shape each step; full cache {here[2]:.2f} and {end[2]:.2f} ms"
+        " without the making of its block mask",
     )

@@ -141,15 +141,16 @@ def _plant_needle(case: DecodeCase, query: Tensor, key: Tensor, value: Tensor) -
     value[:, :, slot] = torch.arange(1, case.value_dim + 1).remainder(7).add(3).to(value.dtype)
 
 
-def _fill_tail(case: DecodeCase, key: Tensor, value: Tensor, normal: Callable[..., Tensor]) -> None:
-    """Overwrite the slots that no query of a sequence may attend.
-
-    Where sequences share storage (``expanded``), only slots that none of them attends.
-    """
+def free_slots(case: DecodeCase) -> Tensor:
+    """Bool ``[B, S]``: the tail, except where sequences share storage (``expanded``) and another
+    one attends the slot."""
     unused = tail(case)
-    if case.layout == "expanded":
-        unused = unused.all(dim=0, keepdim=True).expand_as(unused)
-    unused = unused[:, None, :, None]
+    return unused.all(dim=0).expand_as(unused) if case.layout == "expanded" else unused
+
+
+def _fill_tail(case: DecodeCase, key: Tensor, value: Tensor, normal: Callable[..., Tensor]) -> None:
+    """Overwrite the slots that nobody attends."""
+    unused = free_slots(case)[:, None, :, None]
     fills: tuple[float | Tensor, float | Tensor] = {
         "zeros": (0.0, 0.0),
         "leftovers": (0.0, 0.0),

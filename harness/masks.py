@@ -30,47 +30,60 @@ def visible(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
 
 def mask_mod(inputs: Inputs) -> MaskMod:
     """The case's mask, with query ``q`` of sequence ``b`` at ``input_pos[b] + q``."""
-    case, input_pos = inputs.case, inputs.input_pos
+    case = inputs.case
     name, arguments = case.mask_spec
-
-    def live_past(b: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return (kv <= input_pos[b] + q) & (input_pos[b] >= 0)
+    # An idle sequence sits so far left that every slot is in its future.
+    nowhere = -case.cache_len - case.q_len
+    start = inputs.input_pos.masked_fill(inputs.input_pos < 0, nowhere)
 
     def causal(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return live_past(b, q, kv)
+        return kv <= start[b] + q
 
     def window(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return live_past(b, q, kv) & (input_pos[b] + q - kv < arguments[0])
+        t = start[b] + q
+        return (kv <= t) & (t - kv < arguments[0])
 
     def sinks(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        near = input_pos[b] + q - kv < arguments[0]
-        return live_past(b, q, kv) & (near | (kv < arguments[1]))
+        t = start[b] + q
+        return (kv <= t) & ((t - kv < arguments[0]) | (kv < arguments[1]))
 
     def prefix(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return live_past(b, q, kv) | ((kv < arguments[0]) & (input_pos[b] >= 0))
+        t = start[b] + q
+        return (kv <= t) | ((kv < arguments[0]) & (t >= 0))
 
-    if name == "document":
-        document_id = torch.arange(case.cache_len, device=input_pos.device) // arguments[0]
-        last = case.cache_len - 1
+    same_document = document_mod(inputs)
 
-        def document(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-            # q and kv run over whole blocks, so past the end of document_id.
-            mine = document_id[(input_pos[b] + q).clamp(0, last)]
-            return live_past(b, q, kv) & (mine == document_id[kv.clamp(max=last)])
+    def document(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        t = start[b] + q
+        return (kv <= t) & same_document(b, h, t, kv)
 
-        return document
-    return {"causal": causal, "window": window, "sinks": sinks, "prefix": prefix}[name]
+    mods = (causal, window, sinks, prefix, document)
+    return {mod.__name__: mod for mod in mods}[name]
 
 
-def score_mod(inputs: Inputs) -> ScoreMod | None:
-    """The case's score_mods in their order, on positions with the query offset; or None."""
+def document_mod(inputs: Inputs) -> MaskMod:
+    """Whether slot ``kv`` lies in the document of position ``q``; documents are packed."""
+    case = inputs.case
+    length = case.mask_spec[1][0] if case.mask_spec[0] == "document" else case.cache_len
+    document_id = torch.arange(case.cache_len, device=inputs.input_pos.device) // length
+    last = case.cache_len - 1
+
+    def same_document(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        # q and kv run over whole blocks, so past the end of document_id.
+        return document_id[q.clamp(0, last)] == document_id[kv.clamp(max=last)]
+
+    return same_document
+
+
+def absolute_score_mod(inputs: Inputs) -> ScoreMod | None:
+    """The case's score_mods in their order, ``q`` being the query's position; or None."""
     specs = inputs.case.score_specs
     if not specs:
         return None
-    input_pos, slopes, table = inputs.input_pos, inputs.alibi_slopes, inputs.bias_table
+    slopes, table = inputs.alibi_slopes, inputs.bias_table
 
     def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        distance = input_pos[b] + q - kv
+        distance = q - kv
         for name, arguments in specs:
             if name == "softcap":
                 score = arguments[0] * torch.tanh(score / arguments[0])
@@ -85,6 +98,14 @@ def score_mod(inputs: Inputs) -> ScoreMod | None:
         return score
 
     return mod
+
+
+def score_mod(inputs: Inputs) -> ScoreMod | None:
+    """The case's score_mods, with query ``q`` of sequence ``b`` at ``input_pos[b] + q``."""
+    mod, input_pos = absolute_score_mod(inputs), inputs.input_pos
+    if mod is None:
+        return None
+    return lambda score, b, h, q, kv: mod(score, b, h, input_pos[b] + q, kv)
 
 
 def fresh_block_mask(inputs: Inputs, mod: MaskMod, kv_len: int) -> BlockMask:

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from harness import masks
 from harness.budget import Precision
 from harness.case import NONFINITE_TAILS, DecodeCase
 from harness.compile import Compiled, why_not
+from harness.decode import decode_attention
 from harness.inputs import Inputs
 from harness.layouts import LAYOUTS, identity
 
@@ -45,8 +46,8 @@ class Path:
     """One implementation of a decode call.
 
     ``refuses(case)`` gives the reason why a case is outside its contract, or None. ``ignores`` is
-    its tail contract: ``finite`` leftovers, or ``any`` bits. An ``exhibit`` is there to be shown
-    wrong and counts for nothing.
+    its tail contract: ``finite`` leftovers, or ``any`` bits. ``flex`` says whether it calls
+    flex_attention. An ``exhibit`` is there to be shown wrong and counts for nothing.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Path:
     refuses: Callable[[DecodeCase], str | None] = lambda case: None
     ignores: str = "finite"
     precision: Precision = field(default_factory=Precision)
+    flex: bool = True
     exhibit: bool = False
 
     def unsupported(self, case: DecodeCase, device: str) -> str | None:
@@ -100,6 +102,7 @@ def _flex(
     block_mask: BlockMask | None,
     score_mod: masks.ScoreMod | None,
     scale: float | None,
+    enable_gqa: bool,
     with_logsumexp: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     key, value = view(key, query.size(0)), view(value, query.size(0))
@@ -109,7 +112,7 @@ def _flex(
         score_mod=score_mod,
         block_mask=block_mask,
         scale=scale,
-        enable_gqa=query.size(1) != key.size(1),
+        enable_gqa=enable_gqa,
     )
     if with_logsumexp:
         output, aux = flex_attention(query, key, value, return_aux=AuxRequest(lse=True), **keywords)
@@ -125,6 +128,7 @@ def _sdpa(
     length: int | None,
     attn_mask: Tensor | None,
     scale: float | None,
+    enable_gqa: bool,
 ) -> Tensor:
     key, value = view(key, query.size(0)), view(value, query.size(0))
     if length is not None:
@@ -135,19 +139,21 @@ def _sdpa(
         value,
         attn_mask=attn_mask,
         scale=scale,
-        enable_gqa=query.size(1) != key.size(1),
+        enable_gqa=enable_gqa,
     )
 
 
-def _caches(inputs: Inputs, length: int | None = None) -> dict[str, Any]:
-    """The caches as arguments: buffers with their view where the case takes views inside."""
-    if inputs.case.views == "inside":
-        view = LAYOUTS[inputs.case.layout].view
-        return dict(key=inputs.key_buffer, value=inputs.value_buffer, view=view, length=length)
+def _tensors(inputs: Inputs, length: int | None = None) -> dict[str, Any]:
+    """Query and caches as arguments: buffers and their view where the case takes views inside."""
+    case = inputs.case
+    common = dict(query=inputs.query, scale=case.scale, enable_gqa=case.heads != case.kv_heads)
+    if case.views == "inside":
+        caches = dict(key=inputs.key_buffer, value=inputs.value_buffer)
+        return dict(**common, **caches, view=LAYOUTS[case.layout].view, length=length)
     key, value = inputs.key_cache, inputs.value_cache
     if length is not None:
         key, value = key[:, :, :length], value[:, :, :length]
-    return dict(key=key, value=value, view=identity, length=None)
+    return dict(**common, key=key, value=value, view=identity, length=None)
 
 
 def filled(case: DecodeCase) -> int:
@@ -157,16 +163,17 @@ def filled(case: DecodeCase) -> int:
     return max(case.input_pos[0] + case.q_len, prefix)
 
 
+def _with_logsumexp(inputs: Inputs) -> bool:
+    # Compiled FlexAttention on CPU cannot return it.
+    return inputs.case.mode == "eager" or inputs.query.device.type != "cpu"
+
+
 def _flex_call(inputs: Inputs, block_mask: BlockMask | None, length: int | None = None) -> Call:
-    case = inputs.case
     arguments = dict(
-        query=inputs.query,
         block_mask=block_mask,
         score_mod=masks.score_mod(inputs),
-        scale=case.scale,
-        # Compiled FlexAttention on CPU cannot return it.
-        with_logsumexp=case.mode == "eager" or inputs.query.device.type != "cpu",
-        **_caches(inputs, length),
+        with_logsumexp=_with_logsumexp(inputs),
+        **_tensors(inputs, length),
     )
     return Call(_flex, arguments)
 
@@ -209,17 +216,15 @@ def _as_reported_refuses(case: DecodeCase) -> str | None:
 def _attn_mask(inputs: Inputs) -> Tensor:
     """Bool ``[B, 1, Q, S]``, or float32 ``[B, Hq, Q, S]`` where there are biases."""
     case, device = inputs.case, inputs.query.device
-    allowed = create_mask(
-        masks.mask_mod(inputs), case.batch, None, case.q_len, case.cache_len, device
-    )
-    score_mod = masks.score_mod(inputs)
-    if score_mod is None:
-        return allowed
     shape = (case.batch, case.heads, case.q_len, case.cache_len)
     b, h, q, kv = (
         torch.arange(n, device=device).view([-1 if i == axis else 1 for i in range(4)])
         for axis, n in enumerate(shape)
     )
+    allowed = masks.mask_mod(inputs)(b, h, q, kv)
+    score_mod = masks.score_mod(inputs)
+    if score_mod is None:
+        return allowed
     bias = score_mod(torch.zeros(shape, device=device), b, h, q, kv)
     return bias.masked_fill(~allowed, float("-inf"))
 
@@ -229,20 +234,11 @@ def _sdpa_sliced(inputs: Inputs) -> Call:
     length = filled(case)
     plain = case.q_len == 1 and case.mask == "causal" and case.score == "none"
     attn_mask = None if plain else _attn_mask(inputs)[..., :length]
-    arguments = dict(
-        query=inputs.query, attn_mask=attn_mask, scale=case.scale, **_caches(inputs, length)
-    )
-    return Call(_sdpa, arguments)
+    return Call(_sdpa, dict(attn_mask=attn_mask, **_tensors(inputs, length)))
 
 
 def _sdpa_full(inputs: Inputs) -> Call:
-    arguments = dict(
-        query=inputs.query,
-        attn_mask=_attn_mask(inputs),
-        scale=inputs.case.scale,
-        **_caches(inputs),
-    )
-    return Call(_sdpa, arguments)
+    return Call(_sdpa, dict(attn_mask=_attn_mask(inputs), **_tensors(inputs)))
 
 
 def _sdpa_refuses(case: DecodeCase) -> str | None:
@@ -255,6 +251,47 @@ def _sdpa_sliced_refuses(case: DecodeCase) -> str | None:
     return _sliced_refuses(case) or _sdpa_refuses(case)
 
 
+def _decode(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    view: Callable[[Tensor, int], Tensor],
+    length: None,
+    enable_gqa: bool,
+    with_logsumexp: bool,
+    **arguments: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    key, value = view(key, query.size(0)), view(value, query.size(0))
+    return decode_attention(query, key, value, return_lse=with_logsumexp, **arguments)
+
+
+def _fixed(inputs: Inputs, *, pack_gqa: bool = False) -> Call:
+    case = inputs.case
+    name, numbers = case.mask_spec
+    arguments = dict(
+        input_pos=inputs.input_pos,
+        score_mod=masks.absolute_score_mod(inputs),
+        window=numbers[0] if name in ("window", "sinks") else None,
+        sinks=numbers[1] if name == "sinks" else 0,
+        prefix=numbers[0] if name == "prefix" else 0,
+        mask_mod=masks.document_mod(inputs) if name == "document" else None,
+        block_size=case.block_size,
+        pack_gqa=pack_gqa,
+        with_logsumexp=_with_logsumexp(inputs),
+    )
+    return Call(_decode, arguments | _tensors(inputs))
+
+
+def _fixed_refuses(case: DecodeCase) -> str | None:
+    return None if case.recipe == "fresh" else "the fixed path makes its own block table"
+
+
+def _packed_refuses(case: DecodeCase) -> str | None:
+    if case.heads == case.kv_heads:
+        return "there is no group to pack"
+    return _fixed_refuses(case)
+
+
 PATHS: dict[str, Path] = {
     path.name: path
     for path in (
@@ -263,6 +300,18 @@ PATHS: dict[str, Path] = {
             "flex_attention over the whole buffer, mask with the query offset (gpt-fast)",
             _full_cache,
             _full_cache_refuses,
+        ),
+        Path(
+            "fixed",
+            "harness.decode.decode_attention: the whole buffer, a block table from the positions",
+            _fixed,
+            _fixed_refuses,
+        ),
+        Path(
+            "fixed-packed",
+            "the same with the GQA group packed into query rows",
+            lambda inputs: _fixed(inputs, pack_gqa=True),
+            _packed_refuses,
         ),
         Path(
             "sliced-offset",
@@ -275,12 +324,14 @@ PATHS: dict[str, Path] = {
             "scaled_dot_product_attention over the filled slots",
             _sdpa_sliced,
             _sdpa_sliced_refuses,
+            flex=False,
         ),
         Path(
             "sdpa-full",
             "scaled_dot_product_attention over the whole buffer, with a mask",
             _sdpa_full,
             _sdpa_refuses,
+            flex=False,
         ),
         Path(
             "sliced-as-reported",

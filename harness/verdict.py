@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from harness.attendable import tail
-from harness.budget import Budget, budget
+from harness.budget import budget
 from harness.case import DecodeCase
 from harness.error import Error, measure
 from harness.inputs import Inputs, make_inputs
@@ -64,8 +65,12 @@ class Problem:
         Raises:
             InvalidCase: where no implementation can be held to the case.
         """
-        inputs = make_inputs(case)
-        return cls(case, inputs, golden(inputs))
+        return cls.given(make_inputs(case))
+
+    @classmethod
+    def given(cls, inputs: Inputs) -> Problem:
+        """Golden of inputs that are there already; raises as ``of`` does."""
+        return cls(inputs.case, inputs, golden(inputs))
 
 
 @dataclass(frozen=True)
@@ -112,19 +117,13 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     if isinstance(result, Finding):
         return Judgement(path.name, case, device, (result,))
     findings = mutations(before, inputs)
-    if malformed := _malformed(inputs, result):
-        return Judgement(path.name, case, device, (*findings, malformed))
-    findings += _nonfinite(result.output)
-    findings += _leak(path, problem, result, device)
-    with junk_memory(device):
-        again = attempt(path, before.to(device))
-    findings += _differs(Verdict.NONDETERMINISTIC, "a second run, with junk in", result, again)
-
-    bound = budget(
-        problem.inputs, problem.golden, path.precision, tensor_cores=inputs.query.is_cuda
-    )
-    errors = compare(result, problem.golden, bound)
-    findings += [_wrong(name, error) for name, error in errors.items() if error.utilisation > 1]
+    if wrong := malformed(inputs, result):
+        return Judgement(path.name, case, device, (*findings, *wrong))
+    findings += nonfinite(result)
+    findings += leaks(path, problem, result, device)
+    findings += changes_on_repeat(path, problem, result, device)
+    errors = errors_of(path, problem, result)
+    findings += beyond_budget(errors)
     return Judgement(
         path.name,
         case,
@@ -151,13 +150,28 @@ def attempt(path: Path, inputs: Inputs) -> Result | Finding:
         return Finding(Verdict.ERROR, f"{_line(error)} (line {frame.lineno} of {frame.name})")
 
 
-def compare(result: Result, gold: Golden, bound: Budget) -> dict[str, Error]:
-    """The errors of the output and, where there is one, of the logsumexp."""
+def errors_of(path: Path, problem: Problem, result: Result) -> dict[str, Error]:
+    """The errors of the output and, where there is one, of the logsumexp, in natural base."""
+    gold, on_gpu = problem.golden, result.output.is_cuda
+    bound = budget(problem.inputs, gold, path.precision, tensor_cores=on_gpu)
     errors = {"output": measure(result.output.cpu(), gold.output, bound.output)}
     if result.logsumexp is not None:
         actual = result.logsumexp.cpu()
         errors["logsumexp"] = measure(actual, gold.logsumexp, bound.logsumexp)
     return errors
+
+
+def beyond_budget(errors: Mapping[str, Error]) -> list[Finding]:
+    """A finding for each error that rounding cannot explain."""
+    return [
+        Finding(
+            Verdict.WRONG,
+            f"{name} at {error.index} is {error.actual:.6g}, should be {error.golden:.6g}"
+            f" +- {error.allowed:.2g} ({error.utilisation:.3g} times the rounding budget)",
+        )
+        for name, error in errors.items()
+        if error.utilisation > 1
+    ]
 
 
 def mutations(before: Inputs, after: Inputs) -> list[Finding]:
@@ -170,52 +184,52 @@ def mutations(before: Inputs, after: Inputs) -> list[Finding]:
     return [Finding(Verdict.MUTATED, f"changed its input {name}") for name in changed]
 
 
-def _line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
-
-
-def _malformed(inputs: Inputs, result: Result) -> Finding | None:
+def malformed(inputs: Inputs, result: Result) -> list[Finding]:
+    """What is wrong with the result before any number: type, shape, dtype, device."""
     case, output = inputs.case, result.output
     if not isinstance(output, Tensor):
-        return Finding(Verdict.WRONG, f"returned {type(output).__name__}, not a tensor")
+        return [Finding(Verdict.WRONG, f"returned {type(output).__name__}, not a tensor")]
     shape = (case.batch, case.heads, case.q_len, case.value_dim)
-    for what, actual, wanted in (
+    facts = [
         ("shape", tuple(output.shape), shape),
         ("dtype", output.dtype, inputs.query.dtype),
         ("device", output.device, inputs.query.device),
-    ):
-        if actual != wanted:
-            return Finding(Verdict.WRONG, f"{what} is {actual}, should be {wanted}")
-    logsumexp = result.logsumexp
-    if logsumexp is not None and logsumexp.shape != shape[:3]:
-        actual_shape = tuple(logsumexp.shape)
-        return Finding(Verdict.WRONG, f"logsumexp's shape is {actual_shape}, should be {shape[:3]}")
-    return None
+    ]
+    if result.logsumexp is not None:
+        facts.append(("logsumexp's shape", tuple(result.logsumexp.shape), shape[:3]))
+    return [
+        Finding(Verdict.WRONG, f"{what} is {actual}, should be {wanted}")
+        for what, actual, wanted in facts
+        if actual != wanted
+    ]
 
 
-def _nonfinite(output: Tensor) -> list[Finding]:
-    bad = ~output.isfinite()
+def nonfinite(result: Result) -> list[Finding]:
+    """A finding where the output is NaN or inf: golden never is."""
+    bad = ~result.output.isfinite()
     if not bad.any():
         return []
     return [Finding(Verdict.NONFINITE, f"{_where(bad)} NaN or inf; golden is finite")]
 
 
-def _leak(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
+def leaks(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
+    """A finding where other values in the slots that nobody attends change a bit."""
     case = problem.case
     if not tail(case).any():
         return []
     other = case.replace(tail=_OTHER_TAIL.get(case.tail, "leftovers"))
-    inputs = make_inputs(other).to(device)
+    second = attempt(path, make_inputs(other).to(device))
+    what = f"the tail changed from {case.tail} to {other.tail}"
+    return _differs(Verdict.LEAK, what, result, second)
+
+
+def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
+    """A finding where a second run, with junk in newly allocated memory, changes a bit."""
+    inputs = problem.inputs.to(device)
+    with junk_memory(device):
+        second = attempt(path, inputs)
     return _differs(
-        Verdict.LEAK,
-        f"the tail changed from {case.tail} to {other.tail}",
-        result,
-        attempt(path, inputs),
+        Verdict.NONDETERMINISTIC, "a second run, with junk in new memory", result, second
     )
 
 
@@ -228,14 +242,15 @@ def _differs(verdict: Verdict, what: str, first: Result, second: Result | Findin
     return [Finding(verdict, f"{what}: {_where(changed)} changed")]
 
 
+def _line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+
 def _where(bad: Tensor) -> str:
     first = tuple(int(i) for i in bad.nonzero()[0])
     return f"{int(bad.sum())} of {bad.numel()} elements, the first at {first},"
-
-
-def _wrong(name: str, error: Error) -> Finding:
-    return Finding(
-        Verdict.WRONG,
-        f"{name} at {error.index} is {error.actual:.6g}, should be {error.golden:.6g}"
-        f" +- {error.allowed:.2g} ({error.utilisation:.3g} times the rounding budget)",
-    )

@@ -161,4 +161,7 @@ def test_sound_paths_are_ok_wherever_they_support_the_case(
 def test_each_sound_path_supports_some_of_those_cases() -> None:
     """UNSUPPORTED passes, so it must not be the rule."""
     for name in SOUND:
-        assert judge(PATHS[name], Problem.of(DecodeCase.from_text("S=20,pos=9"))).verdict == "OK"
+        assert (
+            judge(PATHS[name], Problem.of(DecodeCase.from_text("S=20,pos=9,H=2,Hkv=1"))).verdict
+            == "OK"
+        )
