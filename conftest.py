@@ -1,6 +1,9 @@
 """Profiles, markers and threads for the whole test suite."""
 
 import os
+import sys
+from collections import Counter
+from collections.abc import Generator
 
 import pytest
 import torch
@@ -35,3 +38,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in reasons.items():
             if reason is not None and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach to each test how many drawn cases it left out because torch is known to be wrong."""
+    support = sys.modules.get("tests.support")
+    if call.when == "call" and support is not None and support.EXCLUDED:
+        item.user_properties.append(("excluded", dict(support.EXCLUDED)))
+        support.EXCLUDED.clear()
+    return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out, never silently."""
+    total: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "call":
+                for name, value in report.user_properties:
+                    if name == "excluded":
+                        total.update(value)
+    if total:
+        terminalreporter.section("drawn cases left out: known upstream failures (FINDINGS.md)")
+        for name, count in sorted(total.items()):
+            terminalreporter.line(f"{count:6} {name}")

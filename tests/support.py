@@ -1,13 +1,23 @@
-"""What several test modules need: paths with planted behaviour."""
+"""What several test modules need: paths with planted behaviour, problems for drawn cases."""
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable
 
+from hypothesis import event, reject
 from torch import Tensor
 
+from harness.case import DecodeCase
 from harness.inputs import Inputs
+from harness.known_failures import known_failure
+from harness.oracle import InvalidCase
 from harness.paths import PATHS, Call, Path, Result
+from harness.relations import Related, violations
+from harness.strategies import fit
+from harness.testing import assert_clean
+from harness.verdict import Problem
 
 
 def altered(change: Callable[[Inputs, Result], object], of: str = "full-cache") -> Path:
@@ -35,3 +45,43 @@ def altered(change: Callable[[Inputs, Result], object], of: str = "full-cache") 
 def times(factor: float) -> Callable[[Inputs, Result], Tensor]:
     """Multiply the output."""
     return lambda inputs, result: result.output * factor
+
+
+EXCLUDED: Counter[str] = Counter()
+
+
+def problem_for(path: str, case: DecodeCase, **fixed: object) -> Problem:
+    """The problem that a drawn case becomes for a path; rejected where none can be judged.
+
+    A case in which a known upstream failure may show is left out, and counted.
+    """
+    case = fit(case, PATHS[path], **fixed)
+    if reason := PATHS[path].unsupported(case, "cpu"):
+        event(f"rejected: unsupported, {reason}")
+        reject()
+    try:
+        problem = Problem.of(case)
+    except InvalidCase:
+        event("rejected: invalid case")
+        reject()
+    known = known_failure(PATHS[path], problem)
+    if known is not None:
+        EXCLUDED[known.name] += 1
+        event(f"excluded: {known.name}")
+        reject()
+    return problem
+
+
+def hold(path: str, problem: Problem, *related: Related) -> None:
+    """Check relations between the problem's call and changed ones."""
+    try:
+        found = violations(PATHS[path], problem, *related)
+    except InvalidCase:
+        reject()
+    assert_clean(path, problem.case, found)
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order

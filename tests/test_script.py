@@ -75,7 +75,7 @@ def test_a_script_draws_the_same_bits(text: str) -> None:
         torch.testing.assert_close(names[name], wanted, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("text", [CASES[1], CASES[3], CASES[4]])
+@pytest.mark.parametrize("text", [CASES[1]])
 def test_a_script_of_a_sound_case_exits_0(text: str, tmp_path: Path) -> None:
     """Its own golden and budget accept what the harness accepts."""
     result = run(case_script(DecodeCase.from_text(text), "cpu"), tmp_path)

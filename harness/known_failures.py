@@ -1,0 +1,118 @@
+"""Cases in which released torch is wrong: each named, explained in FINDINGS.md, and shown by a
+script under ``fixtures/repro/<name>/``.
+
+A run leaves these out of the drawn space and says how many it left out; ``repro`` runs them and
+names them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from harness.case import DecodeCase
+from harness.paths import Path
+from harness.verdict import Problem
+
+# exp of anything below is subnormal or 0 in float32.
+_LOG_TINY = math.log(torch.finfo(torch.float32).tiny)
+
+
+@dataclass(frozen=True)
+class KnownFailure:
+    """``covers(path, problem, device)`` says whether the failure may show there."""
+
+    name: str
+    summary: str
+    covers: Callable[[Path, Problem, str], bool]
+
+
+def _compiled_flex_on_cpu(path: Path, case: DecodeCase, device: str) -> bool:
+    """Whether a failure of compiled flex_attention on CPU may show; the fixed paths avoid all of
+    them and are held to that."""
+    on_cpu = torch.device(device).type == "cpu"
+    return path.flex and not path.name.startswith("fixed") and case.mode != "eager" and on_cpu
+
+
+def split_decode(case: DecodeCase) -> bool:
+    """Whether compiled FlexAttention on CPU takes its split-KV decode kernel: static shapes, one
+    query token, a KV block that divides 128, and 512 slots per sequence.
+
+    It reads the number of slots off the storage under a view taken inside the compiled function.
+    """
+    slots = case.cache_len
+    if case.views == "inside":
+        slots = {"bshd": case.kv_heads, "stepped": 2 * slots}.get(case.layout, slots)
+    static = case.mode != "eager" and not case.dynamic
+    if not static or case.q_len != 1 or 128 % case.block_size[1]:
+        return False
+    return slots >= 512 * case.batch
+
+
+def _partition_max(path: Path, problem: Problem, device: str) -> bool:
+    if not _compiled_flex_on_cpu(path, problem.case, device) or not split_decode(problem.case):
+        return False
+    highest = problem.golden.highest
+    return bool((highest.isfinite() & (highest < _LOG_TINY)).any())
+
+
+def _all_idle(path: Path, problem: Problem, device: str) -> bool:
+    case = problem.case
+    idle = case.batch > 0 and max(case.input_pos) < 0
+    return idle and _compiled_flex_on_cpu(path, case, device) and split_decode(case)
+
+
+def _view_offset(path: Path, problem: Problem, device: str) -> bool:
+    case = problem.case
+    offset = case.views == "inside" and case.layout in ("longer", "stacked", "wider")
+    return offset and _compiled_flex_on_cpu(path, case, device)
+
+
+def _no_full_tables(path: Path, problem: Problem, device: str) -> bool:
+    case = problem.case
+    if case.recipe != "kv-blocks":
+        return False
+    return _compiled_flex_on_cpu(path, case, device) and split_decode(case)
+
+
+def _empty_batch(path: Path, problem: Problem, device: str) -> bool:
+    return path.flex and problem.case.batch == 0
+
+
+KNOWN_FAILURES: tuple[KnownFailure, ...] = (
+    KnownFailure(
+        "flexcpu-split-partition-max",
+        "split decode kernel: a partition with nothing to attend gets maximum 0 instead of -inf,"
+        " so rows whose largest score is below about -88 come out as inf, NaN or 0",
+        _partition_max,
+    ),
+    KnownFailure(
+        "flexcpu-split-all-idle",
+        "split decode kernel: with every sequence idle the output is never written; with a wide"
+        " value the heap is corrupted",
+        _all_idle,
+    ),
+    KnownFailure(
+        "flexcpu-view-offset-dropped",
+        "the storage offset of a view taken inside the compiled function is dropped",
+        _view_offset,
+    ),
+    KnownFailure(
+        "flexcpu-split-no-full-blocks",
+        "split decode kernel: a BlockMask without full blocks does not compile",
+        _no_full_tables,
+    ),
+    KnownFailure(
+        "flex-empty-batch",
+        "batch 0 raises IndexError where a mask_mod captures positions",
+        _empty_batch,
+    ),
+)
+
+
+def known_failure(path: Path, problem: Problem, device: str = "cpu") -> KnownFailure | None:
+    """The known failure that may show in this call, or None."""
+    return next((k for k in KNOWN_FAILURES if k.covers(path, problem, device)), None)

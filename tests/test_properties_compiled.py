@@ -1,0 +1,133 @@
+"""Sound paths, compiled: a pool of geometries in which every value occurs, each compiled once.
+
+Positions and values are drawn; between two of them nothing may be compiled again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness import relations
+from harness.case import LAYOUTS, DecodeCase
+from harness.known_failures import split_decode
+from harness.paths import PATHS
+from harness.strategies import decode_data
+from harness.testing import assert_clean
+from harness.verdict import judge
+from tests.support import hold, problem_for, shuffled
+
+# Static shapes with q_len 1 and 512 slots per sequence: the CPU's split-KV decode kernel.
+SPLIT = [
+    "S=2048,pos=0,H=8,Hkv=2,dtype=bf16",
+    "S=1024,pos=0/0,H=2,D=80,Dv=96,dtype=fp16,block=64,score=softcap:30+alibi,mask=sinks:40:4",
+    "S=640,pos=0,H=16,Hkv=2,D=16,recipe=row,layout=longer,block=32",
+    "S=512,pos=0,H=3,D=40,mask=window:100,score=bias:16+shift:-30,layout=bshd,block=16",
+    "S=1030,pos=0/0,H=2,D=32,layout=stepped,mask=document:300,dtype=bf16",
+]
+GENERAL = [
+    "S=1000,pos=0/0,H=4,D=32,Dv=48,mask=window:100,block=64",
+    "S=300,pos=0/0/0,H=6,Hkv=2,Q=4,D=40,mask=document:50,score=bias:16,layout=bshd",
+    "S=513,pos=0,H=4,Hkv=1,Q=16,D=17,dtype=bf16,block=32,mask=prefix:70,layout=stepped",
+    "S=256,pos=0,H=2,Q=128,D=128,dtype=fp16,layout=wider,block=128/64",
+    "S=2046,pos=0/0/0/0,D=16,layout=expanded,score=shift:-100,scale=0.05",
+    "S=600,pos=0,H=5,D=256,recipe=kv-blocks,block=256,layout=stacked,views=outside",
+    "S=1,pos=0,D=1,block=16",
+    "S=130,pos=0/0,H=4,Hkv=2,Q=3,D=16,views=inside,layout=bshd,recipe=kv-blocks,dtype=fp16",
+]
+DYNAMIC = [
+    "S=700,pos=0/0,H=4,Hkv=2,dtype=bf16,mask=window:64,dynamic=yes",
+    "S=300,pos=0/0,H=2,Q=5,D=32,score=softcap:20,layout=bshd,dynamic=yes",
+]
+POOL = [
+    DecodeCase.from_text(
+        f"{text.removesuffix(',dynamic=yes')},mode=compiled"
+        + (",dynamic=yes" if text in DYNAMIC else "")
+    )
+    for text in (*SPLIT, *GENERAL, *DYNAMIC)
+]
+COMPILED_PATHS = ("full-cache", "fixed", "fixed-packed", "sdpa-full")
+
+
+RUNS = [
+    pytest.param(path, geometry, id=f"{path}-{geometry}")
+    for geometry in POOL
+    for path in COMPILED_PATHS
+    if PATHS[path].refuses(geometry) is None
+]
+
+
+def every_compiled(**drawn: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Parametrize by path and geometry; the test draws the data with ``data.draw``."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        test = given(data=st.data(), **drawn)(test)
+        test = pytest.mark.compiles(test)
+        # Scope "module" puts the tests of one geometry side by side: one worker compiles it once.
+        return pytest.mark.parametrize(("path", "geometry"), RUNS, scope="module")(test)
+
+    return decorate
+
+
+def drawn_problem(path: str, geometry: DecodeCase, data: st.DataObject):  # type: ignore[no-untyped-def]
+    case = data.draw(decode_data(geometry), label="case")
+    return problem_for(path, case)
+
+
+@every_compiled()
+def test_a_compiled_path_is_ok_in_one_graph(
+    path: str, geometry: DecodeCase, data: st.DataObject
+) -> None:
+    """Within budget; the tail, junk and a second run change no bit; idle rows 0; one graph."""
+    problem = drawn_problem(path, geometry, data)
+    judgement = judge(PATHS[path], problem)
+    assert_clean(path, problem.case, judgement.findings)
+    assert PATHS[path].graphs(geometry) == 1
+
+
+@settings(max_examples=-(-settings().max_examples // 3))
+@every_compiled(order=st.integers(0, 999), power=st.sampled_from([-2, -1, 1, 2]))
+def test_relations_hold_on_a_compiled_path_in_one_graph(
+    path: str, geometry: DecodeCase, data: st.DataObject, order: int, power: int
+) -> None:
+    """Sequences and groups of heads can be permuted; scaled values scale the output.
+
+    Four calls an example, a third of the examples.
+    """
+    problem = drawn_problem(path, geometry, data)
+    group = geometry.heads // geometry.kv_heads
+    heads = [
+        g * group + h for g in shuffled(geometry.kv_heads, order) for h in shuffled(group, order)
+    ]
+    hold(
+        path,
+        problem,
+        relations.take_sequences(problem.inputs, shuffled(geometry.batch, order)),
+        relations.take_heads(problem.inputs, heads),
+        relations.scale_values(problem.inputs, power),
+    )
+    assert PATHS[path].graphs(geometry) == 1
+
+
+def test_the_pool_holds_every_value_of_a_geometry() -> None:
+    """Each mask, score_mod, layout, recipe, dtype, kind of q_len, and both CPU kernels."""
+    assert {case.mask_spec[0] for case in POOL} == {
+        "causal",
+        "window",
+        "sinks",
+        "prefix",
+        "document",
+    }
+    scores = {name for case in POOL for name, _ in case.score_specs}
+    assert scores == {"softcap", "alibi", "bias", "shift"}
+    assert {case.layout for case in POOL} == set(LAYOUTS)
+    assert {case.views for case in POOL} == {"inside", "outside"}
+    assert {case.recipe for case in POOL} == {"fresh", "row", "kv-blocks"}
+    assert {case.dtype for case in POOL} == {"float32", "bfloat16", "float16"}
+    assert {case.dynamic for case in POOL} == {True, False}
+    assert {min(case.q_len, 17) for case in POOL} >= {1, 3, 4, 5, 16, 17}
+    assert {case.batch for case in POOL} == {1, 2, 3, 4}
+    assert {split_decode(case) for case in POOL} == {True, False}
+    assert [split_decode(case) for case in POOL[: len(SPLIT)]] == [True] * len(SPLIT)

@@ -1,0 +1,168 @@
+"""The strategies draw what they promise, and ``fit`` gives every path cases it takes."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+
+from harness.case import DTYPES, LAYOUTS, TAILS, DecodeCase
+from harness.paths import PATHS
+from harness.strategies import (
+    BLOCKS,
+    CACHE_LENS,
+    GROUPS,
+    HEAD_DIMS,
+    KV_HEADS,
+    LOGITS,
+    Q_LENS,
+    SCALES,
+    SHIFTS,
+    SOFTCAPS,
+    decode_cases,
+    decode_data,
+    fit,
+)
+
+# A case without groups has nothing to pack: the packed path is drawn compiled, with geometries.
+SOUND = [n for n, path in PATHS.items() if not path.exhibit and n != "fixed-packed"]
+
+
+@cache
+def cases(count: int) -> list[DecodeCase]:
+    """The same cases on every run."""
+    drawn: list[DecodeCase] = []
+
+    @settings(max_examples=count, derandomize=True, database=None, deadline=None)
+    @given(case=decode_cases())
+    def collect(case: DecodeCase) -> None:
+        drawn.append(case)
+
+    collect()
+    return drawn
+
+
+def kinds(case: DecodeCase) -> Iterator[tuple[str, object]]:
+    """Every value of a case that the space promises, as (what, value)."""
+    block = case.block_size[1]
+    yield "dtype", case.dtype
+    yield "layout", case.layout
+    yield "views", case.views
+    yield "tail", case.tail
+    yield "logits", case.logits
+    yield "recipe", case.recipe
+    yield "block", case.block_size
+    yield "batch", case.batch
+    yield "group", case.heads // case.kv_heads
+    yield "kv_heads", case.kv_heads
+    yield "head_dim", case.head_dim
+    yield "value_dim differs", case.value_dim != case.head_dim
+    yield "q_len", case.q_len
+    yield "scale", case.scale
+    yield "mask", case.mask_spec[0]
+    yield "probe", case.probe.split(":")[0]
+    yield "cache_len", case.cache_len
+    for name, arguments in case.score_specs or [("none", ())]:
+        yield "score", name
+        if name in ("softcap", "shift"):
+            yield name, arguments[0]
+    for multiple in (1, 2, 3):
+        yield f"cache_len - {multiple} blocks", case.cache_len - multiple * block
+    live = [p for p in case.input_pos if p >= 0]
+    yield "idle", len(live) < case.batch
+    yield "ragged", len(set(live)) > 1
+    yield "shared", case.batch > 1 and len(set(case.input_pos)) == 1
+    for position in live:
+        yield "position", position
+        yield "position in block", (position % block) if block > 1 else None
+        yield "last position", position == case.cache_len - case.q_len
+        if position >= block - 1:
+            yield "block edge", (position + 1) % block - 1
+    if case.probe.startswith("needle") and live:
+        slot = int(case.probe.split(":")[1])
+        yield "needle at the newest slot", slot == live[0] + case.q_len - 1
+        yield "needle at slot 0", slot == 0
+        yield "needle at a block edge", slot % block in (0, block - 1)
+        if case.mask_spec[0] == "window":
+            yield "needle just outside the window", slot == live[0] - case.mask_spec[1][0]
+    if case.batch:
+        yield "slots per sequence reach 512", case.cache_len / case.batch >= 512
+
+
+PROMISED: dict[str, tuple[object, ...]] = {
+    "dtype": DTYPES,
+    "layout": LAYOUTS,
+    "views": ("outside", "inside"),
+    "tail": TAILS,
+    "logits": LOGITS,
+    "recipe": ("fresh", "row", "kv-blocks"),
+    "block": BLOCKS,
+    "batch": (0, 1, 2, 3, 4),
+    "group": GROUPS,
+    "kv_heads": KV_HEADS,
+    "head_dim": HEAD_DIMS,
+    "value_dim differs": (True, False),
+    "q_len": (1, *Q_LENS),
+    "scale": SCALES,
+    "mask": ("causal", "window", "sinks", "prefix", "document"),
+    "probe": ("none", "needle", "uniform"),
+    "cache_len": CACHE_LENS,
+    "score": ("none", "softcap", "alibi", "bias", "shift"),
+    "softcap": SOFTCAPS,
+    "shift": SHIFTS,
+    "cache_len - 1 blocks": (-1, 0, 1),
+    "cache_len - 2 blocks": (-1, 0, 1),
+    "cache_len - 3 blocks": (-1, 0, 1),
+    "idle": (True, False),
+    "ragged": (True, False),
+    "shared": (True, False),
+    "position": (0, 1),
+    "last position": (True, False),
+    "block edge": (-1, 0, 1),
+    "needle at the newest slot": (True, False),
+    "needle at slot 0": (True, False),
+    "needle at a block edge": (True, False),
+    "needle just outside the window": (True, False),
+    "slots per sequence reach 512": (True, False),
+}
+
+
+def test_every_promised_value_is_drawn() -> None:
+    """In the same 3000 cases, so a value that drops out of the space is noticed."""
+    drawn = {(what, value) for case in cases(3000) for what, value in kinds(case)}
+    promised = {(what, value) for what, values in PROMISED.items() for value in values}
+    assert promised - drawn == set()
+
+
+@pytest.mark.parametrize("path", SOUND)
+def test_fit_gives_every_path_cases_that_it_takes(path: str) -> None:
+    """Only an empty batch, which has no position to share, is left over."""
+    left = [fit(case, PATHS[path]) for case in cases(500)]
+    refused = [case for case in left if PATHS[path].unsupported(case, "cpu") and case.batch]
+    assert refused == []
+
+
+@pytest.mark.parametrize("path", SOUND)
+def test_fit_keeps_what_a_path_takes(path: str) -> None:
+    """A case that is fine is not touched."""
+    for case in cases(500):
+        if PATHS[path].unsupported(case, "cpu") is None:
+            assert fit(case, PATHS[path]) == case
+
+
+@settings(max_examples=200)
+@given(case=decode_data(DecodeCase.from_text("S=300,pos=0/0,H=2,block=64,mode=compiled")))
+def test_drawn_data_leave_the_geometry_alone(case: DecodeCase) -> None:
+    """Nothing that is drawn makes a kernel be compiled again."""
+    geometry = DecodeCase.from_text("S=300,pos=0/0,H=2,block=64,mode=compiled")
+    assert case.geometry == geometry.geometry
+
+
+@settings(max_examples=100)
+@given(case=decode_cases(min_batch=1, min_q_len=2, causal=True, idle=True))
+def test_asked_for_features_are_there(case: DecodeCase) -> None:
+    """Arguments of ``decode_cases`` hold in every case."""
+    assert case.batch >= 1
+    assert case.q_len >= 2
+    assert case.mask_spec[0] != "prefix"
+    assert -1 in case.input_pos
