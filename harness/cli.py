@@ -66,6 +66,16 @@ def _parser() -> argparse.ArgumentParser:
     repro.add_argument(
         "--script", type=Path, metavar="FILE", help="write a script that needs torch alone"
     )
+    keep = commands.add_parser(
+        "keep",
+        help="keep a case in fixtures/cases, to be run first by the tests",
+        description="Write fixtures/cases/NAME.json; run it where the fixtures folder is.",
+    )
+    keep.set_defaults(run=_keep)
+    keep.add_argument("name", help="lower-case letters, digits and dashes")
+    keep.add_argument("case", help="a case id")
+    keep.add_argument("--source", required=True, help="where the case comes from")
+    keep.add_argument("--path", default="", help="the decode path it speaks of (default: all)")
     return parser
 
 
@@ -115,6 +125,19 @@ def _report_case(arguments: argparse.Namespace) -> DecodeCase:
         if "," in parts[key] or "=" in parts[key] or (key == "pos" and not parts[key].isdigit()):
             raise UsageError(f"{option}: {parts[key]!r} is not one value of {key}")
     return DecodeCase.from_text(",".join(f"{key}={value}" for key, value in parts.items()))
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    from harness.kept import FOLDER, KeptCase, keep
+    from harness.paths import PATHS
+
+    if arguments.path and arguments.path not in PATHS:
+        raise UsageError(f"--path: {arguments.path!r} is not one of {' '.join(PATHS)}")
+    case = DecodeCase.from_text(arguments.case)
+    if (FOLDER / f"{arguments.name}.json").exists():
+        raise UsageError(f"name: {FOLDER / arguments.name}.json is there already")
+    print(keep(KeptCase(arguments.name, case, arguments.source, arguments.path)))
+    return OK
 
 
 def _repro(arguments: argparse.Namespace) -> int:

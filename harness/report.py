@@ -67,6 +67,9 @@ def _verdict_table(answer: Answer) -> Iterator[str]:
                 initial_indent="  ",
                 subsequent_indent="    ",
             )
+        known = answer.known_failures.get(judgement.path)
+        if known and not judgement.verdict.passes:
+            yield f"  {judgement.path}: a known failure of torch: {known}, see FINDINGS.md"
 
 
 def render(answer: Answer) -> str:
@@ -119,6 +122,7 @@ def to_json(answer: Answer) -> str:
         "unexpected": list(answer.unexpected),
         "golden_minus_float64_sdpa": answer.second_opinion,
         "paths": [_judgement(j) for j in answer.judgements],
+        "known_failures": answer.known_failures,
         "figures": [vars(f) | {"reproduces": f.reproduces} for f in answer.figures],
         "finding": list(answer.finding),
         "claims": [vars(c) for c in answer.claims],

@@ -15,6 +15,7 @@ from torch import Tensor
 from harness.case import DecodeCase
 from harness.claims import FULL, REPORTED, SLICED, UNMASKED, Claim, Progress, claims
 from harness.inputs import make_inputs
+from harness.known_failures import known_failure
 from harness.oracle import expressible_by_sdpa, second_opinion
 from harness.paths import PATHS
 from harness.verdict import Judgement, Problem, Verdict, judge
@@ -49,12 +50,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a run found. ``unexpected`` lists each way in which it is not the recorded outcome."""
+    """What a run found. ``known_failures`` names, by path, the upstream failure that may show on
+    the case (FINDINGS.md); ``unexpected`` lists each way in which it is not the recorded one."""
 
     case: DecodeCase
     device: str
     second_opinion: float | None
     judgements: tuple[Judgement, ...]
+    known_failures: dict[str, str]
     unexpected: tuple[str, ...]
     figures: tuple[Figure, ...] = ()
     finding: tuple[str, ...] = ()
@@ -84,6 +87,12 @@ def unexpected_verdicts(judgements: tuple[Judgement, ...]) -> list[str]:
     ]
 
 
+def known_by_path(problem: Problem, device: str) -> dict[str, str]:
+    """The known upstream failure that may show on each path, by name."""
+    found = {name: known_failure(path, problem, device) for name, path in PATHS.items()}
+    return {name: known.name for name, known in found.items() if known is not None}
+
+
 def golden_difference(problem: Problem) -> float | None:
     """Largest |golden - float64 SDPA| over all elements; None where SDPA cannot say."""
     if not expressible_by_sdpa(problem.case):
@@ -101,6 +110,7 @@ def answer_case(case: DecodeCase, device: str, progress: Progress) -> Answer:
         device,
         golden_difference(problem),
         judgements,
+        known_by_path(problem, device),
         tuple(unexpected_verdicts(judgements)),
     )
 
@@ -112,7 +122,14 @@ def answer_report(case: DecodeCase, device: str, progress: Progress) -> Answer:
     by_path = {j.path: j for j in judgements}
     unexpected = unexpected_verdicts(judgements)
     if by_path[FULL].output is None or by_path[REPORTED].output is None:
-        return Answer(case, device, golden_difference(problem), judgements, tuple(unexpected))
+        return Answer(
+            case,
+            device,
+            golden_difference(problem),
+            judgements,
+            known_by_path(problem, device),
+            tuple(unexpected),
+        )
     progress("the report's figures over seeds")
     figures = report_figures(case, device)
     if case == REPORT_CASE.replace(seed=case.seed, mode=case.mode):
@@ -134,6 +151,7 @@ def answer_report(case: DecodeCase, device: str, progress: Progress) -> Answer:
         device,
         golden_difference(problem),
         judgements,
+        known_by_path(problem, device),
         tuple(unexpected),
         figures,
         explain(problem, by_path, first_value),

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from harness import cli
+from harness.case import CaseError
+from harness.kept import load_all
 
 SMALL = "S=40,pos=9,H=2,D=16"
 
@@ -43,6 +45,11 @@ def run(*arguments: str) -> int:
         (["repro", SMALL, "--script", "."], "is a directory"),
         (["repro", "S=40,pos=9,scale=1e9"], "a score reaches"),
         (["repro", "--no-such-option"], "unrecognized arguments"),
+        (["keep", "Name", SMALL, "--source", "x"], "name: 'Name'"),
+        (["keep", "name", SMALL, "--source", " "], "source: is empty"),
+        (["keep", "name", SMALL], "required: --source"),
+        (["keep", "name", SMALL, "--source", "x", "--path", "no"], "--path: 'no' is not one of"),
+        (["keep", "last-slot", SMALL, "--source", "x"], "is there already"),
         ([], "required: command"),
     ],
 )
@@ -121,3 +128,40 @@ def test_importing_the_package_imports_no_torch() -> None:
     """A test plugin must not pay for torch before a test needs it."""
     code = "import sys, harness; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_kept_case_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keep writes is what the tests load; without the folder it is an error."""
+    monkeypatch.chdir(tmp_path)
+    command = ["keep", "edge", SMALL, "--source", "a run", "--path", "full-cache"]
+    assert run(*command) == cli.USAGE
+    (tmp_path / "fixtures" / "cases").mkdir(parents=True)
+    assert run(*command) == cli.OK
+    (kept,) = load_all(tmp_path / "fixtures" / "cases")
+    assert (kept.name, str(kept.case), kept.source, kept.path) == (
+        "edge",
+        SMALL,
+        "a run",
+        "full-cache",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "a.json: Expecting"),
+        ("[]", "is not a JSON object"),
+        ('{"source": "x"}', "case: missing"),
+        ('{"case": {}, "source": "x", "colour": 1}', "unknown field 'colour'"),
+        ('{"case": {"cache_len": 1}, "source": "x"}', "input_pos (pos): missing"),
+    ],
+)
+def test_a_bad_kept_case_names_the_file_and_the_field(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    """Strict loading."""
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(CaseError) as caught:
+        list(load_all(tmp_path))
+    assert "a.json" in str(caught.value)
+    assert message in str(caught.value)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from harness import compile as compile_module
 from harness.case import DecodeCase
@@ -71,3 +72,38 @@ def test_compiled_flex_attention_is_one_graph_for_all_positions() -> None:
         judgement = judge(path, Problem.of(at))
         assert judgement.verdict is Verdict.OK, judgement.findings
     assert path.graphs(case) == 1
+
+
+def _attend(query: torch.Tensor, cache: torch.Tensor, block_mask: BlockMask) -> torch.Tensor:
+    return flex_attention(query, cache, cache, block_mask=block_mask)
+
+
+def _step(kind: str, position: int) -> tuple[torch.Tensor, torch.Tensor, BlockMask]:
+    """A decode step whose mask holds its position as an int or a tensor, or whose cache is cut."""
+    length = position + 1 if kind == "sliced" else 300
+    offset = position if kind == "int" else torch.tensor(position)
+
+    def causal(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+        return kv <= q + offset
+
+    mask = create_block_mask(causal, B=None, H=None, Q_LEN=1, KV_LEN=length, device="cpu")
+    return torch.ones(1, 1, 1, 16), torch.ones(1, 1, 300, 16)[:, :, :length], mask
+
+
+@pytest.mark.parametrize(("kind", "graphs"), [("int", 12), ("tensor", 1), ("sliced", 12)])
+def test_graphs_over_positions(kind: str, graphs: int) -> None:
+    """A position in a tensor is one graph; as an int, or as a slice's length, one graph each."""
+    compiled = Compiled(_attend, dynamic=False, backend="eager", recompile_limit=12)
+    for position in range(120, 132):
+        compiled(*_step(kind, position))
+    assert compiled.graphs == graphs
+
+
+@pytest.mark.parametrize("kind", ["int", "sliced"])
+def test_the_ninth_position_does_not_fall_back_to_eager(kind: str) -> None:
+    """torch's own limit is 8 graphs; here the next one raises."""
+    compiled = Compiled(_attend, dynamic=False, backend="eager")
+    for position in range(120, 128):
+        compiled(*_step(kind, position))
+    with pytest.raises(FailOnRecompileLimitHit):
+        compiled(*_step(kind, 128))
