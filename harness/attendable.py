@@ -1,7 +1,8 @@
 """Which slots a query may attend, from the position arithmetic alone.
 
-The rule that everything is judged by. ``harness.masks`` states the same rule again for
-FlexAttention, on purpose and nowhere else: a mistake in either shows as a disagreement.
+The rule that everything is judged by. What is judged states it again, ``harness.masks`` for
+FlexAttention and ``harness.block_table`` for the fixed path, on purpose: a mistake in either shows
+as a disagreement.
 """
 
 from __future__ import annotations
