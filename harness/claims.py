@@ -12,7 +12,7 @@ import torch
 from harness.case import DecodeCase
 from harness.compile import Compiled
 from harness.error import Error
-from harness.inputs import make_inputs
+from harness.inputs import Inputs, make_inputs
 from harness.masks import fresh_block_mask, mask_mod
 from harness.paths import PATHS, Path, Result
 from harness.verdict import Finding, Judgement, Problem, Verdict, attempt, errors_of
@@ -56,7 +56,7 @@ def claims(
     )
     yield _uninitialised(problem, full, unmasked, device)
     progress("time against position")
-    yield _wasted(problem, device)
+    yield wasted(problem, device)
     progress("positions to the end of the cache")
     yield _longer(case, device)
     sliced = by_path[SLICED]
@@ -126,7 +126,8 @@ def _attention_seconds(path: Path, case: DecodeCase, device: str) -> float:
         return median_seconds(lambda: function(**call.arguments), device)
 
 
-def _wasted(problem: Problem, device: str) -> Claim:
+def wasted(problem: Problem, device: str) -> Claim:
+    """Whether computation is wasted on slots that nobody attends: by eager, by compiled kernels."""
     case = problem.case
     inputs = problem.inputs
     mask = fresh_block_mask(inputs, mask_mod(inputs), case.cache_len)
@@ -149,11 +150,21 @@ def _wasted(problem: Problem, device: str) -> Claim:
             f"{times}: eager computes every score, then masks. Compiled kernels visit only listed"
             f" blocks, and {table}",
         )
+    unread = ignores_nan_from(listed * case.block_size[1], inputs.to(device))
     return Claim(
         "full cache wastes computation on invalid positions",
-        "false when compiled" if here < end or listed == blocks else "true",
-        f"{times}: {table}, and the kernel visits no other",
+        "false when compiled" if unread else "true",
+        f"{times}: {table}, and NaN in all others "
+        + ("changes no bit: the kernel does not read them" if unread else "comes through"),
     )
+
+
+def ignores_nan_from(slot: int, inputs: Inputs) -> bool:
+    """Whether NaN in every key and value from a slot on leaves the full cache's output as it is."""
+    poisoned = inputs.clone()
+    for cache in (poisoned.key_cache, poisoned.value_cache):
+        cache[:, :, slot:] = torch.nan
+    return torch.equal(PATHS[FULL](inputs).output, PATHS[FULL](poisoned).output)
 
 
 def sweep_positions(case: DecodeCase) -> list[int]:

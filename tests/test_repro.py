@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 
+from harness.case import DecodeCase
+from harness.claims import ignores_nan_from, wasted
 from harness.inputs import make_inputs
 from harness.report import render, to_json
 from harness.repro import REPORT_CASE, Answer, answer_report
+from harness.verdict import Problem
 
 
 def quiet(text: str) -> None:
@@ -89,6 +92,17 @@ def test_the_answer_reads_on_a_terminal_and_as_json(answer: Answer) -> None:
     document = json.loads(to_json(answer))
     assert document["expected"] is True
     assert {p["path"]: p["verdict"] for p in document["paths"]} == verdicts(answer)
+
+
+@pytest.mark.compiles
+def test_the_compiled_full_cache_reads_listed_blocks_alone() -> None:
+    """NaN in every other block changes no bit; in eager, and in the listed block, it would."""
+    compiled = Problem.of(DecodeCase.from_text("S=300,pos=100,H=2,D=32,mode=compiled"))
+    assert wasted(compiled, "cpu").verdict == "false when compiled"
+    assert ignores_nan_from(128, compiled.inputs)
+    assert not ignores_nan_from(101, compiled.inputs)
+    eager = Problem.of(compiled.case.replace(mode="eager"))
+    assert not ignores_nan_from(128, eager.inputs)
 
 
 def test_at_position_0_both_sides_are_right() -> None:
