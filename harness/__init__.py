@@ -9,16 +9,21 @@ Data flows one way:
 ``attendable``  which slots a query may attend, from the position arithmetic alone
 ``inputs``      the tensors of a case, the same bits on every device
 ``masks``       mask_mods, score_mods and block masks that the paths hand to FlexAttention
-``paths``       the implementations under test, by name
+``paths``       the implementations under test, by name; ``calls`` is what they do
 ``decode``      the fixed path: static shapes, a ``block_table`` from the positions, ``kv_cache``
 ``compile``     the only caller of torch.compile; counts graphs, never falls back
 ``oracle``      float64 attention over the attendable slots, streamed; the judge of all paths
 ``budget``      the error that rounding alone can explain, elementwise
 ``error``       how far an output is from golden, and where
+``layouts``     how a cache lies in memory
+``junk``        junk in newly allocated memory
 ``verdict``     one word per path and case, with its evidence
+``relations``   what must come out if the inputs change like this
+``strategies``  Hypothesis draws cases; ``kept`` ones run first; ``known_failures`` are left out
 ``repro``       the report gpt-fast#233, run as written, or any case on all paths
 ``claims``      what becomes of each claim of that report
 ``script``      a standalone script for a case, stdlib and torch alone
+``testing``     an assertion that says how to see a failure again
 ``report``      text for a terminal
 ``cli``         ``python -m harness``
 

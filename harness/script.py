@@ -12,11 +12,12 @@ from collections.abc import Iterator
 
 from harness.attendable import tail
 from harness.budget import UNIT_ROUNDOFF, tiny
+from harness.calls import filled
 from harness.case import DecodeCase
 from harness.environment import environment, one_line
 from harness.fields import Spec
 from harness.inputs import LEVER, LOW, NEEDLE, POISON
-from harness.paths import PATHS, filled
+from harness.paths import PATHS
 from harness.repro import REPORT_URL
 
 # Position t of a query row is ``pos[b] + q``.

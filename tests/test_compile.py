@@ -3,11 +3,14 @@
 import pytest
 import torch
 from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
+from torch._inductor.utils import run_and_get_code
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from harness import compile as compile_module
 from harness.case import DecodeCase
 from harness.compile import Compiled, why_not
+from harness.inputs import make_inputs
+from harness.known_failures import split_decode
 from harness.paths import PATHS
 from harness.verdict import Problem, Verdict, judge
 
@@ -107,3 +110,24 @@ def test_the_ninth_position_does_not_fall_back_to_eager(kind: str) -> None:
         compiled(*_step(kind, position))
     with pytest.raises(FailOnRecompileLimitHit):
         compiled(*_step(kind, 128))
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    "text",
+    [
+        "S=512,pos=300,D=16,mode=compiled",
+        "S=511,pos=300,D=16,mode=compiled",
+        "S=512,B=2,pos=300,D=16,mode=compiled",
+        "S=512,pos=300,D=16,block=256,mode=compiled",
+        "S=512,pos=300,D=16,mode=compiled,dynamic=yes",
+    ],
+)
+def test_which_kernel_runs_is_known(text: str) -> None:
+    """Split-KV decoding or the general kernel, told from the code that was generated."""
+    case = DecodeCase.from_text(text)
+    call = PATHS["full-cache"].prepare(make_inputs(case))
+    compiled = Compiled(call.function, dynamic=case.dynamic)
+    with torch.no_grad():
+        _, sources = run_and_get_code(compiled, **call.arguments)
+    assert ("num_partitions" in "".join(sources)) == split_decode(case)

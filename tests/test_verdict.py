@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from harness.calls import Call
 from harness.case import DecodeCase
 from harness.inputs import Inputs
-from harness.paths import PATHS, Call, Path, Result
+from harness.paths import PATHS, Path, Result
 from harness.verdict import Problem, Verdict, judge
 from tests.support import altered, times
 
