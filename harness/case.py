@@ -40,6 +40,11 @@ class CaseError(ValueError):
     """A case that cannot be: the message names the field and what is allowed."""
 
 
+class InvalidCase(ValueError):
+    """A case that no implementation can be held to: its golden leaves the output dtype's range,
+    or a score reaches 1e4."""
+
+
 def _field(key: str, kind: Kind, help: str, **default: Any) -> Any:
     return field(metadata={"key": key, "kind": kind, "help": help}, **default)
 

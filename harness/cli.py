@@ -13,11 +13,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
-from harness.case import DTYPES, CaseError, DecodeCase
+from harness.case import DTYPES, CaseError, DecodeCase, InvalidCase
 from harness.files import UnwritableFile, check_writable, write_atomically
-from harness.oracle import InvalidCase
 
 OK, NOT_OK, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -29,8 +26,10 @@ class UsageError(ValueError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code."""
     arguments = _parser().parse_args(argv)
-    # flex_attention warns at every eager call that it is not compiled; here that is on purpose.
-    warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+    # flex_attention warns that it is called eagerly, which is on purpose here; torch, when it is
+    # imported, that there is no NumPy, which nothing here needs.
+    for message in ("flex_attention called without torch.compile", "Failed to initialize NumPy"):
+        warnings.filterwarnings("ignore", message=message)
     try:
         return arguments.run(arguments)
     except (UsageError, CaseError, InvalidCase, UnwritableFile) as error:
@@ -85,6 +84,8 @@ def device_or_error(name: str) -> str:
     Raises:
         UsageError: for an unknown device or CUDA without CUDA.
     """
+    import torch
+
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -16,17 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attendable import attendable
-from harness.case import DecodeCase
+from harness.case import DecodeCase, InvalidCase
 from harness.inputs import Inputs
 
 CHUNK_ELEMENTS = 2**21
 MIN_CHUNK = 16
 MAX_SCORE = 1e4
-
-
-class InvalidCase(ValueError):
-    """A case that no implementation can be held to: its golden leaves the output dtype's range,
-    or a score reaches 1e4."""
 
 
 @dataclass(frozen=True)

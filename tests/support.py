@@ -10,10 +10,9 @@ from hypothesis import event, reject
 from torch import Tensor
 
 from harness.calls import Call
-from harness.case import DecodeCase
+from harness.case import DecodeCase, InvalidCase
 from harness.inputs import Inputs
 from harness.known_failures import known_failure
-from harness.oracle import InvalidCase
 from harness.paths import PATHS, Path, Result
 from harness.relations import Related, violations
 from harness.strategies import fit

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from harness import oracle
 from harness.attendable import attendable, tail
 from harness.budget import Precision, budget
-from harness.case import DecodeCase
+from harness.case import DecodeCase, InvalidCase
 from harness.error import measure
 from harness.inputs import Inputs, make_inputs
-from harness.oracle import InvalidCase, additive_bias, golden, second_opinion
+from harness.oracle import additive_bias, golden, second_opinion
 
 FLOAT64 = Precision(*["float64"] * 5)
 CASES = [
