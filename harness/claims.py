@@ -119,11 +119,9 @@ def median_seconds(call: Callable[[], object], device: str, repeats: int = 7) ->
 
 
 def _attention_seconds(path: Path, case: DecodeCase, device: str) -> float:
-    inputs = make_inputs(case).to(device)
-    call = path.prepare(inputs)
-    function = path.compiled(case, call.function) if case.mode != "eager" else call.function
+    call = path.bound(make_inputs(case).to(device))
     with torch.no_grad():
-        return median_seconds(lambda: function(**call.arguments), device)
+        return median_seconds(call, device)
 
 
 def wasted(problem: Problem, device: str) -> Claim:

@@ -7,6 +7,7 @@ and how it rounds; the harness holds it to all of that.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,13 +70,18 @@ class Path:
         compiled = _COMPILED.get((self.name, case.geometry))
         return compiled.graphs if compiled else 0
 
-    def __call__(self, inputs: Inputs) -> Result:
+    def bound(self, inputs: Inputs) -> Callable[[], Any]:
+        """The prepared call, eager or compiled, without arguments left."""
         call = self.prepare(inputs)
         function = call.function
         if inputs.case.mode != "eager":
             function = self.compiled(inputs.case, function)
+        return functools.partial(function, **call.arguments)
+
+    def __call__(self, inputs: Inputs) -> Result:
+        call = self.bound(inputs)
         with torch.no_grad():
-            result = function(**call.arguments)
+            result = call()
         return Result(*result) if isinstance(result, tuple) else Result(result)
 
 

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from harness.budget import Budget, budget
 from harness.case import DecodeCase
-from harness.error import measure
 from harness.inputs import POISON, Inputs, free_slots
 from harness.layouts import store
 from harness.paths import Path, Result
-from harness.verdict import Finding, Problem, beyond_budget
+from harness.verdict import Finding, Problem, beyond_budget, compare
 
 
 def _everything(x: Tensor) -> Tensor:
@@ -146,21 +145,12 @@ def violations(path: Path, problem: Problem, *relateds: Related) -> list[Finding
             pick(first_bound.output) * related.factor + second_bound.output,
             pick(first_bound.logsumexp) + second_bound.logsumexp,
         )
-        found += _beyond("the related call's", second, wanted, total)
+        errors = compare(second, wanted, total).items()
+        found += beyond_budget({f"the related call's {part}": error for part, error in errors})
     return found
 
 
 def _run(path: Path, problem: Problem) -> tuple[Result, Budget, list[Finding]]:
     gold = problem.golden
     result, bound = path(problem.inputs), budget(problem.inputs, gold, path.precision)
-    found = _beyond("", result, Result(gold.output, gold.logsumexp), bound)
-    return result, bound, found
-
-
-def _beyond(name: str, result: Result, wanted: Result, bound: Budget) -> list[Finding]:
-    errors = {f"{name} output".strip(): measure(result.output, wanted.output, bound.output)}
-    if result.logsumexp is not None and wanted.logsumexp is not None:
-        errors[f"{name} logsumexp".strip()] = measure(
-            result.logsumexp, wanted.logsumexp, bound.logsumexp
-        )
-    return beyond_budget(errors)
+    return result, bound, beyond_budget(compare(result, gold, bound))

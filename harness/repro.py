@@ -52,7 +52,7 @@ class Figure:
 @dataclass(frozen=True)
 class Answer:
     """What a run found. ``known_failures`` names, by path, the upstream failure that may show on
-    the case (FINDINGS.md); ``unexpected`` lists each way in which it is not the recorded one."""
+    the case (FINDINGS.md); ``unexpected`` says how the outcome differs from the recorded."""
 
     case: DecodeCase
     device: str

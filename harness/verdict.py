@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.attendable import tail
-from harness.budget import budget
+from harness.budget import Budget, budget
 from harness.case import DecodeCase
 from harness.error import Error, measure
 from harness.inputs import Inputs, make_inputs
@@ -111,8 +111,9 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     case = problem.case
     if reason := path.unsupported(case, device):
         return Judgement(path.name, case, device, (Finding(Verdict.UNSUPPORTED, reason),))
-    inputs = problem.inputs.to(device)
-    before = inputs.clone()
+    before = problem.inputs.to(device)
+    # A copy: on the CPU a path that writes into its inputs would change the problem for the others.
+    inputs = before.clone()
     result = attempt(path, inputs)
     if isinstance(result, Finding):
         return Judgement(path.name, case, device, (result,))
@@ -154,10 +155,15 @@ def errors_of(path: Path, problem: Problem, result: Result) -> dict[str, Error]:
     """The errors of the output and, where there is one, of the logsumexp, in natural base."""
     gold, on_gpu = problem.golden, result.output.is_cuda
     bound = budget(problem.inputs, gold, path.precision, tensor_cores=on_gpu)
-    errors = {"output": measure(result.output.cpu(), gold.output, bound.output)}
-    if result.logsumexp is not None:
+    return compare(result, gold, bound)
+
+
+def compare(result: Result, wanted: Golden | Result, bound: Budget) -> dict[str, Error]:
+    """The errors of a result against another, on the CPU, in units of ``bound``."""
+    errors = {"output": measure(result.output.cpu(), wanted.output, bound.output)}
+    if result.logsumexp is not None and wanted.logsumexp is not None:
         actual = result.logsumexp.cpu()
-        errors["logsumexp"] = measure(actual, gold.logsumexp, bound.logsumexp)
+        errors["logsumexp"] = measure(actual, wanted.logsumexp, bound.logsumexp)
     return errors
 
 
@@ -225,7 +231,7 @@ def leaks(path: Path, problem: Problem, result: Result, device: str) -> list[Fin
 
 def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
     """A finding where a second run, with junk in newly allocated memory, changes a bit."""
-    inputs = problem.inputs.to(device)
+    inputs = problem.inputs.to(device).clone()
     with junk_memory(device):
         second = attempt(path, inputs)
     return _differs(

@@ -41,16 +41,8 @@ DYNAMIC = [
     "S=700,pos=0/0,H=4,Hkv=2,dtype=bf16,mask=window:64,dynamic=yes",
     "S=300,pos=0/0,H=2,Q=5,D=32,score=softcap:20,layout=bshd,dynamic=yes",
 ]
-POOL = [
-    DecodeCase.from_text(
-        f"{text.removesuffix(',dynamic=yes')},mode=compiled"
-        + (",dynamic=yes" if text in DYNAMIC else "")
-    )
-    for text in (*SPLIT, *GENERAL, *DYNAMIC)
-]
+POOL = [DecodeCase.from_text(f"{text},mode=compiled") for text in (*SPLIT, *GENERAL, *DYNAMIC)]
 COMPILED_PATHS = ("full-cache", "fixed", "fixed-packed", "sdpa-full")
-
-
 RUNS = [
     pytest.param(path, geometry, id=f"{path}-{geometry}")
     for geometry in POOL

@@ -163,3 +163,10 @@ def test_each_sound_path_supports_some_of_those_cases() -> None:
             judge(PATHS[name], Problem.of(DecodeCase.from_text("S=20,pos=9,H=2,Hkv=1"))).verdict
             == "OK"
         )
+
+
+def test_a_path_that_writes_into_its_inputs_leaves_the_problem_to_the_others() -> None:
+    """The next path is judged on the case as it was drawn."""
+    before = PROBLEM.inputs.clone()
+    assert judge(FAULTS[Verdict.MUTATED], PROBLEM).verdict is Verdict.MUTATED
+    assert all(torch.equal(t, before.tensors[n]) for n, t in PROBLEM.inputs.tensors.items())
