@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from harness.case import DTYPES, LAYOUTS, NONFINITE_TAILS, TAILS, DecodeCase
@@ -189,6 +190,28 @@ def decode_cases(
             input_pos=tuple(-1 if b == spare else p for b, p in enumerate(case.input_pos))
         )
     return case
+
+
+def drawn_cases(
+    count: int, run: int = 0, cases: st.SearchStrategy[DecodeCase] | None = None
+) -> list[DecodeCase]:
+    """The first ``count`` cases that Hypothesis draws with this seed; the same in every run."""
+    drawn: list[DecodeCase] = []
+
+    @seed(run)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=decode_cases() if cases is None else cases)
+    def collect(case: DecodeCase) -> None:
+        drawn.append(case)
+
+    collect()
+    return drawn
 
 
 def fit(case: DecodeCase, path: Path, **fixed: Any) -> DecodeCase:
