@@ -115,13 +115,20 @@ class Attention:
         """A copy with another mask, in live sequences."""
         return self.but(allowed=allowed & self.live)
 
-    def weigh(self) -> Weights:
-        """Weights ``[B, H, Q, S]`` and logsumexp ``[B, H, Q]``."""
-        return self.normalise(self, self.scores(self))
+    def take_heads(self, heads: list[int]) -> Attention:
+        """A copy with some of the query heads."""
+        allowed = self.allowed if self.allowed.size(1) == 1 else self.allowed[:, heads]
+        return self.but(
+            query=self.query[:, heads],
+            key=self.key[:, heads],
+            value=self.value[:, heads],
+            allowed=allowed,
+            score_head=self.score_head[heads],
+        )
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Output ``[B, H, Q, Dv]`` and logsumexp, in the arithmetic's precision."""
-        weights, logsumexp = self.weigh()
+        weights, logsumexp = self.normalise(self, self.scores(self))
         return self.combine(self, weights), logsumexp
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from harness import contract
 from harness.case import DecodeCase, InvalidCase
-from harness.faults import FAULTS, Fault, Kind
+from harness.faults import Fault, Kind
 from harness.mutants import MODEL, Scope, mutant, scopes
 from harness.paths import PATHS, Path
-from harness.strategies import fit
+from harness.strategies import drawn_cases, fit
 from harness.verdict import Problem, judge
 
-GOAL = 25
+SOUND_EXAMPLES = 100
 
 Progress = Callable[[str], None]
 
@@ -35,20 +35,61 @@ class Cell:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """All cells, and what sound paths were accused of on the same cases and contract."""
+
+    cells: list[Cell]
+    max_examples: int
+    seconds: float
+    sound_verdicts: int
+    false_alarms: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every mutant was caught and no sound path accused."""
+        return all(c.killed_by for c in self.cells) and not self.false_alarms
+
+    @property
+    def median_examples(self) -> float:
+        """Examples until output faults were caught, at the median; a living one counts as all."""
+        counts = [c.examples for c in self.cells if c.kind is Kind.OUTPUT]
+        return statistics.median(counts) if counts else 0.0
+
+
+def measure_power(
+    faults: Sequence[Fault],
+    dtypes: Sequence[str],
+    max_examples: int,
+    seed: int,
+    progress: Progress,
+) -> Matrix:
+    """The kill matrix on drawn cases, and the sound paths on the first of them."""
+    start = time.monotonic()
+    cases = drawn_cases(max_examples, seed)
+    cells = kill_matrix(faults, dtypes, cases, progress)
+    alarms, count = [], 0
+    for dtype in dtypes:
+        progress(f"{dtype}: sound paths")
+        for problem in _problems(cases[:SOUND_EXAMPLES], dtype):
+            judgement = judge(MODEL, problem)
+            count += 1
+            if not judgement.verdict.passes:
+                alarms.append(f"{MODEL.name} is {judgement.verdicts} on {problem.case}")
+    for path in PATHS.values():
+        if not path.exhibit and path.unsupported(contract.CASE, "cpu") is None:
+            count += 1
+            broken = contract.broken(path)
+            alarms += [f"{path.name} breaks {c}: {f.evidence}" for c, f in broken.items()]
+    return Matrix(cells, max_examples, time.monotonic() - start, count, alarms)
+
+
 def _problems(cases: Iterable[DecodeCase], dtype: str) -> Iterator[Problem]:
     for case in cases:
         try:
             yield Problem.of(fit(case, MODEL, dtype=dtype))
         except InvalidCase:
             continue
-
-
-def sound_verdicts(cases: Sequence[DecodeCase], dtype: str) -> Iterator[tuple[str, DecodeCase]]:
-    """Cases on which the dense model without a fault is not OK: there should be none."""
-    for problem in _problems(cases, dtype):
-        judgement = judge(MODEL, problem)
-        if not judgement.verdict.passes:
-            yield f"{judgement.verdict}: {judgement.findings[0].evidence}", problem.case
 
 
 def kill_matrix(
@@ -91,24 +132,3 @@ def _against_contract(cell: Cell, path: Path) -> None:
     cell.seconds = time.perf_counter() - start
     cell.examples = 1
     cell.killed_by = next(iter(found), None)
-
-
-def contract_of_sound_paths() -> dict[str, str]:
-    """What the sound paths break of the contract, as text by path: there should be none."""
-    found = {}
-    for path in PATHS.values():
-        if not path.exhibit and path.unsupported(contract.CASE, "cpu") is None:
-            for check, finding in contract.broken(path).items():
-                found[path.name] = f"{check}: {finding.evidence}"
-    return found
-
-
-def median_examples(cells: Iterable[Cell]) -> float:
-    """Examples until output faults were caught, at the median; inf for one that lives."""
-    counts = [c.examples if c.killed_by else float("inf") for c in cells if c.kind is Kind.OUTPUT]
-    return statistics.median(counts) if counts else 0.0
-
-
-def all_faults() -> list[Fault]:
-    """Every fault model, by number."""
-    return list(FAULTS.values())

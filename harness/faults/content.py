@@ -64,12 +64,13 @@ def leftover_block(a: Attention) -> Attention | None:
     "flash-attention#1745, #1395; Wan2GP PR#1628",
 )
 def nonfinite_tail_leaks(a: Attention) -> Attention | None:
-    spoilt = ~(a.key.isfinite().all(-1) & a.value.isfinite().all(-1)).all(-1)
-    if not spoilt.any():
+    if a.key.isfinite().all() and a.value.isfinite().all():
         return None
 
     def combine(inner: Attention, weights: Tensor) -> Tensor:
-        return a.combine(inner, weights).masked_fill(spoilt[..., None, None], math.nan)
+        finite = inner.key.isfinite().all(-1) & inner.value.isfinite().all(-1)
+        leaks = ~finite.all(-1)[..., None, None]
+        return a.combine(inner, weights).masked_fill(leaks, math.nan)
 
     return a.but(combine=combine)
 
