@@ -37,6 +37,7 @@ class Tally:
     budgets of output and logsumexp, with the case."""
 
     verdicts: int = 0
+    cases: set[DecodeCase] = field(default_factory=set)
     alarms: list[Judgement] = field(default_factory=list)
     worst: dict[tuple[str, str], tuple[float, float, DecodeCase]] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -44,6 +45,7 @@ class Tally:
     def add(self, judgement: Judgement) -> None:
         """Count one."""
         self.verdicts += 1
+        self.cases.add(judgement.case)
         key = (judgement.path, judgement.case.dtype)
         self.counts[key] += 1
         if not judgement.verdict.passes:
@@ -87,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name:21} {dtype:9} {count:5} verdicts, worst utilisation {worst}: {case}")
     for alarm in found.alarms:
         print(f"ALARM {alarm.path} {alarm.verdicts} {alarm.case}: {alarm.findings[0].evidence}")
-    print(f"{found.verdicts} verdicts in {seconds:.0f} s: {len(found.alarms)} alarms")
+    drawn = f"{found.verdicts} verdicts on {len(found.cases)} different cases"
+    print(f"{drawn} in {seconds:.0f} s: {len(found.alarms)} alarms")
     return 1 if found.alarms else 0
 
 

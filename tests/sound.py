@@ -194,13 +194,23 @@ def to_tf32(x: Tensor) -> Tensor:
     return torch.where(nearest.isfinite(), nearest, cut)
 
 
-def tf32(a: Attention) -> Result:
-    """Both products take operands rounded to TF32, as tensor cores do with float32."""
-    product = to_tf32(a.query) @ to_tf32(a.key).mT
-    s = _masked(a, score_mods(a, product * a.scale))
-    highest = s.amax(-1, keepdim=True)
-    p = torch.exp(s - _shift(highest))
-    return _finish(highest, p.sum(-1, keepdim=True), to_tf32(p) @ to_tf32(a.value))
+def tf32(*, normalised: bool) -> Callable[[Attention], Result]:
+    """Both products take operands rounded to TF32, as tensor cores do with float32; the second
+    one's are the weights, or the exponentials before they are normalised."""
+
+    def run(a: Attention) -> Result:
+        product = to_tf32(a.query) @ to_tf32(a.key).mT
+        s = _masked(a, score_mods(a, product * a.scale))
+        highest = s.amax(-1, keepdim=True)
+        p = torch.exp(s - _shift(highest))
+        total = p.sum(-1, keepdim=True)
+        if normalised:
+            p = p / total.masked_fill(total == 0, 1.0)
+        weighted = to_tf32(p) @ to_tf32(a.value)
+        output, logsumexp = _finish(highest, total, weighted)
+        return weighted if normalised else output, logsumexp
+
+    return run
 
 
 def _path(name: str, run: Callable[[Attention], Result], precision: Precision) -> Path:
@@ -216,6 +226,8 @@ def _path(name: str, run: Callable[[Attention], Result], precision: Precision) -
 
 # Weights stay float32 unless an implementation rounds them: its budget is to be the tight one.
 _FLOAT32 = Precision(weight="float32")
+# In the second product both operands are rounded, weights and values: each has to be declared.
+_TF32 = Precision(operand="tf32", weight="tf32")
 
 SOUND: dict[str, Path] = {
     path.name: path
@@ -233,6 +245,7 @@ SOUND: dict[str, Path] = {
         _path("pairwise", ordered(_in_pairs), _FLOAT32),
         _path("rounded-weights", rounded_weights, Precision()),
         _path("rounded-exponentials", rounded_exponentials, Precision()),
-        _path("tf32", tf32, Precision(operand="tf32")),
+        _path("tf32-weights", tf32(normalised=True), _TF32),
+        _path("tf32-exponentials", tf32(normalised=False), _TF32),
     )
 }

@@ -67,15 +67,22 @@ def test_rounded_weights_need_their_declaration(name: str, dtype: str) -> None:
     assert max(beyond) > 1
 
 
-def test_tf32_products_need_their_declaration() -> None:
+@pytest.mark.parametrize("name", ["tf32-weights", "tf32-exponentials"])
+def test_tf32_products_need_their_declaration(name: str) -> None:
     """Declared as float32, TF32 operands would be an alarm."""
     problem = Problem.of(DecodeCase.from_text("S=64,pos=50,H=2,D=32"))
-    error = measure(
-        SOUND["tf32"](problem.inputs).output,
-        problem.golden.output,
-        budget(problem.inputs, problem.golden).output,
-    )
-    assert error.utilisation > 1
+    exact = budget(problem.inputs, problem.golden)
+    actual = SOUND[name](problem.inputs).output
+    assert measure(actual, problem.golden.output, exact.output).utilisation > 1
+
+
+@pytest.mark.parametrize("seed", [0, 9])
+def test_tf32_weights_have_to_be_declared_beside_the_operands(seed: int) -> None:
+    """With query 0 the scores have no error to hide in: three weights of 1/3 and their values are
+    both rounded to TF32."""
+    case = DecodeCase.from_text(f"S=3,pos=2,H=4,D=1,Dv=256,probe=uniform,seed={seed}")
+    problem = Problem.of(case)
+    assert judge(SOUND["tf32-weights"], problem).verdict.passes
 
 
 def test_tf32_keeps_ten_bits_and_finite_values_finite() -> None:
