@@ -1,21 +1,19 @@
 """Power: every planted fault is caught, and no sound path is accused."""
 
-import dataclasses
+import functools
 import statistics
 from collections.abc import Iterator
 
 import pytest
-import torch
 import torch.nn.attention.flex_attention as flex_module
 from hypothesis import settings
 
 from harness import contract
-from harness.attention import Attention
 from harness.case import DTYPES, DecodeCase, InvalidCase
 from harness.diagnosis import diagnose
 from harness.faults import FAULTS, Fault, Kind
 from harness.kill import kill_matrix, measure_power
-from harness.mutants import MODEL, Scope, mutant, scopes
+from harness.mutants import MODEL, Scope, mutant
 from harness.paths import PATHS, Path
 from harness.strategies import drawn_cases, fit
 from harness.verdict import Problem, Verdict, judge
@@ -32,6 +30,12 @@ def untraced() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flex_module, SWITCH, True)
         yield
+
+
+@functools.cache
+def cases(count: int, run: int) -> list[DecodeCase]:
+    """Drawn once for all tests here."""
+    return drawn_cases(count, run)
 
 
 def quiet(text: str) -> None:
@@ -54,7 +58,7 @@ def test_every_mutant_is_killed(dtype: str) -> None:
     else:
         # A third of the faults each dtype, in turn: all of them every day, once.
         chosen = list(FAULTS.values())[DTYPES.index(dtype) :: len(DTYPES)]
-        cells = kill_matrix(chosen, [dtype], drawn_cases(EXAMPLES), quiet, (Scope.ALL, Scope.HEAD))
+        cells = kill_matrix(chosen, [dtype], cases(EXAMPLES, 0), quiet, (Scope.ALL, Scope.HEAD))
     assert [f"{c.fault}@{c.scope}" for c in cells if c.killed_by is None] == []
     assert statistics.median(c.examples for c in cells if c.kind is Kind.OUTPUT) <= GOAL
 
@@ -62,7 +66,7 @@ def test_every_mutant_is_killed(dtype: str) -> None:
 def test_the_sound_model_is_never_accused() -> None:
     """The matrix means nothing if its path without a fault fails too."""
     for dtype in DTYPES:
-        for case in drawn_cases(settings().max_examples, 7):
+        for case in cases(settings().max_examples, 7):
             try:
                 problem = Problem.of(fit(case, MODEL, dtype=dtype))
             except InvalidCase:
@@ -107,7 +111,7 @@ def test_a_fault_in_one_head_leaves_all_other_rows_alone() -> None:
 
 def drawn_failure(path: Path, dtype: str) -> Problem | None:
     """The first drawn case on which a path fails."""
-    for case in drawn_cases(EXAMPLES):
+    for case in cases(EXAMPLES, 0):
         try:
             problem = Problem.of(fit(case, MODEL, dtype=dtype))
         except InvalidCase:
@@ -125,16 +129,18 @@ def diagnosed(fault: Fault, scope: Scope, dtype: str) -> tuple[str, ...]:
     path = mutant(fault, scope)
     problem = drawn_failure(path, dtype)
     assert problem is not None
-    further = [fit(case, MODEL, dtype=dtype) for case in drawn_cases(60, 1)]
+    further = [fit(case, MODEL, dtype=dtype) for case in cases(200, 1)]
     return diagnose(path, problem, "cpu", further).names
 
 
-def test_mutants_get_their_own_name_and_none_a_false_one() -> None:
-    """At least 9 of 10 their own or that of their class; by day in float32 and in all rows."""
+@pytest.mark.parametrize("scope", list(Scope) if NIGHTLY else [Scope.ALL])
+@pytest.mark.parametrize("dtype", DTYPES if NIGHTLY else ["float32"])
+def test_mutants_get_their_own_name_and_none_a_false_one(dtype: str, scope: Scope) -> None:
+    """At least 9 of 10 their own or that of their class."""
     named, false = 0, []
-    for fault in DIAGNOSED if NIGHTLY else DIAGNOSED[::3]:
-        names = diagnosed(fault, Scope.ALL, "float32")
+    for fault in DIAGNOSED:
+        names = diagnosed(fault, scope, dtype)
         named += fault.name in names
         false += [(fault.name, names)] if names and fault.name not in names else []
     assert false == []
-    assert named >= 0.9 * len(DIAGNOSED if NIGHTLY else DIAGNOSED[::3])
+    assert named >= 0.9 * len(DIAGNOSED)
