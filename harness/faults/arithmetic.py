@@ -116,7 +116,7 @@ def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     "scores are rounded to bfloat16 before the softmax",
     "keep scores in float32",
     "pytorch#163588",
-    rounding={"score": "bfloat16"},
+    rounding={"weight": "bfloat16"},
 )
 def scores_rounded(a: Attention) -> Attention | None:
     return a.but(scores=lambda inner: _rounded(a.scores(inner), torch.bfloat16))

@@ -26,8 +26,8 @@ Change = Callable[[Attention], "Attention | None"]
 class Fault:
     """``change`` plants the fault in a sound call and gives None where the case cannot show it;
     a fault of state between calls has a ``path`` instead. ``number`` is its class among the fault
-    models, ``source`` the public report behind it. A fault of ``rounding``, whose order nobody
-    knows, has the fields of the Precision within which it stays."""
+    models, ``source`` the public report behind it. A fault of ``rounding`` has fields of
+    the Precision within which a path with it stays: a value near a tie may be rounded either way."""
 
     name: str
     number: int
