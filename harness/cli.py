@@ -7,14 +7,17 @@ Exit codes: 0 all right; 1 any verdict but OK or UNSUPPORTED; 2 usage, or nothin
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 import warnings
+import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.case import DTYPES, CaseError, DecodeCase, InvalidCase
-from harness.files import UnwritableFile, check_writable, write_atomically
+from harness.files import UnwritableFile, check_folder, check_writable, write_atomically
+from harness.recorded import RecordError, read_recorded
 
 OK, NOT_OK, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -32,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message=message)
     try:
         return arguments.run(arguments)
-    except (UsageError, CaseError, InvalidCase, UnwritableFile) as error:
+    except (UsageError, CaseError, InvalidCase, UnwritableFile, RecordError) as error:
         print(f"harness {arguments.command}: error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
@@ -75,6 +78,25 @@ def _parser() -> argparse.ArgumentParser:
     keep.add_argument("case", help="a case id")
     keep.add_argument("--source", required=True, help="where the case comes from")
     keep.add_argument("--path", default="", help="the decode path it speaks of (default: all)")
+    report = commands.add_parser(
+        "report",
+        help="figures of what was measured, as one HTML page",
+        description="Measure for a minute or two; write a self-contained page, PNGs and the data.",
+    )
+    report.set_defaults(run=_report)
+    report.add_argument("--out", type=Path, default=Path("report"), help="folder (default report)")
+    report.add_argument("--open", action="store_true", help="open the page in a browser")
+    report.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    report.add_argument(
+        "--from",
+        dest="files",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="recorded results to show in place of those in fixtures: a tolerance ledger, a kill"
+        " matrix, other projects' rules",
+    )
     return parser
 
 
@@ -172,3 +194,31 @@ def _repro(arguments: argparse.Namespace) -> int:
     if answer.nothing_judged:
         return USAGE
     return NOT_OK if answer.unexpected else OK
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    try:
+        from harness.publish import PAGE, publish, write_files
+    except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "PIL"):
+            raise
+        raise UsageError("needs matplotlib: pip install 'flexdecode-harness[report]'") from None
+    from harness.measured import Plan, compute
+
+    device = device_or_error(arguments.device)
+    check_folder(arguments.out)
+    recorded = read_recorded(arguments.files)
+    progress = progress_to_stderr()
+    figures = compute(Plan(), recorded, device, progress)
+    command = ["python", "-m", "harness", "report", "--device", device]
+    if arguments.files:
+        command += ["--from", *map(str, arguments.files)]
+    commands = [shlex.join(command), "python -m harness repro"]
+    # Only now is anything written: an interrupt before leaves the folder as it was.
+    write_files(arguments.out, publish(figures, device, commands, progress))
+    progress("done")
+    page = arguments.out / PAGE
+    print(page)
+    if arguments.open and not webbrowser.open(page.resolve().as_uri()):
+        print(f"no browser could be opened; open {page} yourself", file=sys.stderr)
+    return OK
