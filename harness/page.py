@@ -19,8 +19,7 @@ h1 { font-size: 1.6rem; line-height: 1.25; }
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 2.5rem 0 .5rem; }
 a { color: #0b4f8a; }
 figure { margin: 1rem 0 .5rem; }
-img { display: block; max-width: 100%; max-height: 95vh; width: auto; height: auto;
-  margin: 0 auto; }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 figcaption, .how { color: #444; font-size: .9rem; }
 .missing { border: 2px dashed #666; padding: 1rem; }
 .table { overflow-x: auto; }
@@ -29,8 +28,7 @@ th, td { border-bottom: 1px solid #ccc; padding: .25rem .6rem; text-align: right
 th:first-child, td:first-child { text-align: left; }
 summary { cursor: pointer; padding: .4rem 0; }
 pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }
-@media (max-width: 600px) { img { max-height: none; } }
-@media print { section { break-inside: avoid; } img { max-height: 20cm; } }
+@media print { section { break-inside: avoid; } img { max-height: 20cm; width: auto; } }
 """
 
 
