@@ -58,6 +58,7 @@ def _(figure: Finding) -> Caption:
         return f"{sum(sum(row[first:last]) for row in side.weights) / heads:.1%}"
 
     filled = figure.position + 1
+    alone = "slot 0 alone" if share(figure.reported, 0, 1) == "100.0%" else "other slots"
     seen = (
         f"The decode step's query sits at position {figure.position}, so it should attend slots 0"
         f" to {figure.position}. The report's sliced cache attends {attended(figure.reported)}"
@@ -65,7 +66,7 @@ def _(figure: Finding) -> Caption:
         f" the query's position, attends {attended(figure.full)}."
     )
     return Caption(
-        "The finding: the report's slice attends slot 0 alone",
+        f"The finding: the report's slice attends {alone}",
         seen,
         f"Weights read off the paths themselves on {figure.case}: where slot j holds the unit"
         " vector e_j as its value, the output is the attention weights.",
