@@ -13,23 +13,16 @@ from torch import Tensor
 from harness.case import DecodeCase
 
 
-def attendable(case: DecodeCase, sequence: int) -> Tensor:
-    """Bool ``[Q, S]``: whether query token ``i`` of ``sequence`` may attend slot ``j``.
+def visible(case: DecodeCase, t: Tensor, slots: Tensor) -> Tensor:
+    """Whether a query token at position ``t`` may attend slot ``j``; the two are broadcast.
 
-    With ``t = input_pos + i``, it may iff ``j <= t`` and, for
+    It may iff ``j <= t`` and, for
 
     - ``window:W``: ``j > t - W`` (W counts the token itself);
     - ``sinks:W:N``: ``j > t - W`` or ``j < N``;
     - ``prefix:P``: ``j <= t`` or ``j < P``;
     - ``document:L``: ``j // L == t // L`` (documents of L slots, packed).
-
-    An idle sequence (``input_pos == -1``) attends nothing, whatever the mask.
     """
-    position = case.input_pos[sequence]
-    slots = torch.arange(case.cache_len)
-    if position < 0:
-        return torch.zeros(case.q_len, case.cache_len, dtype=torch.bool)
-    t = torch.arange(position, position + case.q_len).unsqueeze(1)
     past = slots <= t
     name, arguments = case.mask_spec
     if name == "window":
@@ -42,6 +35,17 @@ def attendable(case: DecodeCase, sequence: int) -> Tensor:
     if name == "document":
         return past & (slots // arguments[0] == t // arguments[0])
     return past
+
+
+def attendable(case: DecodeCase, sequence: int) -> Tensor:
+    """Bool ``[Q, S]``: whether query token ``i`` of ``sequence``, at ``input_pos + i``, may attend
+    slot ``j``. An idle sequence (``input_pos == -1``) attends nothing, whatever the mask.
+    """
+    position = case.input_pos[sequence]
+    if position < 0:
+        return torch.zeros(case.q_len, case.cache_len, dtype=torch.bool)
+    t = torch.arange(position, position + case.q_len).unsqueeze(1)
+    return visible(case, t, torch.arange(case.cache_len))
 
 
 def tail(case: DecodeCase) -> Tensor:

@@ -17,13 +17,14 @@ probabilistic and is exceeded where rounding errors all point one way, so it is 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from harness.inputs import Inputs
-from harness.oracle import Golden, chunks
+from harness.oracle import Chunk, Golden, chunks
 
 UNIT_ROUNDOFF = {
     "float64": 2.0**-53,
@@ -82,11 +83,14 @@ def budget(
     precision: Precision | None = None,
     *,
     tensor_cores: bool = False,
+    source: Callable[[int], Iterable[Chunk]] | None = None,
 ) -> Budget:
     """The bound for one case and one declared precision.
 
     Args:
         tensor_cores: whether sums may run on CUDA tensor cores (one bit less).
+        source: the slots of a sequence in chunks, where ``golden`` is not of the attendable ones
+            but of a hypothesis about a wrong output; heads grouped as the case's.
     """
     case, precision = inputs.case, precision or Precision()
     weight_dtype, output_dtype = precision.weight or case.dtype, precision.output or case.dtype
@@ -109,7 +113,7 @@ def budget(
         grown, magnitude, flushed = (
             torch.zeros(*logsumexp.shape, case.value_dim, dtype=torch.float64) for _ in range(3)
         )
-        for chunk in chunks(inputs, sequence):
+        for chunk in source(sequence) if source else chunks(inputs, sequence):
             attended = chunk.score > -math.inf
             s = chunk.score.masked_fill(~attended, 0.0)
             p = torch.exp(chunk.score - normaliser)
@@ -119,7 +123,7 @@ def budget(
             ds = ds + 2 * u_accumulator * (gap + size)
             ds = ds + u_score * size + 2 * u_operand * chunk.product
             growth = p * torch.expm1(ds)
-            absolute = chunk.value.abs().unsqueeze(1)
+            absolute = chunk.value.abs()
             count += attended.sum(dim=-1)
             mean_ds += (p * ds).sum(dim=-1)
             mean_growth += growth.sum(dim=-1)

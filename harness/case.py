@@ -140,8 +140,9 @@ class DecodeCase:
     )
     probe: str = _field(
         "probe",
-        Spec({"none": (), "needle": (Integer(0),), "uniform": ()}),
-        "needle:J (slot J holds nearly all the weight); uniform (query 0: counts the keys)",
+        Spec({"none": (), "needle": (Integer(0),), "uniform": (), "integers": ()}),
+        "needle:J (slot J holds nearly all the weight); uniform (query 0: counts the keys);"
+        " integers (the same with small integers as values: sums are exact in any order)",
         default="none",
     )
     seed: int = _field("seed", Integer(0, 2**32 - 1), "of the tensors' values", default=0)

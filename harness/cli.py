@@ -7,23 +7,23 @@ Exit codes: 0 all right; 1 any verdict but OK or UNSUPPORTED; 2 usage, or nothin
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-import time
 import warnings
-import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.case import DTYPES, CaseError, DecodeCase, InvalidCase
-from harness.files import UnwritableFile, check_folder, check_writable, write_atomically
-from harness.recorded import RecordError, read_recorded
-
-OK, NOT_OK, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-class UsageError(ValueError):
-    """A wrong command line; the message names the option and what is allowed."""
+from harness.commands import faults, report
+from harness.console import (
+    INTERRUPTED,
+    NOT_OK,
+    OK,
+    USAGE,
+    UsageError,
+    device_or_error,
+    progress_to_stderr,
+)
+from harness.files import UnwritableFile, check_writable, write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message=message)
     try:
         return arguments.run(arguments)
-    except (UsageError, CaseError, InvalidCase, UnwritableFile, RecordError) as error:
+    except (UsageError, CaseError, InvalidCase, UnwritableFile) as error:
         print(f"harness {arguments.command}: error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
@@ -78,59 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     keep.add_argument("case", help="a case id")
     keep.add_argument("--source", required=True, help="where the case comes from")
     keep.add_argument("--path", default="", help="the decode path it speaks of (default: all)")
-    report = commands.add_parser(
-        "report",
-        help="figures of what was measured, as one HTML page",
-        description="Measure for a minute or two; write a self-contained page, PNGs and the data.",
-    )
-    report.set_defaults(run=_report)
-    report.add_argument("--out", type=Path, default=Path("report"), help="folder (default report)")
-    report.add_argument("--open", action="store_true", help="open the page in a browser")
-    report.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
-    report.add_argument(
-        "--from",
-        dest="files",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="recorded results to show in place of those in fixtures: a tolerance ledger, a kill"
-        " matrix, other projects' rules",
-    )
+    for command in (faults, report):
+        command.add(commands)
     return parser
-
-
-def device_or_error(name: str) -> str:
-    """A device that torch can use here.
-
-    Raises:
-        UsageError: for an unknown device or CUDA without CUDA.
-    """
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device: {name!r} is not one of cpu cuda cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device: {name!r} is not one of cpu cuda cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device: {name!r} asked for, but torch sees no CUDA device; use cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device: torch sees {torch.cuda.device_count()} CUDA devices")
-    return name
-
-
-def progress_to_stderr() -> Callable[[str], None]:
-    """Print what is being done and since when; on a terminal, on one line."""
-    start = time.monotonic()
-    end = "\r" if sys.stderr.isatty() else "\n"
-
-    def progress(text: str) -> None:
-        line = f"[{time.monotonic() - start:5.1f} s] {text}"
-        print(f"{line[:99]:99}" if end == "\r" else line, end=end, file=sys.stderr, flush=True)
-
-    return progress
 
 
 def _report_case(arguments: argparse.Namespace) -> DecodeCase:
@@ -194,31 +144,3 @@ def _repro(arguments: argparse.Namespace) -> int:
     if answer.nothing_judged:
         return USAGE
     return NOT_OK if answer.unexpected else OK
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    try:
-        from harness.publish import PAGE, publish, write_files
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "PIL"):
-            raise
-        raise UsageError("needs matplotlib: pip install 'flexdecode-harness[report]'") from None
-    from harness.measured import Plan, compute
-
-    device = device_or_error(arguments.device)
-    check_folder(arguments.out)
-    recorded = read_recorded(arguments.files)
-    progress = progress_to_stderr()
-    figures = compute(Plan(), recorded, device, progress)
-    command = ["python", "-m", "harness", "report", "--device", device]
-    if arguments.files:
-        command += ["--from", *map(str, arguments.files)]
-    commands = [shlex.join(command), "python -m harness repro"]
-    # Only now is anything written: an interrupt before leaves the folder as it was.
-    write_files(arguments.out, publish(figures, device, commands, progress))
-    progress("done")
-    page = arguments.out / PAGE
-    print(page)
-    if arguments.open and not webbrowser.open(page.resolve().as_uri()):
-        print(f"no browser could be opened; open {page} yourself", file=sys.stderr)
-    return OK

@@ -89,6 +89,8 @@ def make_inputs(case: DecodeCase) -> Inputs:
     if case.layout == "expanded":
         key, value = key[:1].expand_as(key).clone(), value[:1].expand_as(value).clone()
     _shape_logits(case, query, key)
+    if case.probe == "integers":
+        value = (value * 4).round().clamp(-8, 8)
     dtype = getattr(torch, case.dtype)
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     _fill_tail(case, key, value, normal)
@@ -118,7 +120,7 @@ def _shape_logits(case: DecodeCase, query: Tensor, key: Tensor) -> None:
     elif case.logits == "low":
         query[..., 0] = _lever(case)
         key[..., 0] = LOW / (case.softmax_scale * _lever(case))
-    if case.probe == "uniform":
+    if case.probe in ("uniform", "integers"):
         query.zero_()
 
 

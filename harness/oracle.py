@@ -41,7 +41,7 @@ class Chunk:
 
     ``score`` ``[Hkv, G, Q, n]`` after all score_mods, -inf where a row may not attend;
     ``product`` the same shape, (sum over d of |q_d k_d|) * scale; ``intermediate`` the sum of
-    absolute intermediate values of the score_mods; ``value`` ``[Hkv, n, Dv]``.
+    absolute intermediate values of the score_mods; ``value`` ``[Hkv, 1 or G, n, Dv]``.
     """
 
     score: Tensor
@@ -71,7 +71,7 @@ def chunks(inputs: Inputs, sequence: int) -> Iterator[Chunk]:
             score=score.masked_fill(~allowed[:, part], -math.inf),
             product=product * case.softmax_scale,
             intermediate=intermediate,
-            value=value_cache[:, part].double(),
+            value=value_cache[:, part].double().unsqueeze(1),
         )
 
 
@@ -126,7 +126,7 @@ def golden(inputs: Inputs) -> Golden:
             p = torch.exp(chunk.score - shift.unsqueeze(-1))
             rescale = torch.exp(highest - shift)
             weight = weight * rescale + p.sum(dim=-1)
-            total = total * rescale.unsqueeze(-1) + p @ chunk.value.unsqueeze(1)
+            total = total * rescale.unsqueeze(-1) + p @ chunk.value
             highest = new
         normaliser = weight.masked_fill(weight == 0, 1.0).unsqueeze(-1)
         output[sequence] = (total / normaliser).flatten(0, 1)

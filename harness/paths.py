@@ -37,7 +37,8 @@ class Path:
 
     ``refuses(case)`` gives the reason why a case is outside its contract, or None. ``ignores`` is
     its tail contract: ``finite`` leftovers, or ``any`` bits. ``flex`` says whether it calls
-    flex_attention. An ``exhibit`` is there to be shown wrong and counts for nothing.
+    flex_attention. A ``static`` path promises one graph for all positions. An ``exhibit`` is there
+    to be shown wrong and counts for nothing.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Path:
     ignores: str = "finite"
     precision: Precision = field(default_factory=Precision)
     flex: bool = True
+    static: bool = True
     exhibit: bool = False
 
     def unsupported(self, case: DecodeCase, device: str) -> str | None:
@@ -114,6 +116,7 @@ PATHS: dict[str, Path] = {
             "flex_attention over the filled slots, mask with the query offset",
             lambda inputs: calls.sliced(inputs, masks.mask_mod(inputs)),
             calls.sliced_refuses,
+            static=False,
         ),
         Path(
             "sdpa-sliced",
@@ -121,6 +124,7 @@ PATHS: dict[str, Path] = {
             calls.sdpa_sliced,
             calls.sdpa_sliced_refuses,
             flex=False,
+            static=False,
         ),
         Path(
             "sdpa-full",
@@ -134,6 +138,7 @@ PATHS: dict[str, Path] = {
             "flex_attention over the filled slots, mask q >= kv without the offset (gpt-fast#233)",
             lambda inputs: calls.sliced(inputs, masks.causal_without_offset),
             calls.as_reported_refuses,
+            static=False,
             exhibit=True,
         ),
         Path(

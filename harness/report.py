@@ -67,6 +67,9 @@ def _verdict_table(answer: Answer) -> Iterator[str]:
                 initial_indent="  ",
                 subsequent_indent="    ",
             )
+        if diagnosis := answer.diagnoses.get(judgement.path):
+            for line in diagnosis.lines:
+                yield from _wrapped(line, "    ")
         known = answer.known_failures.get(judgement.path)
         if known and not judgement.verdict.passes:
             yield f"  {judgement.path}: a known failure of torch: {known}, see FINDINGS.md"
@@ -122,6 +125,7 @@ def to_json(answer: Answer) -> str:
         "unexpected": list(answer.unexpected),
         "golden_minus_float64_sdpa": answer.second_opinion,
         "paths": [_judgement(j) for j in answer.judgements],
+        "diagnoses": {name: vars(d) for name, d in answer.diagnoses.items()},
         "known_failures": answer.known_failures,
         "figures": [vars(f) | {"reproduces": f.reproduces} for f in answer.figures],
         "finding": list(answer.finding),

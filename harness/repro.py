@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.case import DecodeCase
 from harness.claims import FULL, REPORTED, SLICED, UNMASKED, Claim, Progress, claims
+from harness.diagnosis import Diagnosis, diagnose
 from harness.inputs import make_inputs
 from harness.known_failures import known_failure
 from harness.oracle import expressible_by_sdpa, second_opinion
@@ -51,13 +52,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a run found. ``known_failures`` names, by path, the upstream failure that may show on
-    the case (FINDINGS.md); ``unexpected`` says how the outcome differs from the recorded."""
+    """What a run found. ``diagnoses`` says, by path, what explains a bad verdict;
+    ``known_failures`` names, by path, the upstream failure that may show on the case (FINDINGS.md);
+    ``unexpected`` says how the outcome differs from the recorded."""
 
     case: DecodeCase
     device: str
     second_opinion: float | None
     judgements: tuple[Judgement, ...]
+    diagnoses: dict[str, Diagnosis]
     known_failures: dict[str, str]
     unexpected: tuple[str, ...]
     figures: tuple[Figure, ...] = ()
@@ -114,9 +117,22 @@ def _answer(problem: Problem, device: str, progress: Progress) -> Answer:
         device,
         golden_difference(problem),
         judgements,
+        _diagnoses(problem, judgements, device, progress),
         known_by_path(problem, device),
         tuple(unexpected_verdicts(judgements)),
     )
+
+
+def _diagnoses(
+    problem: Problem, judgements: tuple[Judgement, ...], device: str, progress: Progress
+) -> dict[str, Diagnosis]:
+    """What explains each bad verdict, by path."""
+    found = {}
+    for judgement in judgements:
+        if not judgement.verdict.passes and judgement.output is not None:
+            progress(f"what explains {judgement.path}")
+            found[judgement.path] = diagnose(PATHS[judgement.path], problem, device)
+    return found
 
 
 def answer_report(case: DecodeCase, device: str, progress: Progress) -> Answer:
@@ -147,7 +163,7 @@ def answer_report(case: DecodeCase, device: str, progress: Progress) -> Answer:
         answer,
         unexpected=tuple(unexpected),
         figures=figures,
-        finding=explain(problem, by_path, first_value),
+        finding=explain(problem, by_path, answer.diagnoses.get(REPORTED), first_value),
         claims=tuple(claims(problem, by_path, device, progress)),
     )
 
@@ -186,7 +202,12 @@ def equals_first_value(problem: Problem, reported: Judgement) -> bool:
     return reported.output is not None and torch.equal(reported.output, first)
 
 
-def explain(problem: Problem, by_path: dict[str, Judgement], first_value: bool) -> tuple[str, ...]:
+def explain(
+    problem: Problem,
+    by_path: dict[str, Judgement],
+    diagnosis: Diagnosis | None,
+    first_value: bool,
+) -> tuple[str, ...]:
     """Which side is wrong and why, in plain words, from what was measured."""
     position = problem.case.input_pos[0]
     full, reported, sliced = by_path[FULL], by_path[REPORTED], by_path[SLICED]
@@ -210,11 +231,8 @@ def explain(problem: Problem, by_path: dict[str, Judgement], first_value: bool) 
             "The report's slice equals v[:, :, :1] bit for bit (torch.equal): it attends slot 0"
             " alone."
         )
-    if first_value and position > 0:
-        lines.append(
-            "Why: its mask is q_idx >= kv_idx, and a decode step has one query, with q_idx 0. The"
-            f" query sits at position {position}, so the mask needs q_idx + {position} >= kv_idx."
-        )
+    if diagnosis is not None:
+        lines += [f"Why: {'; '.join(diagnosis.evidence)}.", f"Remedy: {diagnosis.remedy}."]
     if sliced.error is not None and full.output is not None and sliced.output is not None:
         same = "the same bits as" if torch.equal(full.output, sliced.output) else "agreement with"
         lines.append(

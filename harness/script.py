@@ -189,8 +189,10 @@ def _logits(case: DecodeCase) -> Iterator[str]:
     elif case.logits == "low":
         yield f"query[..., 0] = {lever}"
         yield f"key[..., 0] = {LOW} / (SCALE * {lever})"
-    if case.probe == "uniform":
+    if case.probe in ("uniform", "integers"):
         yield "query.zero_()"
+    if case.probe == "integers":
+        yield "value = (value * 4).round().clamp(-8, 8)"
 
 
 def _tail(case: DecodeCase) -> Iterator[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from harness.case import DTYPES, LAYOUTS, NONFINITE_TAILS, TAILS, DecodeCase
 from harness.paths import Path
+from harness.probes import needle_slots
 
 BLOCKS = ((128, 128), (16, 16), (32, 32), (64, 64), (256, 256), (128, 32), (16, 128), (64, 256))
 CACHE_LENS = (1, 2, 7, 511, 512, 513, 1000, 1024, 1025, 2046, 2048, 4096)
@@ -97,23 +99,11 @@ def scores(draw: st.DrawFn) -> str:
 
 @st.composite
 def probes(draw: st.DrawFn, case: DecodeCase) -> str:
-    """Needles at the first slot, the newest, block edges, just outside the window."""
-    kind = draw(st.sampled_from(["none", "none", "needle", "uniform"]))
+    """Needles where ``needle_slots`` says, or anywhere; equal weights; integers."""
+    kind = draw(st.sampled_from(["none", "none", "needle", "needle", "uniform", "integers"]))
     if kind != "needle":
         return kind
-    block, at_window = case.block_size[1], set()
-    wanted = {0, 1, block - 1, block}
-    for position in case.input_pos:
-        newest = position + case.q_len - 1
-        wanted |= {newest, newest + 1, position // block * block, position // block * block - 1}
-        if case.mask_spec[0] in ("window", "sinks"):
-            window = case.mask_spec[1][0]
-            at_window |= {position - window, position - window + 1}
-    inside = [
-        st.sampled_from(slots)
-        for group in (wanted, at_window)
-        if (slots := sorted(slot for slot in group if 0 <= slot < case.cache_len))
-    ]
+    inside = map(st.sampled_from, needle_slots(case).values())
     return f"needle:{draw(st.one_of(*inside, st.integers(0, case.cache_len - 1)))}"
 
 
@@ -189,6 +179,28 @@ def decode_cases(
             input_pos=tuple(-1 if b == spare else p for b, p in enumerate(case.input_pos))
         )
     return case
+
+
+def drawn_cases(
+    count: int, run: int = 0, cases: st.SearchStrategy[DecodeCase] | None = None
+) -> list[DecodeCase]:
+    """The first ``count`` cases that Hypothesis draws with this seed; the same in every run."""
+    drawn: list[DecodeCase] = []
+
+    @seed(run)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=decode_cases() if cases is None else cases)
+    def collect(case: DecodeCase) -> None:
+        drawn.append(case)
+
+    collect()
+    return drawn
 
 
 def fit(case: DecodeCase, path: Path, **fixed: Any) -> DecodeCase:

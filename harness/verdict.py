@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from harness.attendable import tail
+from harness.attendable import attendable, tail
 from harness.budget import Budget, budget
 from harness.case import DecodeCase
 from harness.error import Error, measure
@@ -124,7 +124,7 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     findings += leaks(path, problem, result, device)
     findings += changes_on_repeat(path, problem, result, device)
     errors = errors_of(path, problem, result)
-    findings += beyond_budget(errors)
+    findings += beyond_budget(errors) + inexact(path, problem, result)
     return Judgement(
         path.name,
         case,
@@ -178,6 +178,31 @@ def beyond_budget(errors: Mapping[str, Error]) -> list[Finding]:
         for name, error in errors.items()
         if error.utilisation > 1
     ]
+
+
+def inexact(path: Path, problem: Problem, result: Result) -> list[Finding]:
+    """A finding where integers are not summed exactly.
+
+    Under ``probe=integers`` all scores are 0, so a row over 2^k slots has weights 2^-k and sums of
+    small integers: exact in float32 in any order, and rounded once, to the output's dtype.
+    """
+    case = problem.case
+    exact = path.precision.accumulator in ("float32", "float64") and path.precision.output is None
+    if case.probe != "integers" or case.score != "none" or not exact:
+        return []
+    wanted, output = problem.golden.output.to(problem.inputs.query.dtype), result.output.cpu()
+    for b in range(case.batch):
+        count = attendable(case, b).sum(-1)
+        rows = (count & (count - 1)) == 0
+        wrong = (output[b] != wanted[b]) & rows[:, None]
+        if wrong.any():
+            index = tuple(int(i) for i in wrong.nonzero()[0])
+            evidence = (
+                f"output at {(b, *index)} is {output[b][index].item():.9g}, should be exactly"
+                f" {wanted[b][index].item():.9g}: integers over {int(count[index[1]])} slots"
+            )
+            return [Finding(Verdict.WRONG, evidence)]
+    return []
 
 
 def mutations(before: Inputs, after: Inputs) -> list[Finding]:

@@ -47,7 +47,7 @@ def any_case(draw: st.DrawFn) -> DecodeCase:
         tail=draw(st.sampled_from(TAILS)),
         logits=draw(st.sampled_from(["normal", "x5", "low", "huge", "equal"])),
         probe=draw(
-            st.sampled_from(["none", "uniform"])
+            st.sampled_from(["none", "uniform", "integers"])
             | st.integers(0, cache_len - 1).map("needle:{}".format)
         ),
         seed=draw(st.integers(0, 2**32 - 1)),

@@ -105,7 +105,7 @@ PROMISED: dict[str, tuple[object, ...]] = {
     "q_len": (1, *Q_LENS),
     "scale": SCALES,
     "mask": ("causal", "window", "sinks", "prefix", "document"),
-    "probe": ("none", "needle", "uniform"),
+    "probe": ("none", "needle", "uniform", "integers"),
     "cache_len": CACHE_LENS,
     "score": ("none", "softcap", "alibi", "bias", "shift"),
     "softcap": SOFTCAPS,

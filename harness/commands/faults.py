@@ -1,0 +1,117 @@
+"""``faults``: list the fault models, and measure that the harness catches each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.case import DTYPES
+from harness.console import NOT_OK, OK, UsageError, dtypes_or_error, progress_to_stderr
+from harness.files import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from harness.faults import Fault
+    from harness.kill import Cell, Matrix
+
+SCHEMA = 1
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "faults",
+        help="plant every known kind of bug and say which check catches it",
+        description="Run the kill matrix: mutant x dtype, which check caught it, after how many"
+        " drawn examples. Exit 1 if one lives or a sound path is accused.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("names", nargs="*", metavar="FAULT", help="faults to plant (default: all)")
+    parser.add_argument("--list", action="store_true", help="list the fault models and run nothing")
+    parser.add_argument("--dtypes", default=",".join(DTYPES), help="separated by commas")
+    parser.add_argument("--max-examples", type=int, default=600, help="drawn (default 600)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the matrix as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List, or measure."""
+    from harness.faults import FAULTS
+
+    for name in arguments.names:
+        if name not in FAULTS:
+            raise UsageError(f"FAULT: {name!r} is not a fault; python -m harness faults --list")
+    chosen = [FAULTS[name] for name in arguments.names] or list(FAULTS.values())
+    dtypes = dtypes_or_error(arguments.dtypes)
+    if arguments.max_examples < 1:
+        raise UsageError(f"--max-examples: {arguments.max_examples} is not a whole number >= 1")
+    if arguments.json is not None:
+        check_writable(arguments.json)
+    if arguments.list:
+        print("\n".join(_listed(chosen)))
+        return OK
+    try:
+        from harness.kill import measure_power
+    except ImportError as error:
+        raise UsageError(
+            f"needs {error.name}: pip install 'flexdecode-harness[strategies]'"
+        ) from error
+    matrix = measure_power(
+        chosen, dtypes, arguments.max_examples, arguments.seed, progress_to_stderr()
+    )
+    print("\n".join(render(matrix)))
+    if arguments.json is not None:
+        write_atomically(arguments.json, to_json(matrix))
+    return OK if matrix.holds else NOT_OK
+
+
+def _listed(faults: Iterable[Fault]) -> Iterator[str]:
+    for fault in faults:
+        yield f"{fault.number:2} {fault.name} ({fault.kind}): {fault.summary}"
+        yield f"   remedy: {fault.remedy}; reported: {fault.source}"
+
+
+def _examples(cells: list[Cell]) -> str:
+    return "/".join(str(c.examples) if c.killed_by else "lives" for c in cells)
+
+
+def render(matrix: Matrix) -> Iterator[str]:
+    """The matrix as text: a line a fault, a column a scope, an entry a dtype."""
+    from harness.mutants import Scope
+    from harness.report import table
+
+    rows = []
+    for name in dict.fromkeys(c.fault for c in matrix.cells):
+        own = [c for c in matrix.cells if c.fault == name]
+        by_scope = [_examples([c for c in own if c.scope is s]) for s in Scope]
+        caught = ", ".join(dict.fromkeys(c.killed_by for c in own if c.killed_by))
+        rows.append([f"{own[0].number:2} {name}", *by_scope, caught])
+    dtypes = "/".join(dict.fromkeys(c.dtype for c in matrix.cells))
+    yield f"examples until caught ({dtypes}), fault planted in"
+    yield from table(["fault", *Scope, "caught by"], rows)
+    yield ""
+    lives = [f"{c.fault} in {c.scope} rows, {c.dtype}" for c in matrix.cells if not c.killed_by]
+    yield f"{len(matrix.cells)} mutants, {len(lives)} alive; {matrix.seconds:.0f} s"
+    yield from (f"  alive: {text}" for text in lives)
+    yield f"output faults: caught after {matrix.median_examples:g} examples at the median"
+    yield f"sound paths: {matrix.sound_verdicts} verdicts, {len(matrix.false_alarms)} false alarms"
+    yield from (f"  {text}" for text in matrix.false_alarms)
+
+
+def to_json(matrix: Matrix) -> str:
+    """The matrix as JSON, one cell a line."""
+    from harness.environment import environment
+
+    head = {
+        "schema": SCHEMA,
+        "environment": environment(),
+        "max_examples": matrix.max_examples,
+        "median_examples": matrix.median_examples,
+        "sound_verdicts": matrix.sound_verdicts,
+        "false_alarms": matrix.false_alarms,
+    }
+    cells = ",\n".join("  " + json.dumps(vars(cell)) for cell in matrix.cells)
+    text = json.dumps(head, indent=1)
+    return f'{text[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'

@@ -1,0 +1,341 @@
+"""Which fault explains a wrong output: compared with what each fault model would put out.
+
+A fault is a suspect as long as every wrong row, of every case tried, lies within rounding of its
+float64 output. Further cases are run to tell suspects apart; those that differ on none of them
+form one class and are named together.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.attention import Attention
+from harness.budget import Budget, budget
+from harness.case import DecodeCase, InvalidCase
+from harness.explanation import Explanation, explain
+from harness.faults import FAULTS, Fault, Kind
+from harness.paths import Path, Result
+from harness.verdict import Problem, Verdict, attempt, leaks, malformed
+
+MIN_FURTHER = 12  # cases beyond the variations, before one suspect is taken for the culprit
+MAX_CASES = 80
+MANY_HEADS = 8
+BIG = 2**21  # elements of a cache from which a few variations must do
+MAX_TOGETHER = 6  # faults in one class
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """``names`` of the faults that explain what came out, the best first, and none where nothing
+    does; ``evidence`` in sentences, or where the output is wrong; the first fault's ``remedy`` and
+    the ``source`` that reported it."""
+
+    names: tuple[str, ...]
+    evidence: tuple[str, ...]
+    remedy: str = ""
+    source: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """All of it, for a reader."""
+        ends = ("remedy", self.remedy), ("reported before", self.source)
+        return [*self.evidence, *(f"{what}: {text}" for what, text in ends if text)]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What came out of one case, on the CPU, and which rows, bool ``[B, H, Q]``, are further from
+    golden than rounding allows: of the output, and of the logsumexp."""
+
+    problem: Problem
+    result: Result
+    bound: Budget
+    wrong_output: Tensor
+    wrong_logsumexp: Tensor
+
+    @functools.cached_property
+    def sound(self) -> Attention:
+        """The sound call on the same inputs, float64."""
+        return Attention.of(self.problem.inputs, torch.float64)
+
+    def wrong(self, kind: Kind) -> Tensor:
+        """Bool ``[B, H, Q]`` of one kind of fault."""
+        return self.wrong_logsumexp if kind is Kind.AUXILIARY else self.wrong_output
+
+
+@dataclass
+class Suspect:
+    """A fault that explains all wrong rows so far; ``missed`` of the rows that it ``predicted`` to
+    be wrong came out right."""
+
+    fault: Fault
+    kind: Kind
+    explained: int = 0
+    predicted: int = 0
+    missed: int = 0
+
+
+def diagnose(
+    path: Path, problem: Problem, device: str = "cpu", further: Iterable[DecodeCase] = ()
+) -> Diagnosis:
+    """Name the fault behind a wrong output.
+
+    Args:
+        further: cases that the path supports, run to tell suspects apart, after variations of the
+            problem's own case.
+    """
+    first = observe(path, problem, device)
+    if first is None:
+        return Diagnosis((), ())
+    seen = [first]
+    big = problem.inputs.key_cache.numel() > BIG
+    for case in itertools.islice(variations(problem.case), 5 if big else None):
+        # A slice of another length is another kernel: compiling each would take minutes.
+        if path.static or case.mode == "eager" or case.input_pos == problem.case.input_pos:
+            seen += _observe_case(path, case, device)
+    # A wrong output has a wrong logsumexp beside it, but not the other way round.
+    for kind in (Kind.OUTPUT, Kind.AUXILIARY):
+        if any(o.wrong(kind).any() for o in seen):
+            suspects = [Suspect(f, kind) for f in FAULTS.values() if _may_explain(f, kind)]
+            suspects = [s for s in suspects if all(_explains(s, path, o) for o in seen)]
+            suspects = _tell_apart(suspects, path, device, further, seen)
+            return _named(_best(suspects), seen, kind)
+    return Diagnosis((), _unexplained(path, problem, device))
+
+
+def _tell_apart(
+    suspects: list[Suspect],
+    path: Path,
+    device: str,
+    further: Iterable[DecodeCase],
+    seen: list[Observation],
+) -> list[Suspect]:
+    """The suspects left after further cases: a few, then those on which the suspects differ."""
+    enough = len(seen) + MIN_FURTHER
+    for case in further:
+        few = len(suspects) <= MAX_TOGETHER
+        if not suspects or (len(suspects) == 1 and len(seen) >= enough) or len(seen) >= MAX_CASES:
+            break
+        if len(seen) >= enough and few and not _differ(suspects, path, case):
+            continue
+        for observation in _observe_case(path, case, device):
+            seen.append(observation)
+            suspects = [s for s in suspects if _explains(s, path, observation)]
+    return suspects
+
+
+def _differ(suspects: list[Suspect], path: Path, case: DecodeCase) -> bool:
+    """Whether the suspects would put out different things, further apart than rounding."""
+    try:
+        sound = Attention.of(Problem.of(case).inputs, torch.float64)
+    except InvalidCase:
+        return False
+    told = [explain(s.fault, sound, path.precision) for s in suspects]
+    known = [t for t in told if t is not None]
+    if len(known) < len(told):
+        return bool(known)
+    first, *others = known
+    return any(
+        not _within(first.output, other.output, first.output_bound + other.output_bound).all()
+        for other in others
+    )
+
+
+def _named(best: list[Suspect], seen: list[Observation], kind: Kind) -> Diagnosis:
+    wrong = [o for o in seen if o.wrong(kind).any()]
+    if not best or len(best) > MAX_TOGETHER:
+        return Diagnosis((), tuple(_pattern(wrong, kind)))
+    fault = best[0].fault
+    return Diagnosis(
+        tuple(s.fault.name for s in best),
+        tuple(_evidence(best, wrong, kind, len(seen))),
+        fault.remedy,
+        fault.source,
+    )
+
+
+def variations(case: DecodeCase) -> Iterator[DecodeCase]:
+    """The same call with other positions and sharper data."""
+    last, block = case.cache_len - case.q_len, case.block_size[1]
+    newest = max(case.input_pos, default=0) + case.q_len - 1
+    plain = case.replace(tail="poison", logits="normal", probe="none")
+    yield plain.replace(logits="x5", seed=1)
+    yield case.replace(tail="poison")
+    yield plain
+    yield plain.replace(probe="uniform", seed=2)
+    yield from (plain.replace(probe=f"needle:{slot}") for slot in (0, newest) if slot >= 0)
+    for step in (1, -1, block, -block, 2 * block, last // 2):
+        moved = tuple(min(max(p + step, 0), last) if p >= 0 else p for p in case.input_pos)
+        if moved != case.input_pos:
+            yield case.replace(input_pos=moved, tail="poison", probe="none")
+
+
+def observe(path: Path, problem: Problem, device: str) -> Observation | None:
+    """Run the path on a copy of the problem; None where it gave nothing comparable."""
+    result = attempt(path, problem.inputs.clone().to(device))
+    if not isinstance(result, Result) or malformed(problem.inputs.to(device), result):
+        return None
+    logsumexp = None if result.logsumexp is None else result.logsumexp.cpu().double()
+    result = Result(result.output.cpu().double(), logsumexp)
+    bound = budget(problem.inputs, problem.golden, path.precision, tensor_cores=device != "cpu")
+    gold = problem.golden
+    wrong = ~_within(result.output, gold.output, bound.output)
+    wrong_logsumexp = torch.zeros_like(wrong)
+    if logsumexp is not None:
+        wrong_logsumexp = ~_equal(logsumexp, gold.logsumexp, bound.logsumexp)
+    return Observation(problem, result, bound, wrong, wrong_logsumexp)
+
+
+def _observe_case(path: Path, case: DecodeCase, device: str) -> list[Observation]:
+    if path.unsupported(case, device):
+        return []
+    try:
+        observation = observe(path, Problem.of(case), device)
+    except InvalidCase:
+        return []
+    return [observation] if observation is not None else []
+
+
+def _equal(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:
+    same = (actual == wanted) | (actual.isnan() & wanted.isnan())
+    return same | ((actual - wanted).abs() <= allowed)
+
+
+def _within(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:
+    """Bool ``[B, H, Q]``: whether a whole row ``[B, H, Q, Dv]`` lies within bounds."""
+    return _equal(actual, wanted, allowed).all(-1)
+
+
+def _may_explain(fault: Fault, kind: Kind) -> bool:
+    # A fault of the output may show in the logsumexp alone, where one slot is attended.
+    return fault.path is None and fault.kind in (Kind.OUTPUT, kind)
+
+
+def _explains(suspect: Suspect, path: Path, seen: Observation) -> bool:
+    """Whether the fault explains every wrong row; adds to the suspect's counts."""
+    wrong = seen.wrong(suspect.kind)
+    told = explain(suspect.fault, seen.sound, path.precision, heads := _some_heads(wrong))
+    if told is None:
+        return not wrong.any()
+    if heads is not None:
+        if not _compare(suspect, told, seen, heads)[0]:
+            return False
+        told = explain(suspect.fault, seen.sound, path.precision)
+        assert told is not None
+    fits, wrong, visible = _compare(suspect, told, seen)
+    if fits:
+        suspect.explained += int(wrong.sum())
+        suspect.predicted += int(visible.sum())
+        suspect.missed += int((visible & ~wrong).sum())
+    return fits
+
+
+def _some_heads(wrong: Tensor) -> list[int] | None:
+    """A few heads with wrong rows, to rule out most suspects at a fraction of the cost."""
+    heads = wrong.any(2).any(0).nonzero().flatten().tolist()
+    return heads[:: max(len(heads) // 3, 1)] if wrong.size(1) > MANY_HEADS and heads else None
+
+
+def _compare(
+    suspect: Suspect, told: Explanation, seen: Observation, heads: list[int] | None = None
+) -> tuple[bool, Tensor, Tensor]:
+    """Whether an explanation fits; the rows that are wrong and those that it says should be, both
+    without the rows that say nothing."""
+    index = slice(None) if heads is None else heads
+    wrong, golden = seen.wrong(suspect.kind)[:, index], seen.problem.golden
+    if suspect.kind is Kind.AUXILIARY:
+        assert seen.result.logsumexp is not None
+        fits = _equal(seen.result.logsumexp[:, index], told.logsumexp, told.logsumexp_bound)
+        total = told.logsumexp_bound + seen.bound.logsumexp[:, index]
+        visible = ~_equal(told.logsumexp, golden.logsumexp[:, index], total)
+        telling = told.logsumexp_bound.isfinite()
+    else:
+        fits = _within(seen.result.output[:, index], told.output, told.output_bound)
+        total = told.output_bound + seen.bound.output[:, index]
+        visible = ~_within(told.output, golden.output[:, index], total)
+        room = torch.finfo(getattr(torch, seen.problem.case.dtype)).max
+        inside = told.output.abs() + told.output_bound < room
+        telling = (inside | told.output.isnan()).all(-1)
+    # Where the bound or the dtype overflows, the row says nothing.
+    wrong, visible = wrong & telling, visible & telling
+    return bool(fits[wrong].all()), wrong, visible
+
+
+def _best(suspects: list[Suspect]) -> list[Suspect]:
+    """The suspects that predicted best; faults of rounding, whose bounds are wide, only where no
+    other is left."""
+    suspects = [s for s in suspects if s.explained]
+    suspects = [s for s in suspects if s.fault.rounding is None] or suspects
+
+    def misses(suspect: Suspect) -> float:
+        return suspect.missed / max(suspect.predicted, 1)
+
+    least = min(map(misses, suspects), default=0.0)
+    return sorted((s for s in suspects if misses(s) <= least), key=lambda s: s.fault.number)
+
+
+def _evidence(
+    best: list[Suspect], wrong: list[Observation], kind: Kind, tried: int
+) -> Iterator[str]:
+    first = best[0]
+    rows = f"{first.explained} of {first.explained} wrong rows, {tried} cases tried"
+    if len(best) == 1:
+        yield f"{first.fault.name}: {first.fault.summary} (fits {rows})"
+    else:
+        names = ", ".join(s.fault.name for s in best)
+        yield f"{names}: equal on every case tried (fit {rows})"
+        yield from (f"{s.fault.name}: {s.fault.summary}" for s in best)
+    if first.missed:
+        yield f"only in part: {'; '.join(_pattern(wrong, kind))}"
+
+
+def _listed(what: str, numbers: list[int], count: int) -> str:
+    if len(numbers) == count:
+        return f"all {what}s" if count > 1 else f"the {what}"
+    shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"{what}{'s' if len(numbers) > 1 else ''} {shown} of {count}"
+
+
+def _pattern(seen: list[Observation], kind: Kind) -> Iterator[str]:
+    """Where the outputs are wrong: sequences, heads, tokens, places in a block, dtypes."""
+    first, rows = seen[0], seen[0].wrong(kind)
+    axes = [
+        _listed(what, rows.any(dim).nonzero().flatten().tolist(), size)
+        for what, dim, size in zip(
+            ("sequence", "head", "query token"), ((1, 2), (0, 2), (0, 1)), rows.shape, strict=True
+        )
+    ]
+    what = "logsumexp" if kind is Kind.AUXILIARY else "output"
+    yield f"{what} wrong in {', '.join(axes)} of {first.problem.case}"
+    places, right, positions = set(), set(), []
+    for observation in seen:
+        case = observation.problem.case
+        for b, position in enumerate(case.input_pos):
+            for i in range(case.q_len if position >= 0 else 0):
+                place = (position + i) % case.block_size[1]
+                if observation.wrong(kind)[b, :, i].any():
+                    places.add(place)
+                    positions.append(position + i)
+                else:
+                    right.add(place)
+    if positions:
+        yield f"first wrong position {min(positions)}"
+    if len(positions) > 1 and right - places and len(places) <= 2:
+        size = first.problem.case.block_size[1]
+        yield f"only at slot {' and '.join(map(str, sorted(places)))} of a block of {size}"
+    if positions and len({o.problem.case.dtype for o in seen}) == 1:
+        yield f"seen in {first.problem.case.dtype}"
+
+
+def _unexplained(path: Path, problem: Problem, device: str) -> tuple[str, ...]:
+    """No row is further off than rounding: what is left is an exact relation that fails."""
+    result = attempt(path, problem.inputs.clone().to(device))
+    if isinstance(result, Result) and leaks(path, problem, result, device):
+        return ("slots that nobody may attend change the output, by less than rounding",)
+    return (f"the output is within rounding; {Verdict.NONDETERMINISTIC} or {Verdict.MUTATED}",)

@@ -1,0 +1,286 @@
+"""Faults of the offset and the mask: 1 to 13."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harness.attention import Attention, Weights, products, softmax
+from harness.faults.fault import Register
+
+fault = Register()
+
+
+def shifted(a: Attention, position: Tensor) -> Attention:
+    """A copy that takes another position for the query's, in mask and score_mods."""
+    return a.mask(a.visible(position)).but(distance=position - a.slot)
+
+
+@fault(
+    1,
+    "a query at position 0: the mask lacks the query offset",
+    "compare q_idx + input_pos[b] >= kv_idx",
+    "meta-pytorch/gpt-fast#233; is_causal with L != S: pytorch#103082, #108108, #144858",
+)
+def no_query_offset(a: Attention) -> Attention | None:
+    return a.mask(a.visible(a.token))
+
+
+@fault(
+    2,
+    "the mask's offset is one too low: the newest slot is hidden",
+    "the query's own slot is input_pos, and it attends it",
+    "onnxruntime-genai PR#2354",
+)
+def offset_one_low(a: Attention) -> Attention | None:
+    return a.mask(a.visible(a.position - 1))
+
+
+@fault(
+    2,
+    "the mask's offset is one too high: the first unused slot is attended",
+    "input_pos is the slot of the query's token, not the count of filled slots",
+    "vllm#3385",
+)
+def offset_one_high(a: Attention) -> Attention | None:
+    return a.mask(a.visible(a.position + 1))
+
+
+@fault(
+    3,
+    "the first sequence's position is used for the whole batch",
+    "index the positions by b in mask_mod and score_mod",
+    "candle-vllm PR#140",
+)
+def first_position_for_all(a: Attention) -> Attention | None:
+    return shifted(a, a.position[:1].expand_as(a.position)) if a.case.batch > 1 else None
+
+
+@fault(
+    4,
+    "the position is stale by one step, in mask and score_mods",
+    "read the position after it was advanced, or pass this step's",
+    "facts of gpt-fast's recipe; onnxruntime-genai PR#2354",
+)
+def stale_position(a: Attention) -> Attention | None:
+    return shifted(a, a.position - 1)
+
+
+@fault(
+    5,
+    "score_mods count the query from 0 while the mask has the offset",
+    "wrap score_mod with the offset as mask_mod is",
+    "meta-pytorch/gpt-fast#233 and the flex_attention docs on offsets",
+)
+def score_without_offset(a: Attention) -> Attention | None:
+    return a.but(distance=(a.token - a.slot).expand_as(a.distance))
+
+
+@fault(
+    6,
+    "a chunk's causal mask is aligned to the top left: row i sees slots 0 to i",
+    "align it to the bottom right, at the rows' positions",
+    "pytorch#144858, onnx PR#8068",
+)
+def chunk_top_left(a: Attention) -> Attention | None:
+    return a.mask(a.visible(a.token)) if a.case.q_len > 1 else None
+
+
+@fault(
+    6,
+    "a causal mask is aligned to the end of the buffer instead of the end of the sequence",
+    "align it to input_pos, not to cache_len",
+    "pytorch#144858",
+)
+def aligned_to_buffer_end(a: Attention) -> Attention | None:
+    return a.mask(a.visible((a.case.cache_len - a.case.q_len + a.token).expand_as(a.position)))
+
+
+def _window(a: Attention) -> int | None:
+    name, arguments = a.case.mask_spec
+    return arguments[0] if name in ("window", "sinks") else None
+
+
+def _sinks(a: Attention) -> Tensor:
+    name, arguments = a.case.mask_spec
+    return a.slot < (arguments[1] if name == "sinks" else 0)
+
+
+def _window_of(a: Attention, width: int) -> Attention:
+    past, near = a.slot <= a.position, a.slot > a.position - width
+    return a.mask(past & (near | _sinks(a)))
+
+
+@fault(
+    7,
+    "the window is one slot too wide: `<=` for `<`",
+    "a window of W holds the token itself and W - 1 before it",
+    "vllm#3385, mlx-lm PR#390",
+)
+def window_one_wide(a: Attention) -> Attention | None:
+    width = _window(a)
+    return _window_of(a, width + 1) if width else None
+
+
+@fault(
+    7,
+    "the window is one slot too narrow",
+    "a window of W holds the token itself and W - 1 before it",
+    "vllm#3385, nanochat PR#456",
+)
+def window_one_narrow(a: Attention) -> Attention | None:
+    width = _window(a)
+    return _window_of(a, width - 1) if width else None
+
+
+@fault(
+    7,
+    "the window is ignored where there is one query token",
+    "apply the window to decode steps too",
+    "mlx-lm PR#390, lalamo PR#200",
+)
+def window_ignored_in_decode(a: Attention) -> Attention | None:
+    decodes = _window(a) and a.case.q_len == 1
+    return a.mask(a.slot <= a.position) if decodes else None
+
+
+@fault(
+    7,
+    "the window is measured from the query's number in the call, not from its position",
+    "measure it from q_idx + input_pos[b]",
+    "vllm#3385, nanochat PR#456",
+)
+def window_without_offset(a: Attention) -> Attention | None:
+    width = _window(a)
+    if not width:
+        return None
+    return a.mask((a.slot <= a.position) & ((a.slot > a.token - width) | _sinks(a)))
+
+
+@fault(
+    8,
+    "a ring buffer wraps one slot early: the window's oldest token is gone, an empty slot attended",
+    "a ring for a window of W has W slots",
+    "transformers#37574",
+)
+def ring_wraps_early(a: Attention) -> Attention | None:
+    width = _window(a)
+    if not width:
+        return None
+    # A key and value differ per row here, so the lost slot's own are taken from the sums.
+    lost = (a.slot == a.position - width + 1) & (a.position >= width - 1) & ~_sinks(a)
+
+    def scores(inner: Attention) -> Tensor:
+        return a.scores(inner).masked_fill(lost, 0.0)
+
+    def combine(inner: Attention, weights: Tensor) -> Tensor:
+        return a.combine(inner, weights.masked_fill(lost, 0.0))
+
+    return a.but(scores=scores, combine=combine)
+
+
+@fault(
+    8,
+    "a ring buffer wraps one slot late: the newest token overwrote the one before it, an outdated"
+    " one is still there",
+    "slot t % W belongs to token t",
+    "transformers#37574",
+)
+def ring_wraps_late(a: Attention) -> Attention | None:
+    width = _window(a)
+    if not width:
+        return None
+    past, near = a.slot <= a.position, a.slot >= a.position - width
+    overwritten = (a.slot == a.position - 1) & (a.position >= width)
+    return a.mask(past & (near | _sinks(a)) & ~overwritten)
+
+
+@fault(
+    9,
+    "left padding is attended: slots before the sequence's own first one",
+    "hide the slots left of the sequence's start while decoding as in the prefill",
+    "transformers PR#30414, #30670",
+)
+def left_padding_attended(a: Attention) -> Attention | None:
+    return a.mask(a.slot <= a.position) if a.case.mask_spec[0] == "document" else None
+
+
+@fault(
+    10,
+    "mask_mod is lost: every slot of a listed block is attended",
+    "set mask_mod again after slicing a BlockMask",
+    "pytorch#163314, PR#164702",
+)
+def mask_mod_lost(a: Attention) -> Attention | None:
+    listed = a.listed(a.allowed.any(2, keepdim=True))
+    return a.mask(listed[..., a.block].expand_as(a.allowed))
+
+
+@fault(
+    11,
+    "the block table of the first sequence serves the whole batch",
+    "create the block mask with B=batch where its mask depends on b",
+    "yalis PR#53",
+)
+def table_of_first_sequence(a: Attention) -> Attention | None:
+    if a.case.batch < 2:
+        return None
+    listed = a.listed(a.allowed.any(2, keepdim=True))
+    return a.mask(a.allowed & listed[:1, ..., a.block])
+
+
+@fault(
+    12,
+    "the softcap is applied after the mask: hidden slots get the score -cap",
+    "mask after softcap, with -inf",
+    "gemma-style softcap; transformers PR#41083",
+)
+def softcap_after_mask(a: Attention) -> Attention | None:
+    cap = dict(a.case.score_specs).get("softcap")
+    if cap is None:
+        return None
+
+    def scores(inner: Attention) -> Tensor:
+        return a.scores(inner).masked_fill(~a.allowed, -float(cap[0]))
+
+    return a.mask(torch.ones_like(a.allowed)).but(scores=scores)
+
+
+@fault(
+    12,
+    "sinks are missing from the softmax's denominator",
+    "normalise over sinks and window together",
+    "transformers PR#41083",
+)
+def sinks_missing_from_denominator(a: Attention) -> Attention | None:
+    width = _window(a)
+    if width is None or a.case.mask_spec[0] != "sinks":
+        return None
+    sink_only = _sinks(a) & (a.slot <= a.position - width)
+
+    def normalise(inner: Attention, s: Tensor) -> Weights:
+        weights, logsumexp = softmax(inner, s)
+        share = weights.masked_fill(sink_only, 0.0).sum(-1, keepdim=True)
+        return weights / share.masked_fill(share == 0, 1.0), logsumexp
+
+    return a.but(normalise=normalise)
+
+
+@fault(
+    13,
+    "there is no mask: the whole buffer enters the softmax",
+    "pass a block mask, or slice",
+    "what meta-pytorch/gpt-fast#233 fears",
+)
+def no_mask(a: Attention) -> Attention | None:
+    return a.mask(torch.ones_like(a.allowed))
+
+
+@fault(
+    12,
+    "the score_mods are missing",
+    "pass score_mod in the decode step too",
+    "transformers PR#41083",
+)
+def score_mods_missing(a: Attention) -> Attention | None:
+    return a.but(scores=products) if a.case.score_specs else None

@@ -1,0 +1,44 @@
+"""Probes: inputs that decide structure without any tolerance.
+
+A needle (one slot that holds nearly all the weight, with a value of its own) sees a lost or wrong
+block only if it lies in it, so it is swept; equal weights count the slots; integers are summed
+exactly in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.case import DecodeCase
+
+
+def needle_slots(case: DecodeCase) -> dict[str, list[int]]:
+    """Slots worth a needle, in groups: ``edge`` (the first ones, the newest and the next, the edges
+    of the first and the current block), ``window`` (just outside and just inside each sequence's),
+    ``inside`` (one in every block)."""
+    block = case.block_size[1]
+    edge, window = {0, 1, block - 1, block}, set()
+    for position in case.input_pos:
+        newest, begin = position + case.q_len - 1, position // block * block
+        edge |= {newest, newest + 1, begin, begin - 1}
+        if case.mask_spec[0] in ("window", "sinks"):
+            width = case.mask_spec[1][0]
+            window |= {position - width, position - width + 1}
+    inside = {
+        min(start + block // 2, case.cache_len - 1) for start in range(0, case.cache_len, block)
+    }
+    groups = {"edge": edge, "window": window, "inside": inside}
+    return {
+        name: slots
+        for name, group in groups.items()
+        if (slots := sorted(slot for slot in group if 0 <= slot < case.cache_len))
+    }
+
+
+def sweep(case: DecodeCase) -> Iterator[DecodeCase]:
+    """The case under every probe, its tail poisoned."""
+    poisoned = case.replace(tail="poison", logits="normal")
+    for slot in sorted({slot for group in needle_slots(case).values() for slot in group}):
+        yield poisoned.replace(probe=f"needle:{slot}")
+    yield poisoned.replace(probe="uniform")
+    yield poisoned.replace(probe="integers", score="none")

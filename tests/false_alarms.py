@@ -1,0 +1,98 @@
+"""``python -m tests.false_alarms --verdicts 20000``: judge sound implementations, count alarms."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from harness.case import DTYPES, DecodeCase, InvalidCase
+from harness.paths import Path
+from harness.strategies import drawn_cases, fit
+from harness.verdict import Judgement, Problem, judge
+from tests.sound import SOUND
+
+# Hypothesis draws better in many short runs than in one long one.
+CASES_PER_RUN = 100
+
+
+def problems(run: int, dtype: str, path: Path) -> Iterator[Problem]:
+    """The problems that one run of drawn cases gives for paths with the contract of ``path``."""
+    for case in drawn_cases(CASES_PER_RUN, run):
+        try:
+            yield Problem.of(fit(case, path, dtype=dtype))
+        except InvalidCase:
+            continue
+
+
+@dataclass
+class Tally:
+    """Verdicts counted, alarms kept, and by implementation and dtype the worst utilisation of the
+    budgets of output and logsumexp, with the case."""
+
+    verdicts: int = 0
+    cases: set[DecodeCase] = field(default_factory=set)
+    alarms: list[Judgement] = field(default_factory=list)
+    worst: dict[tuple[str, str], tuple[float, float, DecodeCase]] = field(default_factory=dict)
+    counts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, judgement: Judgement) -> None:
+        """Count one."""
+        self.verdicts += 1
+        self.cases.add(judgement.case)
+        key = (judgement.path, judgement.case.dtype)
+        self.counts[key] += 1
+        if not judgement.verdict.passes:
+            self.alarms.append(judgement)
+        output = judgement.error.utilisation if judgement.error else math.inf
+        logsumexp = judgement.logsumexp_error.utilisation if judgement.logsumexp_error else 0.0
+        before = self.worst.get(key)
+        if before is None or max(output, logsumexp) > max(before[:2]):
+            self.worst[key] = (output, logsumexp, judgement.case)
+
+
+def tally(verdicts: int, first_run: int = 0) -> Tally:
+    """Judge every sound implementation on drawn cases, in every dtype, until there are enough."""
+    result, run = Tally(), first_run
+    anyone = next(iter(SOUND.values()))
+    while result.verdicts < verdicts:
+        for dtype in DTYPES:
+            for problem in problems(run, dtype, anyone):
+                for path in SOUND.values():
+                    result.add(judge(path, problem))
+                if result.verdicts >= verdicts:
+                    return result
+        print(f"run {run}: {result.verdicts} verdicts", file=sys.stderr, flush=True)
+        run += 1
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 without an alarm, 1 with one."""
+    parser = argparse.ArgumentParser(prog="python -m tests.false_alarms", description=__doc__)
+    parser.add_argument("--verdicts", type=int, default=20000)
+    parser.add_argument("--first-run", type=int, default=0, help="seed of the first drawn run")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    found = tally(arguments.verdicts, arguments.first_run)
+    seconds = time.perf_counter() - start
+    for (name, dtype), (output, logsumexp, case) in sorted(found.worst.items()):
+        count = found.counts[name, dtype]
+        worst = f"output {output:.3g}, logsumexp {logsumexp:.3g}"
+        print(f"{name:21} {dtype:9} {count:5} verdicts, worst utilisation {worst}: {case}")
+    for alarm in found.alarms:
+        print(f"ALARM {alarm.path} {alarm.verdicts} {alarm.case}: {alarm.findings[0].evidence}")
+    drawn = f"{found.verdicts} verdicts on {len(found.cases)} different cases"
+    print(f"{drawn} in {seconds:.0f} s: {len(found.alarms)} alarms")
+    return 1 if found.alarms else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
