@@ -181,8 +181,8 @@ def _(figure: Matrix) -> Caption:
     return Caption(
         "Planted faults: what finds them",
         seen,
-        "Each cell: in how many runs the fault was refused, over the scopes in which it was"
-        " planted (all, one sequence, one head, at an edge). A dash: not run.",
+        "Each cell: in what share of the runs the fault was refused, over the scopes in which it"
+        " was planted (all, one sequence, one head, at an edge). A dash: not run.",
         f"Heat map of {len(figure.rows)} planted faults against {len(figure.columns)} rules;"
         f" darker is refused more often, hatched is let pass. {seen}",
         ("fault", "kind", *(name for _, name in figure.columns)),

@@ -14,6 +14,7 @@ from harness.captions import attended
 from harness.figures import Cell, Finding, Matrix, Side
 
 GREY = "#666666"
+POINTS = 72  # an inch
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -75,12 +76,15 @@ def matrix(figure: Matrix, canvas: Canvas, narrow: bool) -> None:
     for j, (group, _) in enumerate(figure.columns):
         groups.setdefault(group, []).append(j)
     canvas.set_layout_engine("constrained")
-    canvas.set_figheight(min(2.2 + 0.21 * rows, 10.5))
+    # A printed page for the wide one; a phone scrolls.
+    height = min(2.0 + 0.21 * rows, 15.0 if narrow else 11.2)
+    canvas.set_figheight(height)
     widths = [len(at) for at in groups.values()]
     panels = canvas.subplots(1, len(groups), sharey=True, squeeze=False, width_ratios=widths)[0]
-    letters = 6.5 if narrow else 8
+    letters = min(6.5 if narrow else 8.0, 0.72 * POINTS * (height - 2.0) / max(rows, 1))
+    numbers = letters * min(1, 10 / len(figure.columns)) if narrow else letters
     for axes, (group, at) in zip(panels, groups.items(), strict=True):
-        _cells(axes, [[row[j] for j in at] for row in figure.cells], narrow, letters)
+        _cells(axes, [[row[j] for j in at] for row in figure.cells], numbers)
         names = [SHORT.get(figure.columns[j][1], figure.columns[j][1]) for j in at]
         turned = dict(rotation=90) if narrow else dict(rotation=55, ha="right")
         axes.set_xticks(range(len(at)), names, fontsize=letters, **turned)
@@ -92,28 +96,28 @@ def matrix(figure: Matrix, canvas: Canvas, narrow: bool) -> None:
         axes.set_title(title, fontsize=letters + 1)
     panels[0].set_yticks(range(rows), [name for name, _ in figure.rows], fontsize=letters)
     panels[0].set_ylabel("planted fault")
-    note = "refused, % of runs" if narrow else "refused / runs"
-    note += "; hatched: never refused; -: not run"
+    note = "refused, % of runs; hatched: never refused; -: not run"
     canvas.supxlabel("\n".join([note, *figure.missing]), fontsize=letters, color=GREY)
 
 
-def _cells(axes: Axes, cells: list[list[Cell | None]], narrow: bool, letters: float) -> None:
+def _cells(axes: Axes, cells: list[list[Cell | None]], numbers: float) -> None:
     shares = [[_share(cell) for cell in row] for row in cells]
     axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1.15)
     for i, row in enumerate(cells):
         for j, cell in enumerate(row):
             text, share = "-", _share(cell)
             if cell is not None and cell.total:
-                text = f"{100 * share:.0f}" if narrow else f"{cell.caught}/{cell.total}"
+                # Never 100 where one run let it pass, nor 0 where one refused it.
+                text = f"{min(max(100 * share, share > 0), 100 if share == 1 else 99):.0f}"
             never = share == 0
             if never:
                 box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", linewidth=0)
                 box.set_edgecolor("#999999")
                 axes.add_patch(box)
-            label = axes.text(j, i, text, ha="center", va="center", fontsize=letters)
+            label = axes.text(j, i, text, ha="center", va="center", fontsize=numbers)
             label.set_color("white" if share > 0.6 else "black")
             if never:
-                label.set_bbox(dict(facecolor="white", edgecolor="none", pad=1))
+                label.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.3))
 
 
 def _share(cell: Cell | None) -> float:
