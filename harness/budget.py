@@ -42,7 +42,8 @@ _TINY_OTHERWISE = 2.0**-124
 
 @dataclass(frozen=True)
 class Precision:
-    """What a path declares of its arithmetic, by dtype name; None stands for the input's dtype.
+    """What a path declares of its arithmetic, by dtype name; None stands for the input's dtype, and
+    for ``weight`` for the operand's where that is narrower: weights are operands of p @ v.
 
     Raises:
         ValueError: for a precision this module has no unit roundoff for.
@@ -102,6 +103,7 @@ def budget(
     u_operand = UNIT_ROUNDOFF[precision.operand or case.dtype]
     u_operand = u_operand if u_operand > UNIT_ROUNDOFF[case.dtype] else 0.0
     u_weight, u_output = UNIT_ROUNDOFF[weight_dtype], UNIT_ROUNDOFF[output_dtype]
+    u_weight = u_weight if precision.weight else max(u_weight, u_operand)
 
     bound = Budget(torch.zeros_like(golden.output), torch.zeros_like(golden.logsumexp))
     for sequence in range(case.batch):

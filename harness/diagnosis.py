@@ -7,7 +7,6 @@ form one class and are named together.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ import torch
 from torch import Tensor
 
 from harness.attention import Attention
-from harness.budget import Budget, budget
 from harness.case import DecodeCase, InvalidCase
 from harness.explanation import Explanation, explain
 from harness.faults import FAULTS, Fault, Kind
+from harness.observation import Observation, equal, observe, observe_case, variations, within
 from harness.paths import Path, Result
-from harness.verdict import Problem, Verdict, attempt, leaks, malformed
+from harness.verdict import Problem, Verdict, attempt, leaks
 
 MIN_FURTHER = 12  # cases beyond the variations, before one suspect is taken for the culprit
 MAX_CASES = 80
@@ -46,27 +45,6 @@ class Diagnosis:
         """All of it, for a reader."""
         ends = ("remedy", self.remedy), ("reported before", self.source)
         return [*self.evidence, *(f"{what}: {text}" for what, text in ends if text)]
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What came out of one case, on the CPU, and which rows, bool ``[B, H, Q]``, are further from
-    golden than rounding allows: of the output, and of the logsumexp."""
-
-    problem: Problem
-    result: Result
-    bound: Budget
-    wrong_output: Tensor
-    wrong_logsumexp: Tensor
-
-    @functools.cached_property
-    def sound(self) -> Attention:
-        """The sound call on the same inputs, float64."""
-        return Attention.of(self.problem.inputs, torch.float64)
-
-    def wrong(self, kind: Kind) -> Tensor:
-        """Bool ``[B, H, Q]`` of one kind of fault."""
-        return self.wrong_logsumexp if kind is Kind.AUXILIARY else self.wrong_output
 
 
 @dataclass
@@ -98,22 +76,35 @@ def diagnose(
     for case in itertools.islice(variations(problem.case), 5 if big else None):
         # A slice of another length is another kernel: compiling each would take minutes.
         if path.static or case.mode == "eager" or case.input_pos == problem.case.input_pos:
-            seen += _observe_case(path, case, device)
+            seen += observe_case(path, case, device)
     # A wrong output has a wrong logsumexp beside it, but not the other way round.
     for kind in (Kind.OUTPUT, Kind.AUXILIARY):
         if any(o.wrong(kind).any() for o in seen):
-            suspects = [Suspect(f, kind) for f in FAULTS.values() if _may_explain(f, kind)]
-            suspects = [s for s in suspects if all(_explains(s, path, o) for o in seen)]
-            suspects = _tell_apart(suspects, path, device, further, seen)
-            return _named(_best(suspects), seen, kind)
+            return _named(_culprits(path, device, kind, list(further), seen), seen, kind)
     return Diagnosis((), _unexplained(path, problem, device))
+
+
+def _culprits(
+    path: Path, device: str, kind: Kind, further: list[DecodeCase], seen: list[Observation]
+) -> list[Suspect]:
+    """The suspects that explain everything; faults of rounding, whose bounds are wide, only where
+    no other does."""
+    # A fault of the output may show in the logsumexp alone, where one slot is attended.
+    possible = [f for f in FAULTS.values() if f.path is None and f.kind in (Kind.OUTPUT, kind)]
+    exact = [Suspect(f, kind) for f in possible if f.rounding is None]
+    rounding = [Suspect(f, kind) for f in possible if f.rounding is not None]
+    for suspects in (exact, rounding):
+        left = [s for s in suspects if all(_explains(s, path, o) for o in seen)]
+        if best := _best(_tell_apart(left, path, device, further, seen)):
+            return best
+    return []
 
 
 def _tell_apart(
     suspects: list[Suspect],
     path: Path,
     device: str,
-    further: Iterable[DecodeCase],
+    further: list[DecodeCase],
     seen: list[Observation],
 ) -> list[Suspect]:
     """The suspects left after further cases: a few, then those on which the suspects differ."""
@@ -124,7 +115,7 @@ def _tell_apart(
             break
         if len(seen) >= enough and few and not _differ(suspects, path, case):
             continue
-        for observation in _observe_case(path, case, device):
+        for observation in observe_case(path, case, device):
             seen.append(observation)
             suspects = [s for s in suspects if _explains(s, path, observation)]
     return suspects
@@ -142,7 +133,7 @@ def _differ(suspects: list[Suspect], path: Path, case: DecodeCase) -> bool:
         return bool(known)
     first, *others = known
     return any(
-        not _within(first.output, other.output, first.output_bound + other.output_bound).all()
+        not within(first.output, other.output, first.output_bound + other.output_bound).all()
         for other in others
     )
 
@@ -158,63 +149,6 @@ def _named(best: list[Suspect], seen: list[Observation], kind: Kind) -> Diagnosi
         fault.remedy,
         fault.source,
     )
-
-
-def variations(case: DecodeCase) -> Iterator[DecodeCase]:
-    """The same call with other positions and sharper data."""
-    last, block = case.cache_len - case.q_len, case.block_size[1]
-    newest = max(case.input_pos, default=0) + case.q_len - 1
-    plain = case.replace(tail="poison", logits="normal", probe="none")
-    yield plain.replace(logits="x5", seed=1)
-    yield case.replace(tail="poison")
-    yield plain
-    yield plain.replace(probe="uniform", seed=2)
-    yield from (plain.replace(probe=f"needle:{slot}") for slot in (0, newest) if slot >= 0)
-    for step in (1, -1, block, -block, 2 * block, last // 2):
-        moved = tuple(min(max(p + step, 0), last) if p >= 0 else p for p in case.input_pos)
-        if moved != case.input_pos:
-            yield case.replace(input_pos=moved, tail="poison", probe="none")
-
-
-def observe(path: Path, problem: Problem, device: str) -> Observation | None:
-    """Run the path on a copy of the problem; None where it gave nothing comparable."""
-    result = attempt(path, problem.inputs.clone().to(device))
-    if not isinstance(result, Result) or malformed(problem.inputs.to(device), result):
-        return None
-    logsumexp = None if result.logsumexp is None else result.logsumexp.cpu().double()
-    result = Result(result.output.cpu().double(), logsumexp)
-    bound = budget(problem.inputs, problem.golden, path.precision, tensor_cores=device != "cpu")
-    gold = problem.golden
-    wrong = ~_within(result.output, gold.output, bound.output)
-    wrong_logsumexp = torch.zeros_like(wrong)
-    if logsumexp is not None:
-        wrong_logsumexp = ~_equal(logsumexp, gold.logsumexp, bound.logsumexp)
-    return Observation(problem, result, bound, wrong, wrong_logsumexp)
-
-
-def _observe_case(path: Path, case: DecodeCase, device: str) -> list[Observation]:
-    if path.unsupported(case, device):
-        return []
-    try:
-        observation = observe(path, Problem.of(case), device)
-    except InvalidCase:
-        return []
-    return [observation] if observation is not None else []
-
-
-def _equal(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:
-    same = (actual == wanted) | (actual.isnan() & wanted.isnan())
-    return same | ((actual - wanted).abs() <= allowed)
-
-
-def _within(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:
-    """Bool ``[B, H, Q]``: whether a whole row ``[B, H, Q, Dv]`` lies within bounds."""
-    return _equal(actual, wanted, allowed).all(-1)
-
-
-def _may_explain(fault: Fault, kind: Kind) -> bool:
-    # A fault of the output may show in the logsumexp alone, where one slot is attended.
-    return fault.path is None and fault.kind in (Kind.OUTPUT, kind)
 
 
 def _explains(suspect: Suspect, path: Path, seen: Observation) -> bool:
@@ -251,14 +185,14 @@ def _compare(
     wrong, golden = seen.wrong(suspect.kind)[:, index], seen.problem.golden
     if suspect.kind is Kind.AUXILIARY:
         assert seen.result.logsumexp is not None
-        fits = _equal(seen.result.logsumexp[:, index], told.logsumexp, told.logsumexp_bound)
+        fits = equal(seen.result.logsumexp[:, index], told.logsumexp, told.logsumexp_bound)
         total = told.logsumexp_bound + seen.bound.logsumexp[:, index]
-        visible = ~_equal(told.logsumexp, golden.logsumexp[:, index], total)
+        visible = ~equal(told.logsumexp, golden.logsumexp[:, index], total)
         telling = told.logsumexp_bound.isfinite()
     else:
-        fits = _within(seen.result.output[:, index], told.output, told.output_bound)
+        fits = within(seen.result.output[:, index], told.output, told.output_bound)
         total = told.output_bound + seen.bound.output[:, index]
-        visible = ~_within(told.output, golden.output[:, index], total)
+        visible = ~within(told.output, golden.output[:, index], total)
         room = torch.finfo(getattr(torch, seen.problem.case.dtype)).max
         inside = told.output.abs() + told.output_bound < room
         telling = (inside | told.output.isnan()).all(-1)
@@ -268,16 +202,11 @@ def _compare(
 
 
 def _best(suspects: list[Suspect]) -> list[Suspect]:
-    """The suspects that predicted best; faults of rounding, whose bounds are wide, only where no
-    other is left."""
-    suspects = [s for s in suspects if s.explained]
-    suspects = [s for s in suspects if s.fault.rounding is None] or suspects
-
-    def misses(suspect: Suspect) -> float:
-        return suspect.missed / max(suspect.predicted, 1)
-
-    least = min(map(misses, suspects), default=0.0)
-    return sorted((s for s in suspects if misses(s) <= least), key=lambda s: s.fault.number)
+    """The suspects that missed nothing they predicted; without any, all, the best first: the fault
+    is there in part only, and its rows fit more than one."""
+    suspects = sorted((s for s in suspects if s.explained), key=lambda s: s.fault.number)
+    exact = [s for s in suspects if not s.missed]
+    return exact or sorted(suspects, key=lambda s: s.missed / max(s.predicted, 1))
 
 
 def _evidence(

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from harness import contract
 from harness.case import DecodeCase, InvalidCase
 from harness.faults import Fault, Kind
@@ -66,6 +68,8 @@ def measure_power(
 ) -> Matrix:
     """The kill matrix on drawn cases, and the sound paths on the first of them."""
     start = time.monotonic()
+    # Tensors are tiny: threads that wait for each other would cost more than they help.
+    torch.set_num_threads(1)
     cases = drawn_cases(max_examples, seed)
     cells = kill_matrix(faults, dtypes, cases, progress)
     alarms, count = [], 0
@@ -93,7 +97,11 @@ def _problems(cases: Iterable[DecodeCase], dtype: str) -> Iterator[Problem]:
 
 
 def kill_matrix(
-    faults: Sequence[Fault], dtypes: Sequence[str], cases: Sequence[DecodeCase], progress: Progress
+    faults: Sequence[Fault],
+    dtypes: Sequence[str],
+    cases: Sequence[DecodeCase],
+    progress: Progress,
+    only: Sequence[Scope] = tuple(Scope),
 ) -> list[Cell]:
     """Run every mutant on the drawn cases in their order until a check catches it; contract faults
     against the contract, with one example each."""
@@ -101,7 +109,7 @@ def kill_matrix(
     for dtype in dtypes:
         alive: list[tuple[Cell, Path]] = []
         for fault in faults:
-            for scope in scopes(fault):
+            for scope in (s for s in scopes(fault) if s in only):
                 cell = Cell(fault.name, fault.number, fault.kind, scope, dtype)
                 cells.append(cell)
                 if fault.kind is Kind.CONTRACT:

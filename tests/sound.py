@@ -227,7 +227,7 @@ def _path(name: str, run: Callable[[Attention], Result], precision: Precision) -
 # Weights stay float32 unless an implementation rounds them: its budget is to be the tight one.
 _FLOAT32 = Precision(weight="float32")
 # In the second product both operands are rounded, weights and values: each has to be declared.
-_TF32 = Precision(operand="tf32", weight="tf32")
+_TF32 = Precision(operand="tf32")
 
 SOUND: dict[str, Path] = {
     path.name: path

@@ -1,0 +1,176 @@
+"""``record`` and ``history``: the ledger of tolerances, written, compared and read."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.case import DTYPES
+from harness.console import (
+    NOT_OK,
+    OK,
+    USAGE,
+    UsageError,
+    device_or_error,
+    dtypes_or_error,
+    progress_to_stderr,
+)
+from harness.files import check_writable
+from harness.ledger import Change, Entry, Ledger, LedgerError, ledger_file, load, save
+from harness.ledger_cases import MODES, VERSION
+
+if TYPE_CHECKING:
+    Compared = list[tuple[Change, Entry, Entry | None]]
+
+
+def add(commands: Any) -> None:
+    """Add the subcommands."""
+    record = commands.add_parser(
+        "record",
+        help="measure the fixed cases and record, or check, how much of its budget each path uses",
+        description="Writes fixtures/tolerances/DEVICE.json. With --check it compares and writes"
+        " nothing: exit 1 where an entry is loosened (REGRESSED).",
+    )
+    record.set_defaults(run=_record)
+    record.add_argument("--check", action="store_true", help="compare with the record")
+    record.add_argument("--accept", default="", metavar="REASON", help="record loosened entries")
+    record.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    record.add_argument("--dtypes", default=",".join(DTYPES), help="separated by commas")
+    record.add_argument("--modes", default=",".join(MODES), help="eager, compiled or both")
+    record.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
+    record.add_argument("--ledger", type=Path, metavar="FILE", help="another ledger file")
+    history = commands.add_parser(
+        "history",
+        help="how recorded tolerances moved over torch versions",
+        description="Prints one table a path; entries of other hardware or threads apart.",
+    )
+    history.set_defaults(run=_history)
+    history.add_argument("path", nargs="?", help="one path (default: all)")
+    history.add_argument("--ledger", type=Path, default=ledger_file("cpu"), metavar="FILE")
+
+
+def read_or_error(file: Path) -> Ledger:
+    """A ledger of the present list of cases.
+
+    Raises:
+        UsageError: naming the file and the field.
+    """
+    try:
+        ledger = load(file)
+    except LedgerError as error:
+        raise UsageError(str(error)) from None
+    if ledger.case_list != VERSION:
+        raise UsageError(f"{file}: case_list: {ledger.case_list} is not {VERSION}; record anew")
+    return ledger
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    device = device_or_error(arguments.device)
+    dtypes = dtypes_or_error(arguments.dtypes)
+    modes = [mode.strip() for mode in arguments.modes.split(",")]
+    for mode in modes:
+        if mode not in MODES:
+            raise UsageError(f"--modes: {mode!r} is not one of {' '.join(MODES)}")
+    if arguments.threads < 1:
+        raise UsageError(f"--threads: {arguments.threads} is not a whole number >= 1")
+    if arguments.check and arguments.accept:
+        raise UsageError("--accept: goes with recording, not with --check")
+    file = arguments.ledger or ledger_file(device)
+    if not arguments.check:
+        for variable in ("CI", "PYTEST_XDIST_WORKER"):
+            if os.environ.get(variable):
+                raise UsageError(f"{variable} is set: tolerances are recorded by hand, not there")
+        check_writable(file)
+    if arguments.check and not file.exists():
+        raise UsageError(f"{file}: there is no ledger to check against")
+    ledger = read_or_error(file) if file.exists() else Ledger()
+
+    import torch
+
+    from harness.recording import Unrecordable, measure_all
+
+    torch.set_num_threads(arguments.threads)
+    try:
+        measured = list(measure_all(device, dtypes, modes, progress_to_stderr()))
+    except Unrecordable as error:
+        print(f"nothing recorded: {error}")
+        return NOT_OK
+    compared = ledger.compare(measured)
+    print("\n".join(render(compared)))
+    loosened = [entry for change, entry, _ in compared if change is Change.LOOSENED]
+    if arguments.check:
+        if all(change in (Change.MISSING, Change.UNUSED) for change, *_ in compared):
+            print("nothing could be judged: no record of this torch, hardware and threads")
+            return USAGE
+        return NOT_OK if loosened else OK
+    if loosened and not arguments.accept.strip():
+        print("nothing recorded: loosened entries need --accept REASON")
+        return NOT_OK
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    save(ledger.updated(measured, arguments.accept, today), file)
+    print(file)
+    return OK
+
+
+def render(compared: Compared) -> Iterator[str]:
+    """What changed, a line each, and how many of each kind."""
+    counts = dict.fromkeys(Change, 0)
+    for change, entry, record in compared:
+        counts[change] += 1
+        if change is Change.SAME:
+            continue
+        now = f"worst {entry.worst_utilisation:.3g}, median {entry.median_utilisation:.3g}"
+        if record is None or change is Change.UNUSED:
+            yield f"{change}: {entry.key_text}: {now} of the budget"
+            continue
+        verdict = "REGRESSED: " if change is Change.LOOSENED else ""
+        yield (
+            f"{verdict}{change}: {entry.key_text}: {now}, recorded worst"
+            f" {record.worst_utilisation:.3g}, median {record.median_utilisation:.3g} of the"
+            f" budget; worst case {entry.worst_case}"
+        )
+    yield ", ".join(f"{count} {change}" for change, count in counts.items())
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from harness.paths import PATHS
+
+    if arguments.path is not None and arguments.path not in PATHS:
+        raise UsageError(f"path: {arguments.path!r} is not one of {' '.join(PATHS)}")
+    ledger = read_or_error(arguments.ledger)
+    lines = list(_versions(ledger, arguments.path))
+    if not lines:
+        print("nothing recorded")
+        return USAGE
+    print("\n".join(lines))
+    return OK
+
+
+def _versions(ledger: Ledger, path: str | None) -> Iterator[str]:
+    from harness.report import table
+
+    groups: dict[tuple[Any, ...], dict[str, Entry]] = {}
+    for entry in ledger.entries.values():
+        if path in (None, entry.path):
+            key = (entry.hardware, entry.threads, entry.mode, entry.path, entry.dtype, entry.kind)
+            groups.setdefault(key, {})[entry.torch] = entry
+    versions = sorted({v for g in groups.values() for v in g}, key=_version)
+    rows = []
+    for key, by_version in sorted(groups.items()):
+        cells = [
+            f"{e.worst_utilisation:.3g} / {e.median_utilisation:.3g}" if e else "no record"
+            for e in map(by_version.get, versions)
+        ]
+        accepted = sum(len(e.accepted) for e in by_version.values())
+        rows.append([" ".join(map(str, key)), *cells, str(accepted) if accepted else ""])
+    if rows:
+        yield "worst / median share of the rounding budget, by torch version"
+        yield from table(["entry", *versions, "accepted"], rows)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())

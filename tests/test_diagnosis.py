@@ -1,0 +1,124 @@
+"""Diagnosis: the fault behind a wrong output, or where the output is wrong."""
+
+import torch
+from torch import Tensor
+
+from harness.case import DecodeCase
+from harness.diagnosis import diagnose
+from harness.faults import FAULTS
+from harness.inputs import Inputs
+from harness.mutants import MODEL, Scope, mutant
+from harness.paths import PATHS, Path, Result
+from harness.probes import needle_slots, sweep
+from harness.verdict import Problem, Verdict, judge
+from tests.support import altered, times
+
+PLAIN = Problem.of(DecodeCase.from_text("S=300,pos=200,H=4,D=16,block=64"))
+
+
+def test_the_reports_slice_is_a_query_at_position_0() -> None:
+    """By the same machinery as any other path, with its remedy and its source."""
+    diagnosis = diagnose(PATHS["sliced-as-reported"], PLAIN)
+    assert diagnosis.names == ("no-query-offset",)
+    assert "the mask lacks the query offset" in diagnosis.evidence[0]
+    assert "input_pos[b]" in diagnosis.remedy
+    assert "gpt-fast#233" in diagnosis.source
+
+
+def test_a_missing_mask_is_named() -> None:
+    """For one query token it equals a mask aligned to the end of the buffer: one class."""
+    diagnosis = diagnose(PATHS["full-cache-unmasked"], PLAIN)
+    assert "no-mask" in diagnosis.names
+    assert "equal on every case tried" in diagnosis.evidence[0]
+
+
+def test_a_sound_path_gets_no_name() -> None:
+    """Nor does one that is off by nothing but rounding."""
+    assert diagnose(MODEL, PLAIN).names == ()
+
+
+def test_suspects_are_told_apart_by_further_cases() -> None:
+    """A hidden newest slot is a stale position too, until a relative bias shows the distance."""
+    path = mutant(FAULTS["stale-position"])
+    assert diagnose(path, PLAIN).names == ("offset-one-low", "stale-position")
+    biased = PLAIN.case.replace(score="bias:8")
+    assert diagnose(path, PLAIN, "cpu", [biased] * 20).names == ("stale-position",)
+
+
+def test_a_fault_in_one_head_is_named_and_placed() -> None:
+    """Which sequence, head and token."""
+    path = mutant(FAULTS["scale-twice"], Scope.HEAD)
+    problem = Problem.of(PLAIN.case.replace(input_pos=(200, 100)))
+    diagnosis = diagnose(path, problem)
+    assert diagnosis.names[0] == "scale-twice"
+    text = " ".join(diagnosis.evidence)
+    assert "sequence 1 of 2" in text
+    assert "head 2 of 4" in text
+
+
+def test_a_wrong_logsumexp_beside_a_right_output_is_named() -> None:
+    """Auxiliary results have faults of their own."""
+    assert diagnose(mutant(FAULTS["logsumexp-base-two"]), PLAIN).names == ("logsumexp-base-two",)
+
+
+def test_an_unknown_fault_is_described_instead() -> None:
+    """No name is better than a false one."""
+    diagnosis = diagnose(altered(times(2)), PLAIN)
+    assert diagnosis.names == ()
+    assert diagnosis.evidence[0].startswith("output wrong in the sequence, all heads")
+
+
+def test_an_unknown_fault_at_block_edges_is_described_by_its_period() -> None:
+    """The first wrong position, and the place in a block."""
+
+    def first_of_block(inputs: Inputs, result: Result) -> Tensor:
+        t = inputs.input_pos.view(-1, 1, 1, 1) + torch.arange(inputs.case.q_len).view(1, 1, -1, 1)
+        return torch.where(t % 64 == 0, result.output * 1.5, result.output)
+
+    problem = Problem.of(PLAIN.case.replace(q_len=70, input_pos=(100,)))
+    diagnosis = diagnose(altered(first_of_block), problem)
+    assert diagnosis.names == ()
+    assert "only at slot 0 of a block of 64" in diagnosis.evidence
+
+
+def test_a_path_that_only_raises_has_no_diagnosis() -> None:
+    """There is no output to explain."""
+
+    def fails(inputs: Inputs) -> None:
+        raise ValueError
+
+    assert diagnose(Path("fails", "", fails), PLAIN).names == ()  # type: ignore[arg-type]
+
+
+def test_a_probe_sweep_has_a_needle_in_every_block_and_at_every_edge() -> None:
+    """And at both sides of the window, beside equal weights and integers."""
+    case = DecodeCase.from_text("S=200,pos=99,block=32,mask=window:40")
+    slots = needle_slots(case)
+    assert slots["inside"] == [16, 48, 80, 112, 144, 176, 199]
+    assert slots["window"] == [59, 60]
+    assert {0, 31, 32, 95, 96, 99, 100} <= set(slots["edge"])
+    probes = [c.probe for c in sweep(case)]
+    assert probes[-2:] == ["uniform", "integers"]
+    assert all(c.tail == "poison" for c in sweep(case))
+
+
+def test_a_lost_block_is_seen_by_the_needle_in_it_in_every_dtype() -> None:
+    """Where random keys hide it from a tolerance."""
+    for dtype in ("float32", "bfloat16", "float16"):
+        case = DecodeCase.from_text(f"S=200,pos=199,block=32,H=2,dtype={dtype}")
+        path = mutant(FAULTS["last-partial-block-dropped"])
+        seen = {c.probe for c in sweep(case) if not judge(path, Problem.of(c)).verdict.passes}
+        assert {"needle:199", "needle:192"} <= seen
+
+
+def test_integers_are_summed_exactly_or_the_path_is_wrong() -> None:
+    """One unit in the last place, within any budget, is enough."""
+    problem = Problem.of(DecodeCase.from_text("S=64,pos=31,H=2,D=16,probe=integers"))
+    assert judge(PATHS["full-cache"], problem).verdict is Verdict.OK
+
+    def one_ulp(inputs: Inputs, result: Result) -> Tensor:
+        return torch.nextafter(result.output, torch.tensor(torch.inf))
+
+    judgement = judge(altered(one_ulp), problem)
+    assert judgement.verdict is Verdict.WRONG
+    assert "should be exactly" in judgement.findings[0].evidence

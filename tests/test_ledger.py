@@ -1,0 +1,318 @@
+"""The ledger: strict to read, never half-written, and sharper than the budget."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path as File
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness import cli
+from harness.attention import Attention
+from harness.budget import Precision
+from harness.calls import Call
+from harness.inputs import Inputs
+from harness.ledger import Change, Entry, Ledger, LedgerError, load, save
+from harness.ledger_cases import KINDS, MODES, VERSION, cases
+from harness.paths import PATHS, Path
+from harness.recording import Unrecordable, measure_entry
+from harness.verdict import Problem, Verdict, judge
+from tests.sound import to_tf32
+from tests.support import altered, times
+
+ENTRY = Entry(
+    path="fixed",
+    dtype="float32",
+    mode="eager",
+    kind="normal",
+    torch="2.13.0",
+    hardware="x86_64 AVX2",
+    threads=1,
+    cases=12,
+    worst_utilisation=0.2,
+    median_utilisation=0.1,
+    relative_l2=1e-7,
+    max_abs=1e-6,
+    signed_mean=-1e-9,
+    worst_case="S=8,pos=1",
+    date="2026-11-23",
+    environment={"torch": "2.13.0"},
+)
+LEDGER = Ledger({ENTRY.key: ENTRY})
+
+
+def but(**changes: object) -> Entry:
+    return dataclasses.replace(ENTRY, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("measured", "change"),
+    [
+        (ENTRY, Change.SAME),
+        (but(worst_utilisation=0.29), Change.SAME),
+        (but(worst_utilisation=0.31), Change.LOOSENED),
+        (but(median_utilisation=0.13), Change.LOOSENED),
+        (but(worst_utilisation=0.1), Change.TIGHTENED),
+        (but(torch="2.11.0"), Change.MISSING),
+        (but(threads=2), Change.MISSING),
+    ],
+)
+def test_a_measured_entry_is_told_apart(measured: Entry, change: Change) -> None:
+    """Another key is no record, and never a regression."""
+    assert LEDGER.compare([measured])[0][0] is change
+
+
+def test_what_was_not_measured_is_unused_only_where_it_could_have_been() -> None:
+    """Another torch version's records are left alone."""
+    other, elsewhere = but(path="full-cache"), but(path="gone", torch="2.11.0")
+    ledger = Ledger({e.key: e for e in (ENTRY, other, elsewhere)})
+    changes = [(change, entry.path) for change, entry, _ in ledger.compare([ENTRY])]
+    assert changes == [(Change.SAME, "fixed"), (Change.UNUSED, "full-cache")]
+
+
+def test_errors_as_good_as_none_are_the_same() -> None:
+    """A needle's error of 1e-12 budgets may double."""
+    tiny = but(worst_utilisation=1e-12, median_utilisation=1e-12)
+    ledger = Ledger({tiny.key: tiny})
+    assert ledger.compare([dataclasses.replace(tiny, worst_utilisation=1e-5)])[0][0] is Change.SAME
+
+
+def test_a_loosened_entry_needs_a_reason_which_is_stored() -> None:
+    """With the figures before."""
+    worse = but(worst_utilisation=0.5)
+    with pytest.raises(LedgerError, match="fixed float32 eager normal is loosened"):
+        LEDGER.updated([worse], " ")
+    accepted = LEDGER.updated([worse], "new kernel", "2026-12-01").entries[ENTRY.key]
+    assert accepted.worst_utilisation == 0.5
+    assert accepted.accepted[0]["reason"] == "new kernel"
+    assert accepted.accepted[0]["worst_before"] == 0.2
+
+
+def test_an_entry_within_the_margins_cannot_creep() -> None:
+    """Recorded anew it keeps its figures."""
+    assert LEDGER.updated([but(worst_utilisation=0.29)]).entries[ENTRY.key] == ENTRY
+
+
+def test_a_ledger_is_read_back_as_it_was_written(tmp_path: File) -> None:
+    """Accepted reasons and margins too."""
+    ledger = LEDGER.updated([but(worst_utilisation=0.5)], "why", "2026-12-01")
+    save(ledger, tmp_path / "cpu.json")
+    assert load(tmp_path / "cpu.json") == ledger
+
+
+def _entry(**changes: object) -> Callable[[dict[str, object]], None]:
+    return lambda document: document["entries"][0].update(changes)  # type: ignore[index,attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: d.update(colour=1), "ledger: unknown key 'colour'"),
+        (lambda d: d.pop("margins"), "ledger: 'margins' is missing"),
+        (lambda d: d.update(schema=2), "schema: 2 is not 1"),
+        (lambda d: d["margins"].update(worst="much"), "worst: 'much' is not a number"),
+        (_entry(colour=1), "entry 0: entry: unknown key 'colour'"),
+        (_entry(kind="odd"), "entry 0: kind: 'odd' is not one of"),
+        (_entry(worst_utilisation=float("nan")), "NaN is not a number"),
+        (_entry(worst_utilisation=20.0), "worst_utilisation: 20.0 is not a number from 0 to 1"),
+        (_entry(threads=0), "threads: 0 is not a whole number"),
+        (_entry(date=""), "date: '' is not a text"),
+        (lambda d: d["entries"].append(d["entries"][0]), "a key is there twice"),
+    ],
+)
+def test_a_bad_ledger_names_the_file_and_the_field(
+    spoil: Callable[[dict[str, object]], None], message: str, tmp_path: File
+) -> None:
+    """And is left as it is by recording."""
+    file = tmp_path / "cpu.json"
+    save(LEDGER, file)
+    document = json.loads(file.read_text())
+    spoil(document)
+    file.write_text(json.dumps(document))
+    before = file.read_bytes()
+    with pytest.raises(LedgerError, match=r"cpu\.json") as caught:
+        load(file)
+    assert message in str(caught.value)
+    assert cli.main(["record", "--check", "--ledger", str(file)]) == cli.USAGE
+    assert file.read_bytes() == before
+
+
+def test_a_truncated_ledger_is_refused(tmp_path: File) -> None:
+    """Not read as an empty one."""
+    file = tmp_path / "cpu.json"
+    save(LEDGER, file)
+    file.write_text(file.read_text()[:200])
+    with pytest.raises(LedgerError, match=r"cpu\.json"):
+        load(file)
+
+
+def test_the_list_of_cases_moves_only_with_its_version() -> None:
+    """Whoever changes the list changes VERSION, and this digest with it."""
+    texts = [str(c) for m in MODES for k in KINDS for c in cases(m, k, "float32")]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    assert (VERSION, len(texts), digest) == (1, 108, "5d1fe93652f0e9d9")
+
+
+def running(terms: Tensor) -> Tensor:
+    """The sum over the last axis, one term after the other."""
+    total = torch.zeros_like(terms[..., 0])
+    for i in range(terms.size(-1)):
+        total = total + terms[..., i]
+    return total
+
+
+def sequential_scores(a: Attention) -> Tensor:
+    """q . k."""
+    return running(a.query[..., None, :] * a.key[:, :, None]) * a.scale
+
+
+def sequential_softmax(a: Attention, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The denominator."""
+    s = s.masked_fill(~a.allowed, -torch.inf)
+    highest = s.amax(-1, keepdim=True)
+    p = torch.exp(s - highest)
+    total = running(p)[..., None]
+    return p / total, (highest + total.log()).squeeze(-1)
+
+
+def sequential_output(a: Attention, weights: Tensor) -> Tensor:
+    """p @ v."""
+    return running((weights[..., None] * a.value[:, :, None]).mT)
+
+
+SEQUENTIAL = dict(scores=sequential_scores, normalise=sequential_softmax, combine=sequential_output)
+
+
+def rounded_product(a: Attention) -> Tensor:
+    """q . k of operands rounded to TF32."""
+    return to_tf32(a.query) @ to_tf32(a.key).mT * a.scale
+
+
+def model(precision: Precision, **changes: object) -> Path:
+    """The dense model with some arithmetic of its own."""
+
+    def function(inputs: Inputs) -> tuple[Tensor, Tensor]:
+        return Attention.of(inputs, torch.float32).but(**changes).run()
+
+    return Path(
+        "model", "", lambda i: Call(function, {"inputs": i}), flex=False, precision=precision
+    )
+
+
+PLAIN = [
+    Problem.of(case)
+    for case in cases("eager", "normal", "float32")
+    if case.score == "none" and case.mask == "causal"
+]
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes"),
+    [
+        pytest.param(Precision(), SEQUENTIAL, id="sequential-sums"),
+        pytest.param(Precision(operand="tf32"), {"scores": rounded_product}, id="tf32-products"),
+    ],
+)
+def test_a_path_within_budget_can_still_regress(
+    precision: Precision, changes: dict[str, object]
+) -> None:
+    """Worse arithmetic that the budget allows is seen against the record."""
+    worse = model(precision, **changes)
+    assert {judge(worse, problem).verdict for problem in PLAIN} == {Verdict.OK}
+    before = measure_entry(model(precision), PLAIN, "normal")
+    after = measure_entry(worse, PLAIN, "normal")
+    assert before is not None
+    assert after is not None
+    ledger = Ledger({before.key: before})
+    assert ledger.compare([before])[0][0] is Change.SAME
+    assert ledger.compare([after])[0][0] is Change.LOOSENED
+
+
+def test_a_wrong_path_is_never_recorded() -> None:
+    """Its error is no tolerance."""
+    with pytest.raises(Unrecordable, match="WRONG on S="):
+        measure_entry(altered(times(1.01)), PLAIN, "normal")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: File) -> Iterator[File]:
+    """A ledger of one path on one kind of data; CI is not set, threads are given back."""
+    threads = torch.get_num_threads()
+    for variable in ("CI", "PYTEST_XDIST_WORKER"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("harness.recording.KINDS", ("normal",))
+    monkeypatch.setattr("harness.recording.PATHS", {"sdpa-full": PATHS["sdpa-full"]})
+    yield tmp_path / "cpu.json"
+    torch.set_num_threads(threads)
+
+
+def record(file: File, *more: str) -> int:
+    command = ["record", "--modes", "eager", "--dtypes", "float32", "--ledger", str(file)]
+    return cli.main([*command, *more])
+
+
+def test_record_check_and_history_agree(quick: File, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was recorded is the same when it is checked, and is shown by history."""
+    assert record(quick) == cli.OK
+    assert record(quick, "--check") == cli.OK
+    assert "1 same, 0 no record" in capsys.readouterr().out
+    assert cli.main(["history", "sdpa-full", "--ledger", str(quick)]) == cli.OK
+    assert torch.__version__.partition("+")[0] in capsys.readouterr().out
+
+
+def test_a_regression_fails_the_check_and_is_recorded_only_with_a_reason(
+    quick: File, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """REGRESSED, exit 1, and nothing overwritten."""
+    assert record(quick) == cli.OK
+    ledger = load(quick)
+    (entry,) = ledger.entries.values()
+    better = dataclasses.replace(entry, worst_utilisation=entry.worst_utilisation / 2)
+    save(Ledger({entry.key: better}), quick)
+    before = quick.read_bytes()
+    assert record(quick, "--check") == cli.NOT_OK
+    assert "REGRESSED: loosened: sdpa-full float32 eager normal" in capsys.readouterr().out
+    assert record(quick) == cli.NOT_OK
+    assert quick.read_bytes() == before
+    assert record(quick, "--accept", "a reason") == cli.OK
+    assert load(quick).entries[entry.key].accepted[0]["reason"] == "a reason"
+
+
+def test_no_record_is_said_aloud_and_is_no_success(
+    quick: File, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ledger of another torch cannot judge this one."""
+    save(LEDGER, quick)
+    assert record(quick, "--check") == cli.USAGE
+    assert "no record of this torch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variable", ["CI", "PYTEST_XDIST_WORKER"])
+def test_nothing_is_recorded_in_ci(
+    variable: str, quick: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor under xdist."""
+    monkeypatch.setenv(variable, "1")
+    assert record(quick) == cli.USAGE
+    assert not quick.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modes", "fast"], "--modes: 'fast'"),
+        (["--dtypes", "int8"], "--dtypes: 'int8'"),
+        (["--threads", "0"], "--threads: 0"),
+        (["--check", "--accept", "x"], "--accept: goes with recording"),
+        (["--check", "--ledger", "/no/such.json"], "there is no ledger"),
+    ],
+)
+def test_bad_options_are_one_clear_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2."""
+    assert cli.main(["record", *arguments]) == cli.USAGE
+    assert message in capsys.readouterr().err
