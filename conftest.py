@@ -4,21 +4,32 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from harness.compile import why_not
 
 pytest.register_assert_rewrite("tests.support")
 
+
+def examples_of(device: str) -> DirectoryBasedExampleDatabase:
+    """The failing examples of one kind of device: where a replay passes, Hypothesis deletes the
+    example, so the CPU would delete what only the GPU gets wrong."""
+    return DirectoryBasedExampleDatabase(Path(__file__).parent / ".hypothesis" / device)
+
+
 # No deadline anywhere: a compile in an example takes seconds.
-settings.register_profile("default", max_examples=50, deadline=None)
+settings.register_profile("default", max_examples=50, deadline=None, database=examples_of("cpu"))
 settings.register_profile(
     "ci", settings.get_profile("default"), derandomize=True, database=None, print_blob=True
 )
-settings.register_profile("gpu", settings.get_profile("default"), max_examples=200)
+settings.register_profile(
+    "gpu", settings.get_profile("default"), max_examples=200, database=examples_of("cuda")
+)
 settings.register_profile("nightly", settings.get_profile("default"), max_examples=2000)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")

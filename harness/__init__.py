@@ -23,6 +23,9 @@ Data flows one way:
 ``repro``       the report gpt-fast#233, run as written, or any case on all paths
 ``claims``      what becomes of each claim of that report
 ``script``      a standalone script for a case, stdlib and torch alone
+``recorded``    results kept in files: the tolerance ledger, the kill matrix, others' rules
+``measured``    the numbers of the report's ``figures``; ``captions`` puts them into words,
+                ``plots`` and ``heatmaps`` draw them, ``page`` is the HTML, ``publish`` the files
 ``testing``     an assertion that says how to see a failure again
 ``report``      text for a terminal
 ``cli``         ``python -m harness``

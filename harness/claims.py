@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
+from harness.calls import Call
 from harness.case import DecodeCase
 from harness.compile import Compiled
 from harness.error import Error
@@ -199,18 +200,27 @@ def _longer(case: DecodeCase, device: str) -> Claim:
     )
 
 
-def _graphs(name: str, cases: list[DecodeCase], device: str, *, dynamic: bool) -> int:
-    # The eager backend traces and guards like any other, and compiles nothing.
+def graph_counts(calls: Iterable[Call], *, dynamic: bool) -> list[int]:
+    """How many graphs are there after each of these calls of one function, compiled once more
+    wherever torch sees something new. The eager backend traces and guards like any other, and
+    compiles nothing."""
+    calls = list(calls)
+    counts = []
     compiled: Compiled | None = None
-    for case in cases:
-        call = PATHS[name].prepare(make_inputs(case).to(device))
+    for call in calls:
         if compiled is None:
             compiled = Compiled(
-                call.function, dynamic=dynamic, backend="eager", recompile_limit=len(cases)
+                call.function, dynamic=dynamic, backend="eager", recompile_limit=len(calls)
             )
         with torch.no_grad():
             compiled(**(call.arguments | dict(with_logsumexp=False)))
-    return compiled.graphs if compiled else 0
+        counts.append(compiled.graphs)
+    return counts
+
+
+def _graphs(name: str, cases: list[DecodeCase], device: str, *, dynamic: bool) -> int:
+    calls = (PATHS[name].prepare(make_inputs(case).to(device)) for case in cases)
+    return max(graph_counts(calls, dynamic=dynamic), default=0)
 
 
 def _shapes(case: DecodeCase, device: str) -> Claim:

@@ -26,8 +26,24 @@ def check_writable(path: Path) -> None:
         raise UnwritableFile(f"{path}: directory {folder} is not writable")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by a file with this text; on failure the old file stays as it was.
+def check_folder(folder: Path) -> None:
+    """Find out before the work that ``folder`` cannot be made or written to; make nothing yet.
+
+    Raises:
+        UnwritableFile: with the reason.
+    """
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UnwritableFile(f"{folder}: {nearest} is not a directory")
+    if not os.access(nearest, os.W_OK):
+        raise UnwritableFile(f"{folder}: directory {nearest} is not writable")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by a file with this content, text as UTF-8; on failure the old file stays
+    as it was.
 
     Raises:
         UnwritableFile: with the reason.
@@ -38,8 +54,8 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         raise UnwritableFile(f"{path}: {error.strerror}") from None
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(handle, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
         os.chmod(name, mode)
         os.replace(name, path)

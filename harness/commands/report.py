@@ -1,0 +1,69 @@
+"""``report``: measure, and show it with what was recorded, as one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from harness.console import OK, UsageError, device_or_error, progress_to_stderr
+from harness.files import check_folder
+from harness.recorded import RecordError, read_recorded
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "report",
+        help="figures of what was measured, as one HTML page",
+        description="Measure for a minute or two; write a self-contained page, PNGs and the data.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder (default report)")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument(
+        "--from",
+        dest="files",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="recorded results to show in place of those in fixtures: a tolerance ledger, a kill"
+        " matrix, other projects' rules",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, draw, write."""
+    try:
+        from harness.publish import PAGE, publish, write_files
+    except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "PIL"):
+            raise
+        raise UsageError("needs matplotlib: pip install 'flexdecode-harness[report]'") from None
+    from harness.measured import Plan, compute
+
+    device = device_or_error(arguments.device)
+    check_folder(arguments.out)
+    try:
+        recorded = read_recorded(arguments.files)
+    except RecordError as error:
+        raise UsageError(str(error)) from None
+    progress = progress_to_stderr()
+    figures = compute(Plan(), recorded, device, progress)
+    command = ["python", "-m", "harness", "report", "--device", device]
+    if arguments.files:
+        command += ["--from", *map(str, arguments.files)]
+    commands = [shlex.join(command), "python -m harness repro"]
+    # Only now is anything written: an interrupt before leaves the folder as it was.
+    write_files(arguments.out, publish(figures, device, commands, progress))
+    progress("done")
+    page = arguments.out / PAGE
+    print(page)
+    if arguments.open and not webbrowser.open(page.resolve().as_uri()):
+        print(f"no browser could be opened; open {page} yourself", file=sys.stderr)
+    return OK

@@ -1,0 +1,119 @@
+"""Recorded results are read strictly, and what is not there is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.recorded import Catch, Kill, LedgerEntry, RecordError, read_recorded
+
+ENTRY = {
+    "path": "fixed",
+    "dtype": "float32",
+    "mode": "eager",
+    "kind": "random",
+    "torch": "2.13.0",
+    "hardware": "a processor",
+    "cases": 10,
+    "worst_utilisation": 0.25,
+}
+LEDGER = {"schema": 1, "margins": {"worst": 1.5, "median": 1.25}, "entries": [ENTRY]}
+CELL = {
+    "fault": "no-query-offset",
+    "number": 1,
+    "kind": "output",
+    "scope": "all",
+    "dtype": "float32",
+    "killed_by": "WRONG",
+}
+KILLS = {"schema": 1, "cells": [CELL]}
+CATCH = {"rule": "a rule", "fault": "no-query-offset", "scope": "all", "caught": 2, "total": 3}
+RULES = {"schema": 1, "rules": ["a rule"], "cells": [CATCH]}
+
+
+def fixtures(folder: Path) -> Path:
+    """All three files where they belong."""
+    (folder / "tolerances").mkdir()
+    (folder / "tolerances" / "cpu.json").write_text(json.dumps(LEDGER))
+    (folder / "kill-matrix.json").write_text(json.dumps(KILLS))
+    (folder / "rivals.json").write_text(json.dumps(RULES))
+    return folder
+
+
+def test_all_three_are_read(tmp_path: Path) -> None:
+    """Field by field."""
+    recorded = read_recorded([], fixtures(tmp_path))
+    assert recorded.ledger is not None and recorded.ledger.margin == 1.5
+    assert recorded.ledger.entries == (LedgerEntry(**ENTRY),)
+    assert recorded.kills == (Kill(**CELL),)
+    assert recorded.catches == (Catch(**CATCH),)
+
+
+def test_the_record_is_the_worst_over_modes_and_kinds(tmp_path: Path) -> None:
+    """And None where a path was never recorded."""
+    more = [ENTRY, ENTRY | {"mode": "compiled", "worst_utilisation": 0.5}]
+    (tmp_path / "a.json").write_text(json.dumps(LEDGER | {"entries": more}))
+    ledger = read_recorded([tmp_path / "a.json"], tmp_path).ledger
+    assert ledger is not None
+    assert (ledger.worst("fixed", "float32"), ledger.worst("fixed", "float16")) == (0.5, None)
+
+
+def test_nothing_recorded_is_none(tmp_path: Path) -> None:
+    """Not an empty record."""
+    recorded = read_recorded([], tmp_path)
+    assert (recorded.ledger, recorded.kills, recorded.catches) == (None, None, None)
+
+
+def test_a_named_file_stands_in_for_the_fixture(tmp_path: Path) -> None:
+    """Recognised by what it holds, not by its name."""
+    folder = fixtures(tmp_path)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(KILLS | {"cells": [CELL | {"killed_by": None}]}))
+    recorded = read_recorded([other], folder)
+    assert recorded.kills is not None and recorded.kills[0].killed_by is None
+    assert recorded.ledger is not None
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "not JSON"),
+        ([], "is not a JSON object"),
+        ({"schema": 2, "cells": []}, "schema: 2, should be 1"),
+        ({"schema": 1}, "neither entries nor cells"),
+        ({"schema": 1, "cells": {}}, "cells: is not a list"),
+        ({"schema": 1, "entries": []}, "margins: missing"),
+        (LEDGER | {"margins": {"worst": "1"}}, "margins.worst: '1' is not a number"),
+        (LEDGER | {"entries": [{}]}, "entries[0].path: missing"),
+        (LEDGER | {"entries": [ENTRY | {"dtype": ""}]}, "entries[0].dtype: ''"),
+        (LEDGER | {"entries": [ENTRY | {"worst_utilisation": -1}]}, "worst_utilisation: -1"),
+        (KILLS | {"cells": [CELL | {"kind": "x"}]}, "cells[0].kind: 'x' is not one of output"),
+        (KILLS | {"cells": [CELL | {"killed_by": 1}]}, "cells[0].killed_by: 1"),
+        (KILLS | {"cells": [CELL | {"number": True}]}, "cells[0].number: True"),
+        (RULES | {"cells": [CATCH | {"caught": 4}]}, "cells[0].caught: 4 of 3"),
+    ],
+)
+def test_a_malformed_file_is_named_with_the_field(
+    document: Any, message: str, tmp_path: Path
+) -> None:
+    """Strict reading."""
+    path = tmp_path / "a.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    with pytest.raises(RecordError) as caught:
+        read_recorded([path], tmp_path)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+
+
+def test_a_missing_a_second_and_a_misplaced_file_are_refused(tmp_path: Path) -> None:
+    """Each says which file."""
+    folder = fixtures(tmp_path)
+    ledger = folder / "tolerances" / "cpu.json"
+    with pytest.raises(RecordError, match="No such file"):
+        read_recorded([tmp_path / "no.json"], folder)
+    with pytest.raises(RecordError, match="is a second ledger"):
+        read_recorded([ledger, ledger], folder)
+    (folder / "rivals.json").write_text(json.dumps(KILLS))
+    with pytest.raises(RecordError, match="holds kills, should hold catches"):
+        read_recorded([], folder)
