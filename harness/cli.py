@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from harness import cli_check
 from harness.case import DTYPES, CaseError, DecodeCase, InvalidCase
+from harness.cli_common import (
+    INTERRUPTED,
+    NOT_OK,
+    OK,
+    USAGE,
+    UsageError,
+    device_or_error,
+    progress_to_stderr,
+)
 from harness.files import UnwritableFile, check_writable, write_atomically
-
-OK, NOT_OK, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-class UsageError(ValueError):
-    """A wrong command line; the message names the option and what is allowed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,40 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     keep.add_argument("case", help="a case id")
     keep.add_argument("--source", required=True, help="where the case comes from")
     keep.add_argument("--path", default="", help="the decode path it speaks of (default: all)")
+    cli_check.add_to(commands)
     return parser
-
-
-def device_or_error(name: str) -> str:
-    """A device that torch can use here.
-
-    Raises:
-        UsageError: for an unknown device or CUDA without CUDA.
-    """
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device: {name!r} is not one of cpu cuda cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device: {name!r} is not one of cpu cuda cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device: {name!r} asked for, but torch sees no CUDA device; use cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device: torch sees {torch.cuda.device_count()} CUDA devices")
-    return name
-
-
-def progress_to_stderr() -> Callable[[str], None]:
-    """Print what is being done and since when; on a terminal, on one line."""
-    start = time.monotonic()
-    end = "\r" if sys.stderr.isatty() else "\n"
-
-    def progress(text: str) -> None:
-        line = f"[{time.monotonic() - start:5.1f} s] {text}"
-        print(f"{line[:99]:99}" if end == "\r" else line, end=end, file=sys.stderr, flush=True)
-
-    return progress
 
 
 def _report_case(arguments: argparse.Namespace) -> DecodeCase:
