@@ -22,10 +22,15 @@ Data flows one way:
 ``strategies``  Hypothesis draws cases; ``kept`` ones run first; ``known_failures`` are left out
 ``repro``       the report gpt-fast#233, run as written, or any case on all paths
 ``claims``      what becomes of each claim of that report
-``script``      a standalone script for a case, stdlib and torch alone
-``testing``     an assertion that says how to see a failure again
-``report``      text for a terminal
-``cli``         ``python -m harness``
+``script``      a standalone script for a case, stdlib and torch alone; ``target_script`` for a
+                user's function
+``scope``       which cases a function of a user's own takes; ``supported`` draws them
+``target``      that function as a path; ``trial`` runs it on a case, ``worker`` in a process of
+                its own, with the ``settings`` that it must leave alone
+``check``       the search for a case on which it fails; ``shrink`` makes that small
+``testing``     assertions that say how to see a failure again; ``pytest_plugin`` keeps it
+``report``      text for a terminal; ``check_report`` of a check
+``cli``         ``python -m harness``; ``cli_check`` a subcommand, ``cli_common`` what they share
 
 The package imports nothing heavy by itself: a test plugin must not pay for torch.
 """
@@ -41,9 +46,19 @@ _LAZY = {
     "Verdict": "harness.verdict",
     "judge": "harness.verdict",
     "PATHS": "harness.paths",
+    "assert_decodes": "harness.testing",
+    "decode_cases": "harness.supported",
 }
 
-__all__ = ["PATHS", "CaseError", "DecodeCase", "Verdict", "judge"]
+__all__ = [
+    "PATHS",
+    "CaseError",
+    "DecodeCase",
+    "Verdict",
+    "assert_decodes",
+    "decode_cases",
+    "judge",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -167,7 +167,10 @@ def drawn_cases(scope: Scope, source: int, *, compiled_geometries: int = 0) -> I
     strategy = supported(scope)
     if compiled_geometries:
         geometry = geometries(scope, "compiled")
-        few = _drawn(geometry, compiled_geometries, f"{source}/geometries")
+        count = compiled_geometries
+        distinct = list(dict.fromkeys(_drawn(geometry, 2 * count, f"{source}/geometries")))
+        # The first is always the simplest, which shows least.
+        few = distinct[1 : count + 1] or distinct
         strategy = st.sampled_from(few).flatmap(lambda drawn: data_of(drawn, scope))
     seen: set[DecodeCase] = set()
     for batch in itertools.count():
