@@ -166,7 +166,7 @@ def _smallest(
     """
     hangs = outcome.verdict is Verdict.TIMEOUT
     scope = order.scope(runner.facts.features)
-    limit = 1.0 + 10 * tally.slowest if hangs else None
+    limit = 0.5 + 10 * tally.slowest if hangs else None
     end = time.monotonic() + (_SHRINK_HANG_SECONDS if hangs else _SHRINK_SECONDS)
     found = {case: outcome}
 

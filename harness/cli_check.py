@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _order(arguments: argparse.Namespace, case: DecodeCase | None) -> Order:
     from harness.trial import Order
 
-    supports, precision = _names(arguments.supports), None
+    supports, dtypes, precision = _names(arguments.supports), _names(arguments.dtypes), None
     if arguments.precision is not None:
         pairs = [part.partition("=") for part in _names(arguments.precision) or ()]
         if any(not (name and equals and value) for name, equals, value in pairs):
@@ -136,7 +136,7 @@ def _order(arguments: argparse.Namespace, case: DecodeCase | None) -> Order:
             precision=precision,
             head_dims=_head_dims(arguments.head_dims),
             cache_len=(low, high),
-            dtypes=tuple(_short(name) for name in _names(arguments.dtypes) or DTYPES),
+            dtypes=DTYPES if dtypes is None else tuple(map(_short, dtypes)),
         )
         order.scope(order.supports or ())
     except ScopeError as error:

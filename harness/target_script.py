@@ -65,11 +65,13 @@ def _options(case: DecodeCase) -> str:
         options.append("alibi_slopes=slopes.to(DEVICE)")
     if case.scale is not None:
         options.append("scale=SCALE")
-    return "".join(f", {option}" for option in options)
+    return ", ".join(options)
 
 
 def _calls(case: DecodeCase, device: str) -> Iterator[str]:
     pack, view = LAYOUT_CODE.get(case.layout, ("x", "x"))
+    yield f"options = dict({_options(case)})"
+    yield ""
     yield ""
     yield "def call(*caches):"
     yield "    caches = (x.to(DEVICE, copy=True) for x in caches)"
@@ -78,7 +80,7 @@ def _calls(case: DecodeCase, device: str) -> Iterator[str]:
     yield "    before = [x.clone() for x in given]"
     yield f"    k, v = ({view} for x in given[:2])"
     yield "    with torch.no_grad():"
-    yield f"        out = decode(given[2], k, v, given[3]{_options(case)})"
+    yield "        out = decode(given[2], k, v, given[3], **options)"
     yield "    pairs = [[x.view(torch.uint8) for x in pair] for pair in zip(before, given)]"
     yield "    return out.cpu().clone(), not all(torch.equal(*pair) for pair in pairs)"
     yield ""

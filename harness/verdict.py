@@ -263,7 +263,9 @@ def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str)
 
 def _differs(verdict: Verdict, what: str, first: Result, second: Result | Finding) -> list[Finding]:
     if isinstance(second, Finding):
-        return [Finding(verdict, f"{what}: {second.verdict} {second.evidence}")]
+        # What it raised is the finding, unless it is a refusal that comes and goes.
+        raised = verdict if second.verdict is Verdict.UNSUPPORTED else second.verdict
+        return [Finding(raised, f"{what}: {second.evidence}")]
     changed = first.output.ne(second.output) & ~(first.output.isnan() & second.output.isnan())
     if not changed.any():
         return []
