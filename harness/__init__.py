@@ -22,13 +22,24 @@ Data flows one way:
 ``strategies``  Hypothesis draws cases; ``kept`` ones run first; ``known_failures`` are left out
 ``repro``       the report gpt-fast#233, run as written, or any case on all paths
 ``claims``      what becomes of each claim of that report
-``script``      a standalone script for a case, stdlib and torch alone
+``attention``   a decode call written out densely, so that a step can be changed; ``faults`` are
+                such changes, ``mutants`` the paths with one planted, ``kill`` the matrix
+``contract``    what a path promises beside its numbers: graphs, no state between calls
+``probes``      needles, equal weights, integers: inputs that need no tolerance
+``diagnosis``   the fault behind a wrong output: its ``explanation`` against ``observation``s
+``ledger``      how much of its budget each path used on the ``ledger_cases``; ``recording`` it
+``script``      a standalone script for a case, stdlib and torch alone; ``target_script`` for a
+                user's function
+``scope``       which cases a function of a user's own takes; ``supported`` draws them
+``target``      that function as a path; ``trial`` runs it on a case, ``worker`` in a process of
+                its own, with the ``settings`` that it must leave alone
+``check``       the search for a case on which it fails; ``shrink`` makes that small
 ``recorded``    results kept in files: the tolerance ledger, the kill matrix, others' rules
 ``measured``    the numbers of the report's ``figures``; ``captions`` puts them into words,
                 ``plots`` and ``heatmaps`` draw them, ``page`` is the HTML, ``publish`` the files
-``testing``     an assertion that says how to see a failure again
-``report``      text for a terminal
-``cli``         ``python -m harness``
+``testing``     assertions that say how to see a failure again; ``pytest_plugin`` keeps it
+``report``      text for a terminal; ``check_report`` of a check
+``cli``         ``python -m harness``; ``commands`` are its subcommands, ``console`` what they share
 
 The package imports nothing heavy by itself: a test plugin must not pay for torch.
 """
@@ -44,9 +55,19 @@ _LAZY = {
     "Verdict": "harness.verdict",
     "judge": "harness.verdict",
     "PATHS": "harness.paths",
+    "assert_decodes": "harness.testing",
+    "decode_cases": "harness.supported",
 }
 
-__all__ = ["PATHS", "CaseError", "DecodeCase", "Verdict", "judge"]
+__all__ = [
+    "PATHS",
+    "CaseError",
+    "DecodeCase",
+    "Verdict",
+    "assert_decodes",
+    "decode_cases",
+    "judge",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,7 +40,7 @@ _SCORES = {
 }
 # How a cache x comes to lie in its buffer, and the view of the buffer that is the cache.
 _TABLES = {"alibi": "slopes", "bias": "table"}
-_LAYOUTS = {
+LAYOUT_CODE = {
     "bshd": ("x.transpose(1, 2).contiguous()", "x.transpose(1, 2)"),
     "longer": ("F.pad(x, (0, 0, 8, 8), value=math.nan)", "x[:, :, 8:-8]"),
     "stacked": ("torch.stack([x * math.nan, x, x * math.nan])", "x[1]"),
@@ -126,11 +126,11 @@ def _script(
         "import torch.nn.functional as F",
         f"from {_FLEX} import BlockMask, create_block_mask, flex_attention",
         "",
-        *_inputs(case, device),
+        *input_lines(case, device),
         *constants,
         "",
         INPUTS_END,
-        *_golden(case),
+        *golden_lines(case),
         *_flex(case, device),
         *_table(calls),
         *end,
@@ -143,7 +143,8 @@ def _script(
     return text
 
 
-def _inputs(case: DecodeCase, device: str) -> Iterator[str]:
+def input_lines(case: DecodeCase, device: str) -> Iterator[str]:
+    """Statements that draw the case's tensors: query, key, value, pos, slopes, allowed."""
     yield f"B, HQ, HKV, Q = {case.batch}, {case.heads}, {case.kv_heads}, {case.q_len}"
     yield f"S, D, DV = {case.cache_len}, {case.head_dim}, {case.value_dim}"
     scale = "D**-0.5" if case.scale is None else repr(case.scale)
@@ -231,7 +232,8 @@ def _needle(case: DecodeCase) -> Iterator[str]:
     yield f"value[:, :, {slot}] = torch.arange(1, DV + 1).remainder(7).add(3).to(DTYPE)"
 
 
-def _golden(case: DecodeCase) -> Iterator[str]:
+def golden_lines(case: DecodeCase) -> Iterator[str]:
+    """Statements that compute golden and the default precision's budget, densely."""
     u_in, u = UNIT_ROUNDOFF[case.dtype], UNIT_ROUNDOFF["float32"]
     yield "used = allowed.any(2).any(1)[:, None, :, None]  # the tail is never read"
     yield "k, v = (x.double().masked_fill(~used, 0) for x in (key, value))"
@@ -261,7 +263,7 @@ def _golden(case: DecodeCase) -> Iterator[str]:
 def _flex(case: DecodeCase, device: str) -> Iterator[str]:
     tensors = ["query", "key", "value", "pos"]
     tensors += [name for score, name in _TABLES.items() if score in dict(case.score_specs)]
-    pack, view = _LAYOUTS.get(case.layout, (None, None))
+    pack, view = LAYOUT_CODE.get(case.layout, (None, None))
     if pack is not None:
         yield f"key, value = ({pack} for x in (key, value))"
     if device != "cpu":

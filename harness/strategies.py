@@ -7,14 +7,16 @@ Sizes are capped together, so that one example stays cheap while every value sti
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from harness.case import DTYPES, LAYOUTS, NONFINITE_TAILS, TAILS, DecodeCase
-from harness.paths import Path
 from harness.probes import needle_slots
+
+if TYPE_CHECKING:
+    from harness.paths import Path
 
 BLOCKS = ((128, 128), (16, 16), (32, 32), (64, 64), (256, 256), (128, 32), (16, 128), (64, 256))
 CACHE_LENS = (1, 2, 7, 511, 512, 513, 1000, 1024, 1025, 2046, 2048, 4096)
@@ -32,11 +34,13 @@ _MAX_SCORES = 2**16
 _MAX_CACHE = 2**18
 
 
-def _often(common: Any, *rare: Any) -> st.SearchStrategy[Any]:
+def often(common: Any, *rare: Any) -> st.SearchStrategy[Any]:
+    """The common value half the time."""
     return st.one_of(st.just(common), st.sampled_from(rare)) if rare else st.just(common)
 
 
-def _upto(limit: int, values: Iterable[int]) -> st.SearchStrategy[int]:
+def upto(limit: int, values: Iterable[int]) -> st.SearchStrategy[int]:
+    """Those of the values that are within the limit, or the first where none is."""
     possible = list(values)
     return st.sampled_from([v for v in possible if v <= limit] or possible[:1])
 
@@ -114,7 +118,7 @@ def decode_data(draw: st.DrawFn, geometry: DecodeCase) -> DecodeCase:
     case = geometry.replace(
         input_pos=draw(input_positions(geometry, batch, shared=shared)),
         tail=draw(st.sampled_from(TAILS)),
-        logits=draw(_often("normal", *LOGITS[1:])),
+        logits=draw(often("normal", *LOGITS[1:])),
         seed=draw(st.integers(0, 2**32 - 1)),
     )
     return case.replace(probe=draw(probes(case)))
@@ -143,16 +147,16 @@ def decode_cases(
     cache_len = draw(cache_lens(block[1]).filter(lambda n: n >= min_q_len))
     q_len = min_q_len
     if recipe != "row" and cache_len > 1 and draw(st.booleans()):
-        q_len = draw(_upto(min(max(2, _MAX_SCORES // cache_len), cache_len), Q_LENS))
-    head_dim = draw(_upto(_MAX_CACHE // cache_len, HEAD_DIMS))
-    value_dim = draw(_often(head_dim, *HEAD_DIMS))
+        q_len = draw(upto(min(max(2, _MAX_SCORES // cache_len), cache_len), Q_LENS))
+    head_dim = draw(upto(_MAX_CACHE // cache_len, HEAD_DIMS))
+    value_dim = draw(often(head_dim, *HEAD_DIMS))
     widest = max(head_dim, value_dim)
     room = max(1, _MAX_CACHE // (cache_len * widest))
     fewest = max(min_batch, int(idle))
-    batch = draw(_upto(room, [n for n in (1, 2, 1, 2, 3, 4, 0) if n >= fewest]))
+    batch = draw(upto(room, [n for n in (1, 2, 1, 2, 3, 4, 0) if n >= fewest]))
     heads = min(32, _MAX_SCORES // (cache_len * q_len * max(1, batch)))
-    kv_heads = draw(_upto(min(heads, room // max(1, batch)), KV_HEADS))
-    group = draw(_upto(heads // kv_heads, GROUPS))
+    kv_heads = draw(upto(min(heads, room // max(1, batch)), KV_HEADS))
+    group = draw(upto(heads // kv_heads, GROUPS))
     geometry = DecodeCase(
         cache_len=cache_len,
         input_pos=(0,) * batch,
@@ -166,7 +170,7 @@ def decode_cases(
         mask="causal" if recipe == "row" else draw(masks(cache_len, block[1])),
         score=draw(scores()),
         scale=draw(st.sampled_from(SCALES)),
-        layout=draw(_often("contiguous", *(n for n in LAYOUTS if batch or n != "expanded"))),
+        layout=draw(often("contiguous", *(n for n in LAYOUTS if batch or n != "expanded"))),
         views=draw(st.sampled_from(["outside", "inside"])),
         recipe=recipe,
     )

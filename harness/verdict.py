@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +20,12 @@ from harness.inputs import Inputs, make_inputs
 from harness.junk import junk_memory
 from harness.oracle import Golden, golden
 from harness.paths import Path, Result
+from harness.settings import kept_settings
 
 # What the tail is changed to; both ends are finite wherever the case's own tail is.
 _OTHER_TAIL = {"zeros": "poison", "leftovers": "poison"}
+# Of torch's CPU allocator, and of C++.
+_OUT_OF_MEMORY = re.compile("allocate memory|bad_alloc")
 
 
 class Verdict(enum.StrEnum):
@@ -35,6 +40,8 @@ class Verdict(enum.StrEnum):
     NONDETERMINISTIC = "NONDETERMINISTIC"
     ERROR = "ERROR"
     OOM = "OOM"
+    CRASH = "CRASH"
+    TIMEOUT = "TIMEOUT"
 
     @property
     def passes(self) -> bool:
@@ -104,9 +111,9 @@ class Judgement:
 def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     """Run ``path`` on the problem and say what is right or wrong with it.
 
-    The order: inputs unchanged; type, shape, dtype, device; finite; exact relations (the tail
-    changes no bit, a second run with junk in the allocator changes no bit); error within budget,
-    where rows with nothing to attend have a budget of 0.
+    The order: inputs and settings of the process unchanged; type, shape, dtype, device; finite;
+    exact relations (the tail changes no bit, a second run with junk in the allocator changes no
+    bit); error within budget, where rows with nothing to attend have a budget of 0.
     """
     case = problem.case
     if reason := path.unsupported(case, device):
@@ -114,12 +121,16 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     before = problem.inputs.to(device)
     # A copy: on the CPU a path that writes into its inputs would change the problem for the others.
     inputs = before.clone()
-    result = attempt(path, inputs)
+    changed: list[str] = []
+    result = attempt(path, inputs, changed)
     if isinstance(result, Finding):
         return Judgement(path.name, case, device, (result,))
     findings = mutations(before, inputs)
-    if wrong := malformed(inputs, result):
+    findings += [Finding(Verdict.MUTATED, f"changed {setting}") for setting in changed]
+    if wrong := malformed(before, result):
         return Judgement(path.name, case, device, (*findings, *wrong))
+    # A copy: a path may return a buffer that its next call overwrites.
+    result = dataclasses.replace(result, output=result.output.detach().clone())
     findings += nonfinite(result)
     findings += leaks(path, problem, result, device)
     findings += changes_on_repeat(path, problem, result, device)
@@ -136,16 +147,26 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     )
 
 
-def attempt(path: Path, inputs: Inputs) -> Result | Finding:
-    """The path's result, or what it raised as a finding."""
+def attempt(path: Path, inputs: Inputs, changed: list[str] | None = None) -> Result | Finding:
+    """The path's result, or what it raised as a finding.
+
+    Settings of the process that it changed are put back, and named in ``changed``.
+    """
     try:
-        return path(inputs)
+        with kept_settings() as names:
+            result = path(inputs)
+            if inputs.query.is_cuda:
+                # What a kernel did wrong is reported by whatever call comes next.
+                torch.cuda.synchronize(inputs.query.device)
+        if changed is not None:
+            changed += names
+        return result
     except NotImplementedError as error:
-        return Finding(Verdict.UNSUPPORTED, f"raised NotImplementedError: {error}")
+        return Finding(Verdict.UNSUPPORTED, f"raised {_line(error)}")
     except (MemoryError, torch.OutOfMemoryError) as error:
         return Finding(Verdict.OOM, _line(error))
-    except Exception as error:
-        if isinstance(error, RuntimeError) and "allocate memory" in str(error):
+    except (Exception, SystemExit) as error:
+        if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
             return Finding(Verdict.OOM, _line(error))
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return Finding(Verdict.ERROR, f"{_line(error)} (line {frame.lineno} of {frame.name})")
@@ -225,6 +246,7 @@ def malformed(inputs: Inputs, result: Result) -> list[Finding]:
         ("shape", tuple(output.shape), shape),
         ("dtype", output.dtype, inputs.query.dtype),
         ("device", output.device, inputs.query.device),
+        ("layout", output.layout, torch.strided),
     ]
     if result.logsumexp is not None:
         facts.append(("logsumexp's shape", tuple(result.logsumexp.shape), shape[:3]))
@@ -266,7 +288,9 @@ def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str)
 
 def _differs(verdict: Verdict, what: str, first: Result, second: Result | Finding) -> list[Finding]:
     if isinstance(second, Finding):
-        return [Finding(verdict, f"{what}: {second.verdict} {second.evidence}")]
+        # What it raised is the finding, unless it is a refusal that comes and goes.
+        raised = verdict if second.verdict is Verdict.UNSUPPORTED else second.verdict
+        return [Finding(raised, f"{what}: {second.evidence}")]
     changed = first.output.ne(second.output) & ~(first.output.isnan() & second.output.isnan())
     if not changed.any():
         return []

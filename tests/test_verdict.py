@@ -62,7 +62,11 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
+# These take a process of its own: tests/test_worker.py.
+OF_A_PROCESS = {Verdict.CRASH, Verdict.TIMEOUT}
+
+
+@pytest.mark.parametrize("verdict", [v for v in Verdict if v not in OF_A_PROCESS])
 def test_every_verdict_can_occur(verdict: Verdict) -> None:
     """A planted fault of each kind gets the verdict of that kind."""
     judgement = judge(FAULTS[verdict], PROBLEM)
@@ -70,6 +74,37 @@ def test_every_verdict_can_occur(verdict: Verdict) -> None:
     if verdict is not Verdict.NONDETERMINISTIC:  # junk may also lie outside of the numbers' range
         assert judgement.verdict is verdict
     assert all(finding.evidence for finding in judgement.findings)
+
+
+def test_leaving_the_process_is_an_error() -> None:
+    """sys.exit in a path must not end the harness."""
+    judgement = judge(_raises(SystemExit(3)), PROBLEM)
+    assert judgement.verdict is Verdict.ERROR
+    assert judgement.findings[0].evidence.startswith("SystemExit: 3")
+
+
+def _reads_its_last_buffer() -> Path:
+    buffer = torch.empty(3, 4, 1, 16)
+    return altered(lambda inputs, result: buffer.copy_(_attends_one_tail_slot(inputs, result)))
+
+
+def test_a_buffer_that_the_next_call_overwrites_hides_nothing() -> None:
+    """What was returned first is compared, not what lies there by then."""
+    judgement = judge(_reads_its_last_buffer(), PROBLEM)
+    assert judgement.verdict is Verdict.LEAK
+
+
+def _changes_a_setting(inputs: Inputs, result: Result) -> torch.Tensor:
+    torch.set_default_dtype(torch.float64)
+    return result.output
+
+
+def test_a_changed_setting_is_put_back_and_named() -> None:
+    """The judge's own arithmetic must not run under it."""
+    judgement = judge(altered(_changes_a_setting), PROBLEM)
+    assert torch.get_default_dtype() is torch.float32
+    assert judgement.verdict is Verdict.MUTATED
+    assert "torch.float32 to torch.float64" in judgement.findings[0].evidence
 
 
 def test_a_failed_allocation_is_oom() -> None:

@@ -27,7 +27,7 @@ class Fault:
     """``change`` plants the fault in a sound call and gives None where the case cannot show it;
     a fault of state between calls has a ``path`` instead. ``number`` is its class among the fault
     models, ``source`` the public report behind it. A fault of ``rounding`` has fields of
-    the Precision within which a path with it stays: a value near a tie may be rounded either way."""
+    the Precision within which a path with it stays: near a tie a value may go either way."""
 
     name: str
     number: int

@@ -1,0 +1,157 @@
+"""The pytest plugin: keeps failing cases and runs them first, reports figures, asks for a GPU.
+
+It imports neither torch nor Hypothesis: most sessions that load it have no test of ours. What it
+knows of a test it reads from ``harness.testing``, if a test has imported that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import re
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path("fixtures") / "decode-cases"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options, all with one prefix."""
+    group = parser.getgroup("decode", "decode paths (flexdecode-harness)")
+    group.addoption(
+        "--decode-cases",
+        metavar="DIR",
+        help=f"where failing cases are kept and found again (default {FOLDER} under the rootdir)",
+    )
+    group.addoption(
+        "--decode-require-gpu",
+        action="store_true",
+        help="fail at once where torch sees no CUDA device",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; refuse to run without the GPU that was asked for."""
+    config.addinivalue_line(
+        "markers", "decode_gpu: needs a CUDA device; without one it is skipped as not run"
+    )
+    if config.getoption("decode_require_gpu") and not _cuda():
+        raise pytest.UsageError("--decode-require-gpu: torch sees no CUDA device")
+
+
+def _cuda() -> bool:
+    import torch  # noqa: PLC0415  # for those who ask for a GPU alone
+
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU that is not there; give each test its kept cases."""
+    on_gpu = [item for item in items if item.get_closest_marker("decode_gpu")]
+    if on_gpu and not _cuda():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="not run: no CUDA device"))
+    done: set[Any] = set()
+    for item in items:
+        test = getattr(item, "function", None)
+        if test is not None and test not in done:
+            done.add(test)
+            _prepare(config, item, test)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """What the results depend on, where a test of ours was collected."""
+    if "harness.testing" not in sys.modules:
+        return []
+    import torch  # noqa: PLC0415  # harness.testing has imported it
+
+    from harness.compile import why_not  # noqa: PLC0415
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+    compiler = why_not("cpu") or "compiles on the CPU"
+    return [f"decode: torch {torch.__version__}, {gpu}, {compiler}"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget what the test before has seen."""
+    if testing := sys.modules.get("harness.testing"):
+        testing.RECORD.utilisation = testing.RECORD.failed = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give the report, and so JUnit, the worst utilisation; keep the case of a failure."""
+    testing = sys.modules.get("harness.testing")
+    if testing is None or call.when != "call":
+        return (yield)
+    record = testing.RECORD
+    if record.utilisation is not None:
+        item.user_properties.append(("decode_max_utilisation", f"{record.utilisation:.3g}"))
+    report = yield
+    # Hypothesis ends with the smallest failing example, so the latest is the one to keep.
+    if report.failed and record.failed is not None and _drawn_argument(item) is not None:
+        file = _keep(item, record.failed)
+        report.sections.append(("decode", f"kept as {file}, to be run first from now on"))
+    return report
+
+
+def _folder(config: pytest.Config) -> Path:
+    given = config.getoption("decode_cases")
+    return Path(config.invocation_params.dir, given) if given else config.rootpath / FOLDER
+
+
+def _slug(item: pytest.Item) -> str:
+    """Of the test without its parameters: one function has one list of examples."""
+    path, _, rest = item.nodeid.partition("::")
+    name = f"{Path(path).stem}-{rest.partition('[')[0]}"
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _drawn_argument(item: pytest.Item) -> str | None:
+    """The name of the one argument that Hypothesis draws for a test of ours, or None."""
+    test: Any = getattr(item, "function", None)
+    inner = getattr(getattr(test, "hypothesis", None), "inner_test", None)
+    if inner is None or "assert_decodes" not in inner.__code__.co_names:
+        return None
+    fixtures = inspect.signature(test).parameters
+    drawn = [name for name in inspect.signature(inner).parameters if name not in fixtures]
+    return drawn[0] if len(drawn) == 1 else None
+
+
+def _prepare(config: pytest.Config, item: pytest.Item, test: Any) -> None:
+    """Give a test its kept cases, and time: judging is not what a deadline is about."""
+    argument = _drawn_argument(item)
+    if argument is None:
+        return
+    from hypothesis import errors, example, settings  # noqa: PLC0415  # the test has imported it
+
+    from harness.case import CaseError  # noqa: PLC0415
+    from harness.kept import load  # noqa: PLC0415
+
+    with contextlib.suppress(errors.InvalidArgument):  # it has settings of its own
+        settings(deadline=None)(test)
+    # The file's name ends in a hash of the case, so that a test's name may begin another's.
+    for file in sorted(_folder(config).glob(f"{_slug(item)}-{'[0-9a-f]' * 8}.json")):
+        try:
+            kept = load(file)
+        except CaseError as error:
+            raise pytest.UsageError(str(error)) from None
+        example(**{argument: kept.case})(test)
+
+
+def _keep(item: pytest.Item, case: Any) -> Path:
+    """Write the case; workers that find the same one write the same file."""
+    from harness.kept import KeptCase, keep  # noqa: PLC0415
+
+    folder = _folder(item.config)
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(case.to_json().encode()).hexdigest()[:8]
+    return keep(KeptCase(f"{_slug(item)}-{digest}", case, f"failed in {item.nodeid}"), folder)

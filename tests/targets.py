@@ -1,0 +1,205 @@
+"""Functions as a user might bring them: a sound one, and ones with planted faults."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import time
+
+import torch
+from torch import Tensor
+
+from harness.scope import FEATURES
+
+
+def sound(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    input_pos: Tensor,
+    *,
+    window: int | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """The whole contract, dense, in float32."""
+    group = query.size(1) // key_cache.size(1)
+    t = input_pos[:, None] + torch.arange(query.size(2), device=query.device)
+    distance = t[:, :, None] - torch.arange(key_cache.size(2), device=query.device)
+    allowed = (distance >= 0) & (input_pos >= 0)[:, None, None]
+    if window is not None:
+        allowed &= distance < window
+    used = allowed.any(1)[:, None, :, None]
+    key, value = (
+        torch.where(used, cache, 0).float().repeat_interleave(group, 1)
+        for cache in (key_cache, value_cache)
+    )
+    scores = query.float() @ key.mT * (query.size(3) ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if alibi_slopes is not None:
+        scores = scores - alibi_slopes[:, None, None] * distance[:, None]
+    scores = scores.masked_fill(~allowed[:, None], -torch.inf)
+    return (torch.softmax(scores, -1).nan_to_num(0.0) @ value).to(query.dtype)
+
+
+sound.supports = set(FEATURES)  # type: ignore[attr-defined]
+
+
+def base(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Sound, and declares nothing."""
+    return sound(q, k, v, p)
+
+
+def off_by_one(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Misses its own token."""
+    return sound(q, k, v, (p - 1).clamp(min=0))
+
+
+def crashes_on_two(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Segfaults on a batch whose positions go beyond 2."""
+    if len(q) > 1 and p[0] > 2:
+        ctypes.string_at(0)
+    return sound(q, k, v, p)
+
+
+def hangs(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Never returns from a cache of more than 3 slots."""
+    while k.size(2) > 3:
+        time.sleep(0.01)
+    return sound(q, k, v, p)
+
+
+def waits(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Says that it has begun, and waits for long."""
+    with open(os.environ["BEGUN"], "w", encoding="ascii") as file:
+        file.write(str(os.getpid()))
+    time.sleep(600)
+    return q
+
+
+def never(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Takes nothing."""
+    raise NotImplementedError("no case at all")
+
+
+def needs_cuda(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """As a Triton kernel would."""
+    if not q.is_cuda:
+        raise RuntimeError("expected a CUDA tensor")
+    return q
+
+
+def returns_tuple(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> object:
+    """An output and a logsumexp: one tensor was asked for."""
+    return sound(q, k, v, p), q
+
+
+def returns_none(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> None:
+    """Forgot to return."""
+
+
+def wrong_shape(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Without the query axis."""
+    return sound(q, k, v, p)[:, :, 0]
+
+
+def wrong_dtype(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Not query's."""
+    return sound(q, k, v, p).double()
+
+
+def wrong_device(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """On no device at all."""
+    return sound(q, k, v, p).to("meta")
+
+
+def raises(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """A bug of the plain kind."""
+    raise IndexError("list index out of range")
+
+
+def three_arguments(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """No input_pos."""
+    return q
+
+
+def no_window(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Declares an option that it does not take."""
+    return sound(q, k, v, p)
+
+
+no_window.supports = {"window"}  # type: ignore[attr-defined]
+
+
+def unknown_feature(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Declares what there is not."""
+    return sound(q, k, v, p)
+
+
+unknown_feature.supports = {"paged"}  # type: ignore[attr-defined]
+
+
+def unknown_precision(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Declares what there is not."""
+    return sound(q, k, v, p)
+
+
+unknown_precision.precision = {"scores": "bfloat16"}  # type: ignore[attr-defined]
+
+NOT_A_FUNCTION = 3
+
+
+def _hoards(cache: Tensor) -> None:
+    hoard = []
+    while True:
+        hoard.append(torch.empty(2**26))
+
+
+def _mutates(cache: Tensor) -> None:
+    cache[0, 0, 0, 0] += 1
+
+
+def _closes_stdin(cache: Tensor) -> None:
+    sys.stdin.close()
+    with contextlib.suppress(OSError):
+        os.close(0)
+
+
+def _prints(cache: Tensor) -> None:
+    os.write(1, b"{}\n" * 100_000)
+    print("noise", flush=True)
+    print("noise", file=sys.stderr, flush=True)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+# By the number of slots, so that one worker lives through all of them.
+FAULTS = {
+    101: lambda cache: ctypes.string_at(0),
+    102: lambda cache: os._exit(3),
+    103: lambda cache: sys.exit(4),
+    104: lambda cache: time.sleep(600),
+    105: _hoards,
+    106: _mutates,
+    107: lambda cache: torch.set_num_threads(7),
+    108: lambda cache: torch.set_default_dtype(torch.float64),
+    109: lambda cache: torch.manual_seed(1),
+    110: _prints,
+    111: _closes_stdin,
+    112: lambda cache: _raise(KeyboardInterrupt()),
+    113: lambda cache: torch.empty(2**60, dtype=torch.uint8),
+    114: lambda cache: os.abort(),
+    115: lambda cache: os.chdir("/"),
+}
+
+
+def by_length(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """The fault of this number of slots, then a sound result."""
+    FAULTS.get(k.size(2), lambda cache: None)(k)
+    return sound(q, k, v, p)

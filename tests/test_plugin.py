@@ -1,0 +1,148 @@
+"""The pytest plugin, in a project that is not this one."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest_plugins = ["pytester"]
+ROOT = Path(__file__).parents[1]
+INSTALLED = any(
+    point.value == "harness.pytest_plugin"
+    for point in importlib.metadata.entry_points(group="pytest11")
+)
+TESTS = """
+import torch
+from hypothesis import given, settings
+from harness import assert_decodes, decode_cases
+from harness.case import DecodeCase
+
+def mine(query, key_cache, value_cache, input_pos, **options):
+    n = int(input_pos[0]) + 1
+    group = query.size(1) // key_cache.size(1)
+    key, value = (
+        c[:, :, :n].float().repeat_interleave(group, 1) for c in (key_cache, value_cache)
+    )
+    weights = torch.softmax(query.float() @ key.mT * query.size(3) ** -0.5, -1)
+    result = (weights @ value).to(query.dtype)
+    return result * FACTOR if key_cache.size(2) > 5 else result
+
+@given(case=decode_cases(dtype="bfloat16", supports={"gqa"}, head_dims=(16,)))
+def test_mine(case, tmp_path_factory):
+    assert_decodes(mine, case)
+
+def test_one_case():
+    assert_decodes(mine, DecodeCase.from_text("S=9,pos=3,D=16"))
+
+def not_today(*arguments, **options):
+    raise NotImplementedError("not today")
+
+def test_unsupported():
+    assert_decodes(not_today, DecodeCase.from_text("S=9,pos=3,D=16"))
+"""
+KEPT = "fixtures/decode-cases"
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A scratch project whose decode path is off by a factor, beyond 5 slots."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if not INSTALLED:
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(test_project="FACTOR = 1.5\n" + TESTS)
+    return pytester
+
+
+def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    plugin = () if INSTALLED else ("-p", "harness.pytest_plugin")
+    return project.runpytest_subprocess(*plugin, "-p", "no:cacheprovider", *arguments)
+
+
+def kept(project: pytest.Pytester) -> list[dict[str, object]]:
+    files = sorted((project.path / KEPT).glob("*.json"))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_a_failure_is_told_kept_and_run_first(project: pytest.Pytester) -> None:
+    """The smallest case, with the verdict and the repro; next time without drawing."""
+    result = run(project, "-k", "test_mine or test_unsupported", "--junitxml=report.xml")
+    result.assert_outcomes(failed=1, skipped=1)
+    text = result.stdout.str()
+    assert "AssertionError: mine is WRONG" in text
+    assert "repro: python -m harness check test_project.py:mine --case S=6,pos=0,D=16" in text
+    assert "decode: torch " + torch.__version__ in text
+    # Frames of the harness are hidden.
+    assert "def assert_decodes" not in text
+    report = (project.path / "report.xml").read_text()
+    assert 'name="decode_max_utilisation"' in report
+    (case,) = kept(project)
+    assert case["source"] == "failed in test_project.py::test_mine"
+    assert case["case"]["cache_len"] == 6  # type: ignore[index]
+
+    # Nothing is drawn, so what fails is the kept case.
+    project.makeconftest(
+        "from hypothesis import Phase, settings\n"
+        "settings.register_profile('kept', phases=[Phase.explicit])\n"
+        "settings.load_profile('kept')\n"
+    )
+    run(project, "-k", "test_mine").assert_outcomes(failed=1)
+    mended = (project.path / "test_project.py").read_text().replace("1.5", "1.0")
+    (project.path / "test_project.py").write_text(mended)
+    run(project, "-k", "test_mine").assert_outcomes(passed=1)
+    assert len(kept(project)) == 1
+
+
+def test_workers_keep_the_same_case_once(project: pytest.Pytester) -> None:
+    """Under xdist, with the folder that was asked for."""
+    folder = project.path / "elsewhere"
+    arguments = ("-n", "2", "--dist", "each", "--decode-cases", str(folder), "-k", "test_mine")
+    result = run(project, *arguments)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    files = list(folder.iterdir())
+    assert all(json.loads(file.read_text())["case"]["cache_len"] == 6 for file in files)
+    assert len(files) == 1
+    assert not (project.path / KEPT).exists()
+
+
+def test_a_bad_kept_case_is_a_usage_error_that_names_it(project: pytest.Pytester) -> None:
+    """Never a test that silently runs without it."""
+    (project.path / KEPT).mkdir(parents=True)
+    name = "test-project-test-mine-0123abcd.json"
+    (project.path / KEPT / name).write_text("{")
+    result = run(project, "-k", "test_mine")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: *{name}: Expecting*"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")
+def test_a_required_gpu_that_is_not_there_is_a_usage_error(project: pytest.Pytester) -> None:
+    """And without the option, a test marked for a GPU is not run."""
+    result = run(project, "--decode-require-gpu")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --decode-require-gpu: torch sees no CUDA device"])
+    project.makepyfile(
+        test_gpu="import pytest\n@pytest.mark.decode_gpu\ndef test_gpu():\n    assert False\n"
+    )
+    result = run(project, "--strict-markers", "-rs", "test_gpu.py")
+    result.assert_outcomes(skipped=1)
+    assert "not run: no CUDA device" in result.stdout.str()
+
+
+def test_a_session_without_a_test_of_ours_pays_for_nothing(project: pytest.Pytester) -> None:
+    """Neither torch nor Hypothesis is imported by the plugin, and no header is shown."""
+    project.makepyfile(
+        test_other="import sys\n\ndef test_other():\n"
+        "    assert not {'torch', 'harness.testing', 'harness.strategies'} & set(sys.modules)\n"
+    )
+    result = run(project, "test_other.py", "-p", "no:hypothesispytest")
+    result.assert_outcomes(passed=1)
+    assert "decode: torch" not in result.stdout.str()
+    code = (
+        "import sys, harness.pytest_plugin\n"
+        "sys.exit(bool({'torch', 'hypothesis'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
