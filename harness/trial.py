@@ -91,20 +91,16 @@ class Outcome:
         """What must stay the same while a case is shrunk: verdict and leading diagnosis."""
         return self.verdict, self.names[:1]
 
-    def to_json(self) -> str:
-        """As JSON."""
-        return json.dumps(dataclasses.asdict(self))
+    def to_values(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {**vars(self), "findings": [vars(finding) for finding in self.findings]}
 
     @classmethod
-    def from_json(cls, text: str) -> Outcome:
-        """Read what ``to_json`` wrote."""
-        values = json.loads(text)
-        for name in ("names", "sentences"):
-            values[name] = tuple(values[name])
-        values["findings"] = tuple(
-            Finding(Verdict(f["verdict"]), f["evidence"]) for f in values["findings"]
-        )
-        return cls(**values)
+    def from_values(cls, values: dict[str, Any]) -> Outcome:
+        """Read what ``to_values`` and JSON made of one."""
+        found = tuple(Finding(Verdict(f["verdict"]), f["evidence"]) for f in values["findings"])
+        names, sentences = tuple(values["names"]), tuple(values["sentences"])
+        return cls(**{**values, "findings": found, "names": names, "sentences": sentences})
 
 
 @dataclass

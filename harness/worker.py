@@ -3,7 +3,8 @@
 Two processes: a nursery that has imported what every run needs and nothing of the user's, and
 its child, which loads the target and runs cases. When the child dies the nursery forks another
 one, in milliseconds instead of the seconds that importing torch takes. Cases and outcomes travel
-as JSON over a socket, tensors never; the child makes its inputs and judges itself.
+over a socket, tensors never; the child makes its inputs and judges itself. Its answers are JSON,
+since nothing that comes out of a process gone wrong is to be unpickled.
 """
 
 from __future__ import annotations
@@ -83,9 +84,8 @@ class Worker:
         if self._child is None:
             self._await_child()
         limit = self._timeout if timeout is None else timeout
-        request = {"case": case.to_json(), "limit": limit}
         self._output.clear()
-        self._send(request)
+        self._send(case, limit)
         reply = self._receive(limit)
         if reply is None:
             self._kill_child()
@@ -93,7 +93,7 @@ class Worker:
         if "died" in reply:
             self._child = None
             return self._death(reply["died"])
-        return Outcome.from_json(reply["outcome"])
+        return Outcome.from_values(reply["outcome"])
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
@@ -120,9 +120,9 @@ class Worker:
         self._child = reply["pid"]
         return Facts.from_values(reply["facts"])
 
-    def _send(self, request: dict[str, Any]) -> None:
+    def _send(self, case: DecodeCase, limit: float) -> None:
         try:
-            self._channel.send_bytes(json.dumps(request).encode())
+            self._channel.send((case, limit))
         except OSError:
             raise TargetError("the worker process is gone") from None
 
@@ -213,11 +213,10 @@ def _child(channel: Connection, order: Order) -> None:
     send({"pid": os.getpid(), "facts": dataclasses.asdict(trial.facts)})
     while True:
         try:
-            request = json.loads(channel.recv_bytes())
+            case, limit = channel.recv()
         except EOFError:
             os._exit(0)
-        signal.alarm(int(request["limit"]) + _GRACE)
-        case = DecodeCase.from_json(request["case"])
+        signal.alarm(int(limit) + _GRACE)
         spoilt = False
         try:
             outcome = trial.run(case)
@@ -229,7 +228,7 @@ def _child(channel: Connection, order: Order) -> None:
             outcome, spoilt = _found(Verdict.ERROR, text.splitlines()[0]), True
         signal.alarm(0)
         spoilt = spoilt or poisoned(order.device)
-        send({"outcome": outcome.to_json()})
+        send({"outcome": outcome.to_values()})
         if spoilt:
             os._exit(_RESTART)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -93,3 +94,12 @@ def runs(pid: int) -> bool:
     command = ["ps", "-o", "stat=", "-p", str(pid)]
     state = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return bool(state) and not state.startswith("Z")
+
+
+def ends(pid: int) -> bool:
+    """Whether a process that was killed is gone within seconds: the system takes its time."""
+    for _ in range(100):
+        if not runs(pid):
+            return True
+        time.sleep(0.05)
+    return False

@@ -17,7 +17,7 @@ from harness.scope import FEATURES, Scope, features_of
 from harness.shrink import shrink
 from harness.supported import drawn_cases
 from harness.target_script import target_script
-from tests.support import runs
+from tests.support import ends
 
 ROOT = Path(__file__).parents[1]
 TARGETS = Path(__file__).with_name("targets.py")
@@ -297,7 +297,7 @@ def test_an_interrupt_exits_130_and_leaves_nothing(begun: Path, tmp_path: Path) 
     assert err.splitlines()[-1] == "interrupted"
     assert out == ""
     assert [file.name for file in tmp_path.iterdir()] == ["begun"]
-    assert not runs(int(begun.read_text()))
+    assert ends(int(begun.read_text()))
 
 
 def test_without_isolation_the_case_is_written_down_before_it_runs(

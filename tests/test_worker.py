@@ -13,7 +13,7 @@ from harness.target import TargetError
 from harness.trial import Order
 from harness.verdict import Verdict
 from harness.worker import Worker
-from tests.support import runs
+from tests.support import ends, runs
 from tests.targets import FAULTS
 
 TARGETS = Path(__file__).with_name("targets.py")
@@ -88,13 +88,13 @@ def test_no_process_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with start("waits", timeout=1.0) as worker:
         worker.run(of_length(20))
         (tmp_path / "pid").unlink()
-        worker._send({"case": of_length(20).to_json(), "limit": 60})
+        worker._send(of_length(20), 60.0)
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             time.sleep(0.01)
         child = int((tmp_path / "pid").read_text())
         assert runs(child)
-    assert not runs(worker._process.pid)
-    assert not runs(child)
+    assert ends(worker._process.pid)
+    assert ends(child)
 
 
 def test_a_target_that_dies_while_it_is_imported_is_no_target(tmp_path: Path) -> None:
