@@ -30,6 +30,9 @@ class Runner(Protocol):
     def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
         """What was found."""
 
+    def explain(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
+        """The same with the faults that explain it."""
+
 
 @dataclass
 class Tally:
@@ -124,8 +127,10 @@ def check(
     """
     start = time.monotonic()
     tally = Tally()
-    for case, found in _runs(runner, cases, tally, progress, max_examples, seconds):
-        if not found.invalid and not found.verdict.passes:
+    for case, ran in _runs(runner, cases, tally, progress, max_examples, seconds):
+        if not ran.invalid and not ran.verdict.passes:
+            progress(f"{ran.verdict} on {case}; looking for an explanation")
+            found = runner.explain(case, ran)
             small, outcome = case, found
             if shrinks:
                 progress(f"{outcome.verdict} on {case}; shrinking")
@@ -176,13 +181,15 @@ def _smallest(
         if scope.refuses(smaller) is not None:
             return False
         result = runner.run(smaller, timeout=limit)
-        if result.invalid or result.kind != outcome.kind:
+        if result.invalid or result.verdict is not outcome.verdict:
             return False
-        found[smaller] = result
+        if outcome.names and not runner.explain(smaller, result, brief=True).like(outcome):
+            return False
+        found[smaller] = result.explained_by(outcome)
         return True
 
     small = shrink(case, still)
     if hangs and small != case:
         confirmed = runner.run(small)
-        return (small, confirmed) if confirmed.kind == outcome.kind else (case, outcome)
+        return (small, confirmed) if confirmed.like(outcome) else (case, outcome)
     return small, found[small]

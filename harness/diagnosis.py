@@ -18,9 +18,10 @@ from harness.attention import Attention
 from harness.case import DecodeCase, InvalidCase
 from harness.explanation import Explanation, explain
 from harness.faults import FAULTS, Fault, Kind
+from harness.junk import JUNK, junk_memory
 from harness.observation import Observation, equal, observe, observe_case, variations, within
 from harness.paths import Path, Result
-from harness.verdict import Problem, Verdict, attempt, leaks
+from harness.verdict import Problem, attempt, leaks, malformed
 
 MIN_FURTHER = 12  # cases beyond the variations, before one suspect is taken for the culprit
 MAX_CASES = 80
@@ -68,6 +69,10 @@ def diagnose(
         further: cases that the path supports, run to tell suspects apart, after variations of the
             problem's own case.
     """
+    if unwritten(path, problem, device):
+        fault = FAULTS["rows-never-written"]
+        evidence = f"{fault.name}: {fault.summary}: a second run returns the junk in new memory"
+        return Diagnosis((fault.name,), (evidence,), fault.remedy, fault.source)
     first = observe(path, problem, device)
     if first is None:
         return Diagnosis((), ())
@@ -262,9 +267,21 @@ def _pattern(seen: list[Observation], kind: Kind) -> Iterator[str]:
         yield f"seen in {first.problem.case.dtype}"
 
 
+def unwritten(path: Path, problem: Problem, device: str) -> bool:
+    """Whether a run with junk in newly allocated memory returns that junk."""
+    inputs = problem.inputs.clone().to(device)
+    with junk_memory(device):
+        result = attempt(path, inputs)
+    if not isinstance(result, Result) or malformed(inputs, result):
+        return False
+    output = result.output.contiguous()
+    pattern = output.view(torch.uint8).unflatten(-1, (-1, output.element_size())) == JUNK
+    return bool(pattern.all(-1).any())
+
+
 def _unexplained(path: Path, problem: Problem, device: str) -> tuple[str, ...]:
     """No row is further off than rounding: what is left is an exact relation that fails."""
     result = attempt(path, problem.inputs.clone().to(device))
     if isinstance(result, Result) and leaks(path, problem, result, device):
         return ("slots that nobody may attend change the output, by less than rounding",)
-    return (f"the output is within rounding; {Verdict.NONDETERMINISTIC} or {Verdict.MUTATED}",)
+    return ("the numbers are within rounding",)

@@ -12,6 +12,7 @@ import torch
 # about -1.7e38 in float32 and bfloat16 and NaN in float16.
 _M_PERTURB = -6
 _PERTURB = 0x01
+JUNK = 0xFE  # every byte of new memory
 _CUDA_SIZES = [2**exponent for exponent in range(9, 27)]
 
 
@@ -24,7 +25,7 @@ def junk_memory(device: str | torch.device) -> Iterator[None]:
     """
     if torch.device(device).type == "cuda":
         blocks = [
-            torch.full((size,), 0xFE, dtype=torch.uint8, device=device) for size in _CUDA_SIZES
+            torch.full((size,), JUNK, dtype=torch.uint8, device=device) for size in _CUDA_SIZES
         ]
         del blocks
         yield

@@ -4,6 +4,8 @@ plain values, so that the run can as well happen in a worker."""
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 
 from harness.case import DecodeCase, InvalidCase
+from harness.diagnosis import Diagnosis, diagnose
 from harness.environment import environment
 from harness.paths import Path
 from harness.scope import HEAD_DIMS, Scope
@@ -22,7 +25,11 @@ from harness.target import (
     load,
     target_path,
 )
-from harness.verdict import Finding, Judgement, Problem, Verdict, judge
+from harness.verdict import Finding, Problem, Verdict, judge
+
+# Of the blocks in which a kernel may go through the cache.
+BLOCKS = (128, 64, 32, 16, 256)
+FURTHER = 200
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,19 @@ class Outcome:
         return self.findings[0].verdict if self.findings else Verdict.OK
 
     @property
-    def kind(self) -> tuple[Verdict, tuple[str, ...]]:
-        """What must stay the same while a case is shrunk: verdict and leading diagnosis."""
-        return self.verdict, self.names[:1]
+    def explicable(self) -> bool:
+        """Whether there are numbers that a fault may explain."""
+        numbers = (Verdict.WRONG, Verdict.NONFINITE, Verdict.LEAK, Verdict.NONDETERMINISTIC)
+        return self.verdict in numbers and self.utilisation is not None
+
+    def like(self, other: Outcome) -> bool:
+        """Whether this is the same failure, seen on a smaller case: the same verdict, and the
+        leading fault still among those that explain it."""
+        return self.verdict is other.verdict and (not other.names or other.names[0] in self.names)
+
+    def explained_by(self, other: Outcome) -> Outcome:
+        """These findings with another outcome's explanation."""
+        return dataclasses.replace(self, names=other.names, sentences=other.sentences)
 
     def to_values(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -113,6 +130,7 @@ class Trial:
 
     order: Order
     write_down: Callable[[DecodeCase], None] = lambda case: None
+    block: int = BLOCKS[0]
     path: Path = field(init=False)
     facts: Facts = field(init=False)
 
@@ -131,8 +149,7 @@ class Trial:
         self.facts = Facts(features, environment(order.device))
 
     def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
-        """Judge the target on ``case``, and explain what is wrong. A time limit needs a worker;
-        here it is ignored."""
+        """Judge the target on ``case``. A time limit needs a worker; here it is ignored."""
         device = self.order.device
         self.write_down(case)
         try:
@@ -140,24 +157,54 @@ class Trial:
         except InvalidCase as error:
             return Outcome(invalid=str(error))
         judgement = judge(self.path, problem, device)
-        names: tuple[str, ...] = ()
-        sentences: tuple[str, ...] = ()
-        if judgement.output is not None and not judgement.verdict.passes:
-            names, sentences = _diagnose(self.path, problem, judgement, device)
         return Outcome(
             judgement.findings,
             utilisation=judgement.error.utilisation if judgement.error else None,
             graphs=self.path.graphs(case),
-            names=names,
-            sentences=sentences,
         )
 
+    def explain(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
+        """``outcome`` with the faults that explain it; ``brief``, without drawing further cases.
 
-def _diagnose(
-    path: Path, problem: Problem, judgement: Judgement, device: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Faults that explain the output, best first, and a sentence for each."""
-    return (), ()
+        Every block size that a kernel may have is tried, since the case does not tell the target
+        one; that which explained something comes first the next time.
+        """
+        if not outcome.explicable:
+            return outcome
+        threads = torch.get_num_threads()
+        # Many tiny tensors: threads that wait for each other would take most of the time.
+        torch.set_num_threads(1)
+        try:
+            diagnosis = self._diagnosed(Problem.of(case), brief)
+        finally:
+            torch.set_num_threads(threads)
+        return dataclasses.replace(outcome, names=diagnosis.names, sentences=tuple(diagnosis.lines))
+
+    def _diagnosed(self, problem: Problem, brief: bool) -> Diagnosis:
+        device, further = self.order.device, [] if brief else self._further()
+        found = Diagnosis((), ())
+        for block in dict.fromkeys((self.block, *BLOCKS)):
+            inputs = problem.inputs
+            case = problem.case.replace(block_size=(block, block))
+            blocked = dataclasses.replace(
+                problem, case=case, inputs=dataclasses.replace(inputs, case=case)
+            )
+            cases = [c.replace(block_size=(block, block)) for c in further]
+            diagnosis = diagnose(self.path, blocked, device, cases)
+            found = found if found.evidence else diagnosis
+            if diagnosis.names:
+                self.block = block
+                return diagnosis
+        return found
+
+    def _further(self) -> list[DecodeCase]:
+        """Cases to tell faults apart; none where Hypothesis is missing, or each is compiled."""
+        if importlib.util.find_spec("hypothesis") is None:
+            return []
+        from harness.supported import drawn_cases
+
+        scope = self.order.scope(self.facts.features)
+        return list(itertools.islice(drawn_cases(scope, 0), FURTHER))
 
 
 def poisoned(device: str) -> bool:

@@ -84,9 +84,7 @@ class Worker:
         if self._child is None:
             self._await_child()
         limit = self._timeout if timeout is None else timeout
-        self._output.clear()
-        self._send(case, limit)
-        reply = self._receive(limit)
+        reply = self._ask(case, limit, None, False)
         if reply is None:
             self._kill_child()
             return _found(Verdict.TIMEOUT, f"did not return within {limit:g} s")
@@ -94,6 +92,34 @@ class Worker:
             self._child = None
             return self._death(reply["died"])
         return Outcome.from_values(reply["outcome"])
+
+    def explain(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
+        """``outcome`` with the faults that explain it, or as it is where looking for them kills the
+        child or takes too long."""
+        if not outcome.explicable:
+            return outcome
+        if self._child is None:
+            self._await_child()
+        reply = self._ask(case, self._timeout, outcome, brief)
+        if reply is None:
+            self._kill_child()
+        elif "died" in reply:
+            self._child = None
+        else:
+            explained = Outcome.from_values(reply["outcome"])
+            # The child may have failed meanwhile: the findings are those of the run.
+            return outcome.explained_by(explained)
+        return outcome
+
+    def _ask(
+        self, case: DecodeCase, limit: float, outcome: Outcome | None, brief: bool
+    ) -> dict[str, Any] | None:
+        self._output.clear()
+        try:
+            self._channel.send((case, limit, outcome, brief))
+        except OSError:
+            raise TargetError("the worker process is gone") from None
+        return self._receive(limit)
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
@@ -119,12 +145,6 @@ class Worker:
             raise TargetError(f"importing the target: {death.findings[0].evidence}")
         self._child = reply["pid"]
         return Facts.from_values(reply["facts"])
-
-    def _send(self, case: DecodeCase, limit: float) -> None:
-        try:
-            self._channel.send((case, limit))
-        except OSError:
-            raise TargetError("the worker process is gone") from None
 
     def _receive(self, timeout: float) -> dict[str, Any] | None:
         try:
@@ -213,13 +233,13 @@ def _child(channel: Connection, order: Order) -> None:
     send({"pid": os.getpid(), "facts": dataclasses.asdict(trial.facts)})
     while True:
         try:
-            case, limit = channel.recv()
+            case, limit, known, brief = channel.recv()
         except EOFError:
             os._exit(0)
         signal.alarm(int(limit) + _GRACE)
         spoilt = False
         try:
-            outcome = trial.run(case)
+            outcome = trial.explain(case, known, brief=brief) if known else trial.run(case)
         except MemoryError:
             outcome, spoilt = _found(Verdict.OOM, "left no memory to judge its result"), True
         except Exception as error:

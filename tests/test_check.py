@@ -85,7 +85,7 @@ def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "verdict", "case"),
     [
-        ("off_by_one", "WRONG", "S=2,pos=1,D=16"),
+        ("off_by_one", "WRONG", "S=3,pos=1,D=16"),
         ("crashes_on_two", "CRASH", "S=4,B=2,pos=3,D=16"),
         ("hangs", "TIMEOUT", "S=4,pos=0,D=16"),
     ],

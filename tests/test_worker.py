@@ -88,7 +88,7 @@ def test_no_process_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with start("waits", timeout=1.0) as worker:
         worker.run(of_length(20))
         (tmp_path / "pid").unlink()
-        worker._send(of_length(20), 60.0)
+        worker._channel.send((of_length(20), 60.0, None, False))
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             time.sleep(0.01)
         child = int((tmp_path / "pid").read_text())
