@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.case import DTYPES, CaseError, DecodeCase, InvalidCase
-from harness.commands import check, faults, record, report
+from harness.commands import check, faults, gate, record, report
 from harness.console import (
     INTERRUPTED,
     NOT_OK,
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     keep.add_argument("case", help="a case id")
     keep.add_argument("--source", required=True, help="where the case comes from")
     keep.add_argument("--path", default="", help="the decode path it speaks of (default: all)")
-    for command in (check, faults, record, report):
+    for command in (check, faults, gate, record, report):
         command.add(commands)
     return parser
 

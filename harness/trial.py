@@ -16,7 +16,7 @@ import torch
 from harness.case import DecodeCase, InvalidCase
 from harness.diagnosis import Diagnosis, diagnose
 from harness.environment import environment
-from harness.paths import Path
+from harness.paths import PATHS, Path
 from harness.scope import HEAD_DIMS, Scope
 from harness.target import (
     check_signature,
@@ -34,8 +34,9 @@ FURTHER = 200
 
 @dataclass(frozen=True)
 class Order:
-    """What to run: a target, and what its user says about it. ``supports`` and ``precision``
-    replace the function's own attributes where they are not None."""
+    """What to run: a target (a user's function, or a path by name), and what its user says about
+    it. ``supports`` and ``precision`` replace the function's own attributes where they are not
+    None."""
 
     target: str
     device: str = "cpu"
@@ -136,6 +137,9 @@ class Trial:
 
     def __post_init__(self) -> None:
         order = self.order
+        if order.target in PATHS:
+            self.path, self.facts = PATHS[order.target], Facts((), environment(order.device))
+            return
         function = load(order.target)
         features = order.supports
         if features is None:
@@ -203,6 +207,11 @@ class Trial:
             return []
         from harness.supported import drawn_cases
 
+        if self.order.target in PATHS:
+            from harness.strategies import drawn_cases as drawn_for_paths
+            from harness.strategies import fit
+
+            return [fit(case, self.path) for case in drawn_for_paths(FURTHER, 1)]
         scope = self.order.scope(self.facts.features)
         return list(itertools.islice(drawn_cases(scope, 0), FURTHER))
 

@@ -38,6 +38,7 @@ class Verdict(enum.StrEnum):
     NONFINITE = "NONFINITE"
     LEAK = "LEAK"
     NONDETERMINISTIC = "NONDETERMINISTIC"
+    REGRESSED = "REGRESSED"
     ERROR = "ERROR"
     OOM = "OOM"
     CRASH = "CRASH"
