@@ -85,12 +85,12 @@ def diagnose(
     # A wrong output has a wrong logsumexp beside it, but not the other way round.
     for kind in (Kind.OUTPUT, Kind.AUXILIARY):
         if any(o.wrong(kind).any() for o in seen):
-            return _named(_culprits(path, device, kind, list(further), seen), seen, kind)
+            return _named(_culprits(path, device, kind, further, seen), seen, kind)
     return Diagnosis((), _unexplained(path, problem, device))
 
 
 def _culprits(
-    path: Path, device: str, kind: Kind, further: list[DecodeCase], seen: list[Observation]
+    path: Path, device: str, kind: Kind, further: Iterable[DecodeCase], seen: list[Observation]
 ) -> list[Suspect]:
     """The suspects that explain everything; faults of rounding, whose bounds are wide, only where
     no other does."""
@@ -100,6 +100,10 @@ def _culprits(
     rounding = [Suspect(f, kind) for f in possible if f.rounding is not None]
     for suspects in (exact, rounding):
         left = [s for s in suspects if all(_explains(s, path, o) for o in seen)]
+        # Further cases may be costly to draw, so not before there is something to tell apart.
+        if not left:
+            continue
+        further = list(further)
         if best := _best(_tell_apart(left, path, device, further, seen)):
             return best
     return []

@@ -4,9 +4,11 @@ plain values, so that the run can as well happen in a worker."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +32,8 @@ from harness.verdict import Finding, Problem, Verdict, judge
 # Of the blocks in which a kernel may go through the cache.
 BLOCKS = (128, 64, 32, 16, 256)
 FURTHER = 200
+# A reader waits for an explanation; after this no further block size is tried.
+EXPLAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -185,24 +189,28 @@ class Trial:
         return dataclasses.replace(outcome, names=diagnosis.names, sentences=tuple(diagnosis.lines))
 
     def _diagnosed(self, problem: Problem, brief: bool) -> Diagnosis:
-        device, further = self.order.device, [] if brief else self._further()
+        blocks = dict.fromkeys((self.block, *BLOCKS))
+        if self.order.target in PATHS:
+            blocks = {problem.case.block_size[1]: None}
         found = Diagnosis((), ())
-        for block in dict.fromkeys((self.block, *BLOCKS)):
-            inputs = problem.inputs
-            case = problem.case.replace(block_size=(block, block))
-            blocked = dataclasses.replace(
-                problem, case=case, inputs=dataclasses.replace(inputs, case=case)
-            )
-            cases = [c.replace(block_size=(block, block)) for c in further]
-            diagnosis = diagnose(self.path, blocked, device, cases)
+        end = time.monotonic() + EXPLAIN_SECONDS
+        for block in blocks:
+            size = (block, block) if len(blocks) > 1 else problem.case.block_size
+            inputs = dataclasses.replace(problem.inputs, case=problem.case.replace(block_size=size))
+            blocked = dataclasses.replace(problem, case=inputs.case, inputs=inputs)
+            further = (c.replace(block_size=size) for c in self._further) if not brief else ()
+            diagnosis = diagnose(self.path, blocked, self.order.device, further)
             found = found if found.evidence else diagnosis
             if diagnosis.names:
                 self.block = block
                 return diagnosis
+            if time.monotonic() > end:
+                break
         return found
 
+    @functools.cached_property
     def _further(self) -> list[DecodeCase]:
-        """Cases to tell faults apart; none where Hypothesis is missing, or each is compiled."""
+        """Cases to tell faults apart; none where Hypothesis is missing."""
         if importlib.util.find_spec("hypothesis") is None:
             return []
         from harness.supported import drawn_cases

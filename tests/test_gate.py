@@ -1,0 +1,194 @@
+"""The gate: red for every kind of failure, never green for what was not run."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path as File
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from harness import cli, gate, gate_report, kill
+from harness.gate import Check, Gate, Step
+from harness.ledger import Ledger, ledger_file, load
+from harness.paths import PATHS, Path
+from harness.verdict import Judgement, Problem, Verdict
+from tests.support import altered, times
+
+ROOT = File(__file__).parents[1]
+
+
+def quick(monkeypatch: pytest.MonkeyPatch, seconds: float = 60, **changes: object) -> Gate:
+    """A gate in this process over two paths, without the minutes."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(gate, "PATHS", {n: PATHS[n] for n in ("fixed", "sdpa-full")})
+    monkeypatch.setattr(gate, "PROBED", ("S=40,pos=20,H=2,D=16,block=16",))
+    monkeypatch.setattr(gate, "COMPILED", "S=40,pos=20,D=16")
+    monkeypatch.setattr(gate, "SMOKE", ("no-query-offset",))
+    return Gate("cpu", seconds, 0, None, lambda text: None, isolated=False, **changes)  # type: ignore[arg-type]
+
+
+def steps(run: Gate, *names: str) -> Gate:
+    """The gate after some of its steps."""
+    for name in names:
+        step = Step(name)
+        run.steps.append(step)
+        step.checks += list(getattr(run, f"_{name}")(step))
+    return run
+
+
+@pytest.fixture
+def broken_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fixed path, a hundredth too large."""
+    path = dataclasses.replace(altered(times(1.01)), name="fixed")
+    monkeypatch.setitem(PATHS, "fixed", path)
+
+
+def test_a_clean_tree_is_green(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step ran, and says how many verdicts it stands for."""
+    run = steps(quick(monkeypatch), "kept", "contract", "probes", "smoke")
+    assert run.failures == []
+    assert all(step.counted for step in run.steps)
+    assert gate_report.headline(run, False).startswith("GREEN")
+
+
+def test_a_fault_in_the_code_is_red_within_the_minute_and_named(tmp_path: File) -> None:
+    """A copy of the package with one character more in the fixed path's mask."""
+    for folder in ("harness", "fixtures"):
+        ignored = shutil.ignore_patterns("__pycache__", "repro")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    module = tmp_path / "harness" / "block_table.py"
+    sound = module.read_text(encoding="utf-8")
+    assert sound.count("visible = kv_idx <= t\n") == 1
+    broken = sound.replace("visible = kv_idx <= t\n", "visible = kv_idx <= t + 1\n")
+    module.write_text(broken, encoding="utf-8")
+    command = [sys.executable, "-m", "harness", "gate", "--budget", "3s", "--no-isolation"]
+    outputs = ["--junit", "junit.xml", "--markdown", "summary.md", "--json", "gate.json"]
+    done = subprocess.run(
+        [*command, *outputs], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr[-2000:]
+    summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "RED" in summary.splitlines()[0]
+    assert "offset-one-high" in summary
+    assert "python -m harness gate --device cpu --budget 3s --seed 0" in summary
+    assert json.loads((tmp_path / "gate.json").read_text())["failures"]
+    failed = ElementTree.parse(tmp_path / "junit.xml").getroot().iter("failure")
+    assert {element.get("type") for element in failed} <= {"LEAK", "WRONG"}
+    # The time was over before the last steps: that is said, and is no success of theirs.
+    assert "not run, no time left" in summary
+
+
+def test_a_wrong_path_is_red_in_every_step_that_runs_it(
+    monkeypatch: pytest.MonkeyPatch, broken_path: None
+) -> None:
+    """Kept cases, contract and probes."""
+    run = steps(quick(monkeypatch), "kept", "contract", "probes")
+    assert all(step.failures for step in run.steps)
+    assert {check.path for check in run.failures if check.path} == {"fixed"}
+
+
+def test_a_run_that_cannot_fail_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that finds nothing lets planted faults live."""
+
+    def blind(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
+        return Judgement(path.name, problem.case, device)
+
+    monkeypatch.setattr(kill, "judge", blind)
+    run = steps(quick(monkeypatch), "smoke")
+    assert run.failures
+    assert "this run cannot see it" in run.failures[0].evidence
+
+
+def test_a_regression_against_the_ledger_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even within budget; and no ledger is said aloud."""
+    run = steps(quick(monkeypatch), "ledger")
+    assert run.steps[0].checks[0].not_run == "there is no ledger for this device"
+    version = torch.__version__.partition("+")[0]
+    key, entry = next(
+        (key, entry)
+        for key, entry in load(ROOT / ledger_file("cpu")).entries.items()
+        if key[:4] == ("sdpa-full", "float32", "eager", "x5") and entry.torch == version
+    )
+    better = dataclasses.replace(entry, worst_utilisation=entry.worst_utilisation / 4)
+    monkeypatch.setattr("harness.recording.PATHS", {"sdpa-full": PATHS["sdpa-full"]})
+    monkeypatch.setattr("harness.recording.hardware", lambda device: entry.hardware)
+    run = quick(monkeypatch)
+    run.ledger = Ledger({key: better})
+    steps(run, "ledger")
+    assert [check.verdict for check in run.failures] == [Verdict.REGRESSED]
+    assert any(check.notice and "no record" in check.evidence for check in run.steps[0].checks)
+
+
+@pytest.mark.parametrize("verdict", [v for v in Verdict if not v.passes])
+def test_every_bad_verdict_is_red(verdict: Verdict) -> None:
+    """Out of memory is no skip, a crash no pass."""
+    assert Check("a path", verdict).failed
+
+
+def test_nothing_judged_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty run says so."""
+    run = quick(monkeypatch)
+    assert gate_report.headline(run, False).startswith("NOTHING JUDGED")
+
+
+def test_an_interrupted_gate_tells_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: File, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 130, and a summary that does not say green."""
+
+    def interrupted(self: Gate, step: Step) -> Iterator[Check]:
+        yield Check("one")
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Gate, "_kept", interrupted)
+    summary = tmp_path / "summary.md"
+    command = ["gate", "--no-isolation", "--markdown", str(summary)]
+    assert cli.main(command) == cli.INTERRUPTED
+    assert summary.read_text().startswith("## Decoding gate: INTERRUPTED")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "soon"], "--budget: 'soon' is not a time"),
+        (["--budget", "0"], "--budget: '0'"),
+        (["--device", "tpu"], "--device: 'tpu'"),
+        (["--seed", "-1"], "--seed: -1"),
+        (["--against", "no.json"], "--against: no.json: there is no such file"),
+        (["--junit", "/no/such/a.xml"], "there is no directory"),
+    ],
+)
+def test_bad_usage_is_one_clear_line(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit 2, before any work."""
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["gate", *arguments]) == cli.USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_never_green(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(["gate", "--device", "cuda"]) == cli.USAGE
+    assert "torch sees no CUDA device" in capsys.readouterr().err
+
+
+def test_the_gate_needs_the_projects_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: File, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without kept cases there is nothing to run first."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["gate"]) == cli.USAGE
+    assert "run the gate in the project's folder" in capsys.readouterr().err
