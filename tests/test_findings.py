@@ -37,6 +37,19 @@ CRASHES = {
 }
 
 
+# Where the split decode kernel of later versions is at fault; 2.12 was not run.
+NOT_IN_2_11 = {
+    "flexcpu-linear-query",
+    "flexcpu-split-all-idle",
+    "flexcpu-split-all-idle-heap",
+    "flexcpu-split-kernel-for-chunk",
+    "flexcpu-split-no-full-blocks",
+    "flexcpu-split-partition-max",
+}
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
+SHOWN = [name for name in SCRIPTS if not (OLD and name in NOT_IN_2_11)]
+
+
 def running(kept: KeptCase) -> Any:
     """A parameter for a test that runs the case."""
     marks = [pytest.mark.compiles] if kept.case.mode != "eager" else []
@@ -123,8 +136,8 @@ def run_script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.xfail(strict=True, raises=DefectShows, reason="wrong in torch 2.13.0, see FINDINGS.md")
+@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.xfail(strict=True, raises=DefectShows, reason="wrong in this torch, see FINDINGS.md")
 def test_the_script_finds_the_defect_fixed(name: str, run_script: Callable[[str], Run]) -> None:
     """Exit code 0; while the defect shows it is 1, and any other ending is a failure here."""
     run = run_script(name)
@@ -138,7 +151,7 @@ def test_the_script_finds_the_defect_fixed(name: str, run_script: Callable[[str]
         raise DefectShows(run.output)
 
 
-@pytest.mark.parametrize("kept", [running(kept) for kept in KNOWN])
+@pytest.mark.parametrize("kept", [running(kept) for kept in KNOWN if kept.known_failure in SHOWN])
 def test_the_kept_case_of_a_known_failure_still_fails(kept: KeptCase) -> None:
     """An explicit example that must fail; it turns red once the path is OK on it."""
     assert torch.get_num_threads() == 1
