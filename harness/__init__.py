@@ -34,6 +34,7 @@ Data flows one way:
 ``target``      that function as a path; ``trial`` runs it on a case, ``worker`` in a process of
                 its own, with the ``settings`` that it must leave alone
 ``check``       the search for a case on which it fails; ``shrink`` makes that small
+``gate``        all of it before a merge; ``gate_check`` is one thing checked, ``gate_report`` text
 ``recorded``    results kept in files: the tolerance ledger, the kill matrix, others' rules
 ``measured``    the numbers of the report's ``figures``; ``captions`` puts them into words,
                 ``plots`` and ``heatmaps`` draw them, ``page`` is the HTML, ``publish`` the files

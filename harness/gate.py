@@ -19,6 +19,7 @@ import torch
 from harness import contract
 from harness.case import DTYPES, DecodeCase, InvalidCase
 from harness.faults import FAULTS
+from harness.gate_check import TIMEOUT, Check, Paths, Step
 from harness.kept import FOLDER, load_all
 from harness.kill import kill_matrix
 from harness.known_failures import known_failure
@@ -28,12 +29,9 @@ from harness.paths import PATHS, Path
 from harness.probes import sweep
 from harness.recording import Unrecordable, measure_all
 from harness.strategies import drawn_cases, fit
-from harness.trial import Order, Outcome, Trial
 from harness.verdict import Finding, Problem, Verdict
-from harness.worker import Worker
 
 SCRIPTS = File("fixtures") / "repro"
-TIMEOUT = 300.0
 PROBED = (
     "S=200,pos=99,H=4,Hkv=2,D=16,block=32",
     "S=160,pos=100/31,H=2,D=32,block=64,mask=window:40",
@@ -45,87 +43,6 @@ SMOKE_EXAMPLES = 100
 _FUZZ_BATCH = 50
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked. ``verdict`` OK passes; ``notice`` is worth saying and passes;
-    ``not_run`` is the reason why nothing was checked, or "". ``why`` explains, ``repro`` repeats.
-    """
-
-    name: str
-    verdict: Verdict = Verdict.OK
-    evidence: str = ""
-    why: tuple[str, ...] = ()
-    repro: str = ""
-    notice: bool = False
-    not_run: str = ""
-    path: str = ""
-    seconds: float = 0.0
-
-    @property
-    def failed(self) -> bool:
-        """Whether this makes the gate red."""
-        return not self.verdict.passes and not self.notice
-
-
-@dataclass
-class Step:
-    """Checks of one kind; ``counted`` says how many single verdicts they stand for."""
-
-    name: str
-    checks: list[Check] = field(default_factory=list)
-    counted: int = 0
-    seconds: float = 0.0
-
-    @property
-    def failures(self) -> list[Check]:
-        """What makes the gate red."""
-        return [check for check in self.checks if check.failed]
-
-
-class Paths:
-    """Runs every path in a process of its own, which is replaced when it dies; or here."""
-
-    def __init__(self, device: str, isolated: bool) -> None:
-        self.device, self.isolated = device, isolated
-        self._runners: dict[str, Worker | Trial] = {}
-
-    def of(self, name: str) -> Worker | Trial:
-        """The runner of one path."""
-        if name not in self._runners:
-            order = Order(name, self.device)
-            self._runners[name] = Worker(order, TIMEOUT) if self.isolated else Trial(order)
-        return self._runners[name]
-
-    def check(self, name: str, case: DecodeCase, *, explain: bool) -> Check:
-        """One path on one case."""
-        start = time.monotonic()
-        runner = self.of(name)
-        outcome = runner.run(case)
-        if explain and not outcome.verdict.passes:
-            outcome = runner.explain(case, outcome)
-        return _check_of(name, case, self.device, outcome, time.monotonic() - start)
-
-    def close(self) -> None:
-        """End all processes."""
-        for runner in self._runners.values():
-            if isinstance(runner, Worker):
-                runner.close()
-
-
-def _check_of(name: str, case: DecodeCase, device: str, outcome: Outcome, seconds: float) -> Check:
-    on = "" if device == "cpu" else f" --device {device}"
-    return Check(
-        f"{name} {case}",
-        outcome.verdict,
-        "; ".join(f.evidence for f in outcome.findings),
-        outcome.sentences,
-        f"python -m harness repro '{case}'{on}",
-        not_run=outcome.findings[0].evidence if outcome.verdict is Verdict.UNSUPPORTED else "",
-        path=name,
-        seconds=seconds,
-    )
 
 
 @dataclass

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from harness.environment import environment, one_line
-from harness.gate import Check, Gate
+from harness.gate import Gate
+from harness.gate_check import Check
 
 SHOWN = 10
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from harness import cli, gate, gate_report, kill
-from harness.gate import Check, Gate, Step
+from harness.gate import Gate
+from harness.gate_check import Check, Step
 from harness.ledger import Ledger, ledger_file, load
 from harness.paths import PATHS, Path
 from harness.verdict import Judgement, Problem, Verdict
