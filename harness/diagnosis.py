@@ -26,7 +26,7 @@ from harness.verdict import Problem, attempt, leaks, malformed
 MIN_FURTHER = 12  # cases beyond the variations, before one suspect is taken for the culprit
 MAX_CASES = 80
 MANY_HEADS = 8
-BIG = 2**21  # elements of a cache from which a few variations must do
+BIG, BIG_VARIATIONS = 2**21, 3  # elements of a cache from which a few variations must do
 MAX_TOGETHER = 6  # faults in one class
 
 
@@ -78,7 +78,7 @@ def diagnose(
         return Diagnosis((), ())
     seen = [first]
     big = problem.inputs.key_cache.numel() > BIG
-    for case in itertools.islice(variations(problem.case), 5 if big else None):
+    for case in itertools.islice(variations(problem.case), BIG_VARIATIONS if big else None):
         # A slice of another length is another kernel: compiling each would take minutes.
         if path.static or case.mode == "eager" or case.input_pos == problem.case.input_pos:
             seen += observe_case(path, case, device)

@@ -8,7 +8,6 @@ import functools
 import importlib.util
 import itertools
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,8 +31,6 @@ from harness.verdict import Finding, Problem, Verdict, judge
 # Of the blocks in which a kernel may go through the cache.
 BLOCKS = (128, 64, 32, 16, 256)
 FURTHER = 200
-# A reader waits for an explanation; after this no further block size is tried.
-EXPLAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -193,7 +190,6 @@ class Trial:
         if self.order.target in PATHS:
             blocks = {problem.case.block_size[1]: None}
         found = Diagnosis((), ())
-        end = time.monotonic() + EXPLAIN_SECONDS
         for block in blocks:
             size = (block, block) if len(blocks) > 1 else problem.case.block_size
             inputs = dataclasses.replace(problem.inputs, case=problem.case.replace(block_size=size))
@@ -204,8 +200,6 @@ class Trial:
             if diagnosis.names:
                 self.block = block
                 return diagnosis
-            if time.monotonic() > end:
-                break
         return found
 
     @functools.cached_property

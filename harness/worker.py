@@ -34,6 +34,7 @@ from harness.verdict import Finding, Verdict
 # A child that nobody ended in time ends itself: its parent may have been killed.
 _GRACE = 30
 _LOAD_TIMEOUT = 300.0
+_EXPLAIN_TIMEOUT = 120.0
 _OUTPUT_KEPT = 4096
 # A target gets this much address space beyond what the child has when it starts, or half of the
 # machine's memory where that is less; each thread reserves an arena without using it.
@@ -100,7 +101,7 @@ class Worker:
             return outcome
         if self._child is None:
             self._await_child()
-        reply = self._ask(case, self._timeout, outcome, brief)
+        reply = self._ask(case, max(self._timeout, _EXPLAIN_TIMEOUT), outcome, brief)
         if reply is None:
             self._kill_child()
         elif "died" in reply:

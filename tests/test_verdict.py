@@ -62,11 +62,11 @@ FAULTS = {
 }
 
 
-# These take a process of its own: tests/test_worker.py.
-OF_A_PROCESS = {Verdict.CRASH, Verdict.TIMEOUT}
+# Said of a process (tests/test_worker.py) or against the ledger, never by one judgement.
+ELSEWHERE = {Verdict.CRASH, Verdict.TIMEOUT, Verdict.REGRESSED}
 
 
-@pytest.mark.parametrize("verdict", [v for v in Verdict if v not in OF_A_PROCESS])
+@pytest.mark.parametrize("verdict", [v for v in Verdict if v not in ELSEWHERE])
 def test_every_verdict_can_occur(verdict: Verdict) -> None:
     """A planted fault of each kind gets the verdict of that kind."""
     judgement = judge(FAULTS[verdict], PROBLEM)
