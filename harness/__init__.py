@@ -29,7 +29,8 @@ Data flows one way:
 ``diagnosis``   the fault behind a wrong output: its ``explanation`` against ``observation``s
 ``ledger``      how much of its budget each path used on the ``ledger_cases``; ``recording`` it
 ``script``      a standalone script for a case, stdlib and torch alone; ``target_script`` for a
-                user's function
+                user's function, ``script_ends`` where it does not return; of both,
+                ``script_inputs``, ``script_oracle`` and ``script_text``
 ``scope``       which cases a function of a user's own takes; ``supported`` draws them
 ``target``      that function as a path; ``trial`` runs it on a case, ``worker`` in a process of
                 its own, with the ``settings`` that it must leave alone

@@ -10,8 +10,8 @@ import torch
 
 # glibc's malloc.h. New memory is filled with the complement of the value: 0xfe bytes, which is
 # about -1.7e38 in float32 and bfloat16 and NaN in float16.
-_M_PERTURB = -6
-_PERTURB = 0x01
+M_PERTURB = -6
+PERTURB = 0x01
 JUNK = 0xFE  # every byte of new memory
 _CUDA_SIZES = [2**exponent for exponent in range(9, 27)]
 
@@ -34,8 +34,8 @@ def junk_memory(device: str | torch.device) -> Iterator[None]:
     if mallopt is None:
         yield
         return
-    mallopt(_M_PERTURB, _PERTURB)
+    mallopt(M_PERTURB, PERTURB)
     try:
         yield
     finally:
-        mallopt(_M_PERTURB, 0)
+        mallopt(M_PERTURB, 0)

@@ -1,103 +1,203 @@
-"""A standalone script for a user's function and a case: stdlib, torch, and that function."""
+"""A standalone script for a user's function and a case: stdlib, torch, and that function.
+
+It holds what its verdict takes to see again, and no more: a wrong result needs the oracle, a
+crash does not.
+"""
 
 from __future__ import annotations
 
-import textwrap
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.attendable import tail
+from harness.budget import Precision
 from harness.case import DecodeCase
-from harness.environment import environment, one_line
-from harness.script import INPUTS_END, LAYOUT_CODE, golden_lines, input_lines
+from harness.junk import M_PERTURB, PERTURB
+from harness.script_ends import crash, ending, mutated
+from harness.script_inputs import LAYOUT_CODE, drawn, filled, other_tail
+from harness.script_oracle import budget_lines, exact_lines, golden_lines
+from harness.script_text import both, bracketed, quoted, script
+from harness.verdict import Verdict
+
+INPUTS_END = "# The function under test."
+_ENDS = (Verdict.ERROR, Verdict.CRASH, Verdict.TIMEOUT, Verdict.OOM)
+_REPEATS = (Verdict.LEAK, Verdict.NONDETERMINISTIC)
 
 
-def target_script(target: str, case: DecodeCase, device: str) -> str:
-    """A script that calls the function on the case as ``check`` does, prints an error table and
-    exits 1 while the result is off, changes with the slots that nobody attends, changes on a
-    second call, or the function changes its inputs."""
-    lines = [
-        f'"""{target} against float64 attention.',
-        "",
-        f"Case: {case}",
-        *textwrap.wrap(f"Written with {one_line(environment(device))}.", 88),
-        "Exit code 1 while the function is wrong on this case, 0 otherwise.",
-        '"""',
-        "",
-        "import importlib",
-        "import math",
-        "import sys",
-        "",
-        "import torch",
-        "",
-        *_import(target),
-        "",
-        *input_lines(case, device),
-        "",
-        INPUTS_END,
-        *golden_lines(case),
-        "",
-        *_calls(case, device),
-    ]
-    text = "\n".join(lines) + "\n"
-    if "F.pad" in text:
-        text = text.replace("import torch\n", "import torch\nimport torch.nn.functional as F\n", 1)
-    return text
+def target_script(
+    target: str,
+    case: DecodeCase,
+    device: str,
+    verdict: Verdict = Verdict.WRONG,
+    *,
+    precision: Precision | None = None,
+    timeout: float = 30.0,
+) -> str:
+    """A script that calls the function on the case and exits 1 while the verdict holds.
+
+    - WRONG, NONFINITE: the result against float64, with a table of the largest errors;
+    - LEAK, NONDETERMINISTIC: calls with another tail and with junk in new memory, bit for bit;
+    - MUTATED: the caches' memory, the inputs and the process's settings, before and after;
+    - ERROR: what it raises; OOM: the same with memory limited;
+    - CRASH: the calls in a child process, whose status is shown; TIMEOUT: a traceback of where
+      it hangs after ``timeout`` seconds.
+    """
+    title = f"Exit code 1 while {target} is {verdict} on this case."
+    return script(title, case, device, _body(target, case, device, verdict, precision, timeout))
 
 
-def _import(target: str) -> Iterator[str]:
+def _body(
+    target: str,
+    case: DecodeCase,
+    device: str,
+    verdict: Verdict,
+    precision: Precision | None,
+    timeout: float,
+) -> Iterator[str]:
+    if verdict is Verdict.CRASH:
+        yield from crash()
+    yield from drawn(case, device)
+    yield "distance = (pos[:, None] + torch.arange(Q))[:, None, :, None] - torch.arange(S)"
+    window = f" & (distance < {case.mask_spec[1][0]})" if case.mask != "causal" else ""
+    yield f"allowed = (distance >= 0){window} & (pos >= 0).view(B, 1, 1, 1)"
+    yield from filled(case)
+    yield ""
+    yield INPUTS_END
+    yield from _import(target, case)
+    yield from _call(case, device, verdict)
+    if verdict is Verdict.MUTATED:
+        yield from mutated(case)
+    elif verdict in _ENDS:
+        yield from ending(verdict, timeout, device, _others(case, device))
+    elif verdict in _REPEATS:
+        yield from _repeats(case, device)
+    else:
+        yield from _numbers(case, device, precision or Precision())
+
+
+def _import(target: str, case: DecodeCase) -> Iterator[str]:
     place, _, name = target.rpartition(":")
     folder, module = "", place
     if place.endswith(".py"):
         folder, module = str(Path(place).parent), Path(place).stem
-    yield f'sys.path.insert(0, "{folder}")'
-    yield f'decode = importlib.import_module("{module}").{name}'
-
-
-def _options(case: DecodeCase) -> str:
-    name, numbers = case.mask_spec
-    options = []
-    if name == "window":
-        options.append(f"window={numbers[0]}")
-    scores = dict(case.score_specs)
-    if "softcap" in scores:
-        options.append(f"softcap={float(scores['softcap'][0])}")
-    if "alibi" in scores:
-        options.append("alibi_slopes=slopes.to(DEVICE)")
-    if case.scale is not None:
-        options.append("scale=SCALE")
-    return ", ".join(options)
-
-
-def _calls(case: DecodeCase, device: str) -> Iterator[str]:
-    pack, view = LAYOUT_CODE.get(case.layout, ("x", "x"))
-    yield f"options = dict({_options(case)})"
-    yield ""
-    yield ""
-    yield "def call(*caches):"
-    yield "    caches = (x.to(DEVICE, copy=True) for x in caches)"
-    yield f"    given = [{pack} for x in caches]"
-    yield "    given += [x.to(DEVICE, copy=True) for x in (query, pos)]"
-    yield "    before = [x.clone() for x in given]"
-    yield f"    k, v = ({view} for x in given[:2])"
-    yield "    with torch.no_grad():"
-    yield "        out = decode(given[2], k, v, given[3], **options)"
-    yield "    pairs = [[x.view(torch.uint8) for x in pair] for pair in zip(before, given)]"
-    yield "    return out.cpu().clone(), not all(torch.equal(*pair) for pair in pairs)"
-    yield ""
-    yield ""
+    yield from bracketed("sys.path.insert(", ["0", quoted(folder)], ")")
+    if folder and module in (*sys.stdlib_module_names, "torch"):
+        # The import system would find the other one.
+        first, dot, rest = name.partition(".")
+        end = f")[{quoted(first)}]{dot}{rest}"
+        yield from bracketed("decode = runpy.run_path(", [quoted(place)], end)
+    else:
+        yield from bracketed("decode = importlib.import_module(", [quoted(module)], f").{name}")
     if case.mode != "eager":
         yield f"decode = torch.compile(decode, fullgraph=True, dynamic={case.dynamic})"
-    everybody = ".any(0, keepdim=True)" if case.layout == "expanded" else ""
-    yield f"attended = allowed.any(2).any(1)[:, None, :, None]{everybody}"
-    yield "other = (torch.where(attended, x, torch.full_like(x, 2.0)) for x in (key, value))"
-    yield "(out, mutated), (again, _), (leak, _) = call(key, value), call(key, value), call(*other)"
-    yield 'print(f"shape {tuple(out.shape)}, {out.dtype}; should be {(B, HQ, Q, DV)}, {DTYPE}")'
-    yield "error = (out.double() - golden).abs()"
-    yield "used = torch.where(error == 0, 0.0, error / budget).nan_to_num(math.inf, math.inf)"
-    yield "at = used.argmax()"
-    yield 'print(f"worst: got {out.flatten()[at]:.6g}, should be {golden.flatten()[at]:.6g}")'
-    yield 'print(f"largest error {error.max():.3g}, {used.max():.3g} rounding budgets")'
-    yield "same = [torch.equal(out.nan_to_num(), x.nan_to_num()) for x in (again, leak)]"
-    yield 'print(f"changed its inputs: {mutated}; same bits on a second call: {same[0]}")'
-    yield 'print(f"same bits with other values in slots that nobody attends: {same[1]}")'
-    yield "sys.exit(not (used.max() <= 1 and out.dtype == DTYPE and all(same) and not mutated))"
+
+
+def _options(case: DecodeCase, device: str) -> Iterator[str]:
+    name, numbers = case.mask_spec
+    scores = dict(case.score_specs)
+    if name == "window":
+        yield f"window={numbers[0]}"
+    if "softcap" in scores:
+        yield f"softcap={float(scores['softcap'][0])}"
+    if "alibi" in scores:
+        yield "alibi_slopes=slopes" + ("" if device == "cpu" else ".to(DEVICE)")
+    if case.scale is not None:
+        yield "scale=SCALE"
+
+
+def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
+    """``call(key, value)``, every time with tensors of its own."""
+    pack, view = LAYOUT_CODE[case.layout]
+    of = "key, value" if device == "cpu" else "key.to(DEVICE), value.to(DEVICE)"
+    yield from bracketed("options = dict(", list(_options(case, device)), ")")
+    copies = "q, p = (x.to(DEVICE, copy=True) for x in (query, pos))"
+    if verdict is Verdict.MUTATED:
+        yield from both("k, v", pack + view, of)
+        yield copies
+        return
+    yield ""
+    yield ""
+    yield "def call(key, value):"
+    yield from both("k, v", pack + view, of, "    ")
+    yield f"    {copies}"
+    call = "return decode(q, k, v, p, **options)"
+    if verdict is Verdict.ERROR:
+        # Or else sys.exit(0) in the function would end the script as if all were well.
+        yield "    try:"
+        yield "        with torch.no_grad():"
+        yield f"            {call}"
+        yield "    except SystemExit as exit:"
+        yield '        raise RuntimeError(f"called sys.exit({exit.code!r})") from None'
+    else:
+        yield "    with torch.no_grad():"
+        yield f"        {call}"
+    yield ""
+    yield ""
+
+
+def _numbers(case: DecodeCase, device: str, precision: Precision) -> Iterator[str]:
+    scores, sizes = [], []
+    for name, numbers in case.score_specs:
+        if name == "softcap":
+            scores.append(f"{numbers[0]} * torch.tanh(s / {numbers[0]})")
+            sizes.append(str(4 * numbers[0]))
+        else:
+            scores.append("s - slopes.double().view(HQ, 1, 1) * distance")
+            sizes.append("(slopes.double().view(HQ, 1, 1) * distance).abs()")
+    yield "out = call(key, value)"
+    yield 'facts = [getattr(out, x, None) for x in ("shape", "dtype", "device", "layout")]'
+    yield "wanted = [(B, HQ, Q, DV), DTYPE, query.to(DEVICE).device, torch.strided]"
+    yield "if facts != wanted:"
+    yield '    sys.exit(f"{type(out).__name__} is {facts}, should be {wanted}")'
+    yield "# Golden, and what rounding can explain: float64 over the attended slots."
+    yield from golden_lines(case, scores)
+    yield from budget_lines(case, device, precision, sizes)
+    yield from exact_lines(case, precision)
+    yield ""
+    yield "error = (out.cpu() - golden).abs()"
+    yield "used = (error / budget.clamp(min=1e-300)).nan_to_num(math.inf).flatten()"
+    yield 'print("[b, h, q, d]: result, should be, error in rounding budgets")'
+    yield "for i in used.argsort(descending=True)[:5]:"
+    yield "    at = torch.unravel_index(i, out.shape)"
+    yield '    print(f"{[*map(int, at)]}: {out[at]:.6g}, {golden[at]:.6g}, {used[i]:.3g}")'
+    yield "sys.exit(not (error <= budget).all())"
+
+
+def _others(case: DecodeCase, device: str) -> Iterator[str]:
+    """The further calls that a function is judged by, as statements between ``call``s."""
+    if tail(case).any():
+        yield "given = key, value"
+        yield from other_tail(case)
+        yield "call(key, value)  # other values in slots that nobody attends"
+        yield "key, value = given"
+    yield from _junk(device)
+    yield "call(key, value)  # with junk in new memory"
+
+
+def _junk(device: str) -> Iterator[str]:
+    if device == "cpu":
+        yield f"ctypes.CDLL(None).mallopt({M_PERTURB}, {PERTURB})  # glibc: new memory holds junk"
+    else:
+        yield "sizes = [2**n for n in range(9, 27)]"
+        yield "[torch.full((n,), 254, dtype=torch.uint8, device=DEVICE) for n in sizes]"
+
+
+def _repeats(case: DecodeCase, device: str) -> Iterator[str]:
+    yield "out = call(key, value).cpu().clone()"
+    yield "again = {}"
+    if tail(case).any():
+        yield "given = key, value"
+        yield from other_tail(case)
+        yield 'again["other values in slots that nobody attends"] = call(key, value).cpu().clone()'
+        yield "key, value = given"
+    yield from _junk(device)
+    yield 'again["junk in new memory"] = call(key, value).cpu().clone()'
+    yield "bad = False"
+    yield "for what, other in again.items():"
+    yield "    changed = (out != other) & ~(out.isnan() & other.isnan())"
+    yield '    print(f"with {what}: {changed.sum()} of {out.numel()} elements changed")'
+    yield "    for i in changed.nonzero().tolist()[:5]:"
+    yield '        print(f"  {tuple(i)}: {out[tuple(i)]:.6g}, then {other[tuple(i)]:.6g}")'
+    yield "    bad = bad or bool(changed.any())"
+    yield "sys.exit(bad)"

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from harness.budget import Precision
 from harness.case import DecodeCase, InvalidCase
 from harness.diagnosis import Diagnosis, diagnose
 from harness.environment import environment
@@ -70,11 +71,13 @@ class Facts:
 
     features: tuple[str, ...]
     environment: dict[str, Any]
+    precision: Precision
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Facts:
         """Read what ``dataclasses.asdict`` and JSON made of one."""
-        return cls(tuple(values["features"]), values["environment"])
+        precision = Precision(**values["precision"])
+        return cls(tuple(values["features"]), values["environment"], precision)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Trial:
             given = getattr(function, "precision", {})
         precision = declared_precision(given)
         self.path = target_path(order.target, function, order.scope(features), precision)
-        self.facts = Facts(features, environment(order.device))
+        self.facts = Facts(features, environment(order.device), precision)
 
     def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
         """Judge the target on ``case``. A time limit needs a worker; here it is ignored."""

@@ -110,7 +110,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_atomically(arguments.json, to_json(result))
     if arguments.script is not None and result.case is not None:
-        write_atomically(arguments.script, target_script(order.target, result.case, order.device))
+        text = target_script(
+            order.target,
+            result.case,
+            order.device,
+            result.verdict,
+            precision=result.facts.precision,
+            timeout=timeout,
+        )
+        write_atomically(arguments.script, text)
     if not result.tally.examples:
         return USAGE
     return OK if result.verdict.passes else NOT_OK

@@ -1,0 +1,82 @@
+"""Statements of a standalone script that see what no result shows: how a call ends, and what it
+changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from harness.case import DecodeCase
+from harness.verdict import Verdict
+
+_RETURNED = 42
+_MEMORY = 4 * 2**30
+
+
+def crash() -> Iterator[str]:
+    """Run the rest of the script in a child, which ends with a status of its own if all calls
+    return: leaving the process with status 0 is a crash as well."""
+    yield 'if sys.argv[1:] != ["call"]:'
+    yield '    child = subprocess.run([sys.executable, __file__, "call"]).returncode'
+    yield f'    print("returned" if child == {_RETURNED} else f"the process ended with {{child}}")'
+    yield f"    sys.exit(child != {_RETURNED})"
+    yield ""
+
+
+def ending(verdict: Verdict, timeout: float, device: str, others: Iterable[str]) -> Iterator[str]:
+    """Calls that may not return; ``others`` are the further ones."""
+    if verdict is Verdict.TIMEOUT:
+        yield f"faulthandler.dump_traceback_later({timeout!r}, exit=True)  # with status 1"
+    if verdict is Verdict.OOM and device == "cpu":
+        yield 'with open("/proc/self/statm") as file:'
+        yield "    used = int(file.read().split()[0]) * resource.getpagesize()"
+        yield f"limit = used + {_MEMORY}  # of addresses, in bytes"
+        yield "hard = resource.getrlimit(resource.RLIMIT_AS)[1]"
+        yield "resource.setrlimit(resource.RLIMIT_AS, (limit, hard))"
+    yield "call(key, value)"
+    yield from others
+    if verdict is Verdict.CRASH:
+        yield f"sys.exit({_RETURNED})"
+    else:
+        yield 'print("all calls returned")'
+
+
+_STATE = """
+def state(**tensors):
+    # All memory that a tensor lies in, also what is outside of its view.
+    byte = torch.empty(0, dtype=torch.uint8, device=DEVICE)
+    memory = {n: byte.clone().set_(x.untyped_storage()) for n, x in tensors.items()}
+    tiny = torch.full((), 2.0**-149, device="cpu", dtype=torch.float32)
+    return {name: x.tolist() for name, x in memory.items()} | {
+        "torch.get_num_threads": torch.get_num_threads(),
+        "torch.get_default_dtype": torch.get_default_dtype(),
+        "torch.get_default_device": torch.get_default_device(),
+        "torch.is_grad_enabled": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "warnings of them": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "reduced": torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "the flushing of subnormal numbers": bool(tiny * 1 == 0),
+        "the state of torch's random numbers": torch.get_rng_state().tolist(),
+        "the working directory": os.getcwd(),
+        "sys.stdout and sys.stderr": (id(sys.stdout), id(sys.stderr)),
+    }
+"""
+
+
+def mutated(case: DecodeCase) -> Iterator[str]:
+    """One call, and what it changed: memory of its inputs, settings of the process."""
+    slopes = ", alibi_slopes=slopes" if "alibi" in dict(case.score_specs) else ""
+    yield ""
+    yield from _STATE.rstrip().splitlines()
+    yield ""
+    yield ""
+    yield f"inputs = dict(query=q, key_cache=k, value_cache=v, input_pos=p{slopes})"
+    yield "with torch.no_grad():"
+    yield "    before = state(**inputs)"
+    yield "    decode(q, k, v, p, **options)"
+    yield "    after = state(**inputs)"
+    yield "changed = [name for name in before if before[name] != after[name]]"
+    yield 'print("changed:", ", ".join(changed) or "nothing")'
+    yield "sys.exit(bool(changed))"
