@@ -142,7 +142,8 @@ class Trial:
     def __post_init__(self) -> None:
         order = self.order
         if order.target in PATHS:
-            self.path, self.facts = PATHS[order.target], Facts((), environment(order.device))
+            self.path = PATHS[order.target]
+            self.facts = Facts((), environment(order.device), self.path.precision)
             return
         function = load(order.target)
         features = order.supports
