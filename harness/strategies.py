@@ -186,7 +186,7 @@ def decode_cases(
 
 
 def drawn_cases(
-    count: int, run: int = 0, cases: st.SearchStrategy[DecodeCase] | None = None
+    count: int, run: int | str = 0, cases: st.SearchStrategy[DecodeCase] | None = None
 ) -> list[DecodeCase]:
     """The first ``count`` cases that Hypothesis draws with this seed; the same in every run."""
     drawn: list[DecodeCase] = []

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from harness.case import DTYPES, NONFINITE_TAILS, TAILS, DecodeCase
@@ -23,6 +21,7 @@ from harness.strategies import (
     probes,
     upto,
 )
+from harness.strategies import drawn_cases as drawn
 
 EDGES = (16, 32, 64, 128, 256, 512)
 
@@ -139,25 +138,6 @@ def supported(draw: st.DrawFn, scope: Scope, mode: str = "eager") -> DecodeCase:
     return draw(data_of(draw(geometries(scope, mode)), scope))
 
 
-def _drawn(strategy: st.SearchStrategy[Any], count: int, source: str) -> list[DecodeCase]:
-    cases: list[DecodeCase] = []
-
-    @seed(source)
-    @settings(
-        max_examples=count,
-        phases=[Phase.generate],
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def collect(case: DecodeCase) -> None:
-        cases.append(case)
-
-    collect()
-    return cases
-
-
 def drawn_cases(scope: Scope, source: int, *, compiled_geometries: int = 0) -> Iterator[DecodeCase]:
     """Different cases, the same for the same ``source``, until none is left.
 
@@ -168,14 +148,14 @@ def drawn_cases(scope: Scope, source: int, *, compiled_geometries: int = 0) -> I
     if compiled_geometries:
         geometry = geometries(scope, "compiled")
         count = compiled_geometries
-        distinct = list(dict.fromkeys(_drawn(geometry, 2 * count, f"{source}/geometries")))
+        distinct = list(dict.fromkeys(drawn(2 * count, f"{source}/geometries", geometry)))
         # The first is always the simplest, which shows least.
         few = distinct[1 : count + 1] or distinct
         strategy = st.sampled_from(few).flatmap(lambda drawn: data_of(drawn, scope))
     seen: set[DecodeCase] = set()
     for batch in itertools.count():
-        drawn = dict.fromkeys(_drawn(strategy, _BATCH_OF_DRAWS, f"{source}/{batch}"))
-        new = [case for case in drawn if case not in seen]
+        fresh = dict.fromkeys(drawn(_BATCH_OF_DRAWS, f"{source}/{batch}", strategy))
+        new = [case for case in fresh if case not in seen]
         if not new:
             return
         seen.update(new)
