@@ -8,11 +8,11 @@ from harness.attendable import tail
 from harness.case import NONFINITE_TAILS, DecodeCase
 from harness.fields import Spec
 from harness.inputs import LEVER, LOW, NEEDLE, POISON
-from harness.script_text import both, integers
+from harness.script_text import integers
 
 # How a cache x comes to lie in a buffer of its own, and the view of the buffer that is the cache.
 LAYOUT_CODE = {
-    "contiguous": ("x.clone()", ""),
+    "contiguous": ("x", ""),
     # Where S or Hkv is 1, contiguous() would copy nothing.
     "bshd": ("torch.stack(x.unbind(1), 2)", ".transpose(1, 2)"),
     "longer": ("torch.nn.functional.pad(x, (0, 0, 8, 8), value=math.nan)", "[:, :, 8:-8]"),
@@ -132,9 +132,3 @@ def _needle(case: DecodeCase) -> Iterator[str]:
 def spoilt(case: DecodeCase) -> bool:
     """Whether the oracle must not multiply with what lies in the tail."""
     return case.tail in NONFINITE_TAILS and bool(tail(case).any())
-
-
-def laid_out(case: DecodeCase, of: str = "key, value", indent: str = "") -> Iterator[str]:
-    """``k, v``, copies of the caches that lie in memory as the case says."""
-    pack, view = LAYOUT_CODE[case.layout]
-    yield from both("k, v", pack + view, of, indent)

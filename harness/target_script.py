@@ -106,21 +106,22 @@ def _options(case: DecodeCase, device: str) -> Iterator[str]:
         yield "scale=SCALE"
 
 
+def _copies(case: DecodeCase, indent: str = "") -> Iterator[str]:
+    yield f"{indent}q, k, v, p = (x.to(DEVICE, copy=True) for x in (query, key, value, pos))"
+    if case.layout != "contiguous":
+        yield from both("k, v", "".join(LAYOUT_CODE[case.layout]), "k, v", indent)
+
+
 def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
     """``call(key, value)``, every time with tensors of its own."""
-    pack, view = LAYOUT_CODE[case.layout]
-    of = "key, value" if device == "cpu" else "key.to(DEVICE), value.to(DEVICE)"
     yield from bracketed("options = dict(", list(_options(case, device)), ")")
-    copies = "q, p = (x.to(DEVICE, copy=True) for x in (query, pos))"
     if verdict is Verdict.MUTATED:
-        yield from both("k, v", pack + view, of)
-        yield copies
+        yield from _copies(case)
         return
     yield ""
     yield ""
     yield "def call(key, value):"
-    yield from both("k, v", pack + view, of, "    ")
-    yield f"    {copies}"
+    yield from _copies(case, "    ")
     call = "return decode(q, k, v, p, **options)"
     if verdict is Verdict.ERROR:
         # Or else sys.exit(0) in the function would end the script as if all were well.

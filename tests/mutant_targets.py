@@ -1,0 +1,85 @@
+"""Every mutant as a user's function: its name is ``fault`` or ``fault__scope``, with underscores.
+
+They see what a user's function sees, its arguments; the case is read off them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from harness.case import DecodeCase
+from harness.faults import FAULTS, Kind
+from harness.inputs import Inputs
+from harness.mutants import MODEL, mutant, scopes
+from harness.paths import Path
+from harness.scope import FEATURES
+
+Decode = Callable[..., Tensor]
+
+
+def _decode(path: Path) -> Decode:
+    def decode(
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        input_pos: Tensor,
+        *,
+        window: int | None = None,
+        softcap: float | None = None,
+        alibi_slopes: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        scores = [] if softcap is None else [f"softcap:{int(softcap)}"]
+        scores += [] if alibi_slopes is None else ["alibi"]
+        case = DecodeCase(
+            cache_len=key_cache.size(2),
+            input_pos=tuple(input_pos.tolist()),
+            heads=query.size(1),
+            kv_heads=key_cache.size(1),
+            head_dim=query.size(3),
+            value_dim=value_cache.size(3),
+            q_len=query.size(2),
+            dtype=str(query.dtype).removeprefix("torch."),
+            mask="causal" if window is None else f"window:{window}",
+            score="+".join(scores) or "none",
+            scale=scale,
+            # The caches are views already, of whichever layout.
+            layout="contiguous" if key_cache.is_contiguous() else "longer",
+        )
+        inputs = _Views(case, query, key_cache, value_cache, input_pos, alibi_slopes, None)
+        output = path(inputs).output
+        assert isinstance(output, torch.Tensor)
+        return output
+
+    decode.supports = set(FEATURES)  # type: ignore[attr-defined]
+    return decode
+
+
+class _Views(Inputs):
+    """Inputs whose buffers are the caches."""
+
+    @property
+    def key_cache(self) -> Tensor:
+        return self.key_buffer
+
+    @property
+    def value_cache(self) -> Tensor:
+        return self.value_buffer
+
+
+def identifier(name: str) -> str:
+    """As the function of a mutant of this name is called here."""
+    return name.replace("@", "__").replace("-", "_")
+
+
+MUTANTS: dict[str, Decode] = {
+    path.name: _decode(path)
+    for fault in FAULTS.values()
+    if fault.kind is Kind.OUTPUT
+    for path in (mutant(fault, scope) for scope in scopes(fault))
+}
+sound = _decode(MODEL)
+globals().update({identifier(name): function for name, function in MUTANTS.items()})

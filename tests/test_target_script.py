@@ -1,0 +1,277 @@
+"""Scripts for a user's function: each verdict shows again, and not where nothing is wrong."""
+
+import functools
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import black
+import pytest
+import torch
+
+from harness import script_text
+from harness.budget import Precision
+from harness.case import DecodeCase, InvalidCase
+from harness.environment import environment
+from harness.inputs import make_inputs
+from harness.mutants import MODEL, Scope
+from harness.scope import FEATURES
+from harness.scope import Scope as Cases
+from harness.supported import drawn_cases
+from harness.target import target_path
+from harness.target_script import target_script
+from harness.verdict import Problem, Verdict, judge
+from tests.mutant_targets import MUTANTS, identifier, sound
+
+ROOT = Path(__file__).parents[1]
+TARGETS = Path(__file__).with_name("targets.py")
+EVERYTHING = Cases(tuple(FEATURES), (16, 24, 64), (1, 300))
+# What cannot be asked of a user's function: sinks, and a position before the sequence's first.
+# ALiBi without the offset is a constant for all slots of a row, which the softmax takes out.
+INEXPRESSIBLE = {
+    "left-padding-attended",
+    "score-without-offset",
+    "sinks-missing-from-denominator",
+}
+SMALL = "S=40,pos=5,D=16,tail=poison"
+LAYOUTS = ("contiguous", "bshd", "longer", "stacked", "stepped", "expanded")
+# Runs scripts as main modules, one after the other: importing torch takes longer than any.
+MANY = """
+import contextlib, json, os, runpy, sys
+statuses = []
+for script in json.load(open(sys.argv[1])):
+    status = 0
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as exit:
+            status = exit.code if isinstance(exit.code, int) else 1
+        except BaseException as error:
+            status = f"{script}: {error!r}"
+    statuses.append(int(status) if isinstance(status, bool) else status)
+print(json.dumps(statuses))
+"""
+
+
+def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """In ``folder``, one thread, the mutants' file able to import the project."""
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+
+
+def statuses(texts: list[str], folder: Path) -> list[int | str]:
+    """How each script ends, all in one process."""
+    scripts = [folder / f"show{index}.py" for index in range(len(texts))]
+    for script, text in zip(scripts, texts, strict=True):
+        script.write_text(text)
+    (folder / "scripts.json").write_text(json.dumps([*map(str, scripts)]))
+    result = run("-c", MANY, str(folder / "scripts.json"), folder=folder)
+    assert result.returncode == 0, result.stderr
+    found: list[int | str] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def failures(names: list[str]) -> dict[str, tuple[DecodeCase, Verdict]]:
+    """The first drawn case on which each mutant fails, and how."""
+    left = {name: target_path(name, MUTANTS[name], EVERYTHING, Precision()) for name in names}
+    found = {}
+    for case in itertools.islice(drawn_cases(EVERYTHING, 1), 600):
+        try:
+            problem = Problem.of(case)
+        except InvalidCase:
+            continue
+        for name, path in list(left.items()):
+            judgement = judge(path, problem)
+            if not judgement.verdict.passes:
+                found[name] = case, judgement.verdict
+                del left[name]
+        if not left:
+            break
+    return found
+
+
+@pytest.mark.parametrize("scope", [Scope.ALL, Scope.HEAD])
+def test_every_mutant_shows_again_in_its_script(scope: Scope, tmp_path: Path) -> None:
+    """Exit 1 for the mutant, exit 0 for the sound model in the very same script."""
+    planted = {name: name.partition("@")[::2] for name in MUTANTS}
+    names = [
+        name
+        for name, (fault, where) in planted.items()
+        if (where or Scope.ALL) == scope and fault not in INEXPRESSIBLE
+    ]
+    found = failures(names)
+    assert set(names) == set(found)
+    texts = []
+    for function in (identifier, lambda name: "sound"):
+        for name, (case, verdict) in found.items():
+            target = f"{ROOT}/tests/mutant_targets.py:{function(name)}"
+            texts.append(target_script(target, case, "cpu", verdict))
+    ends = statuses(texts, tmp_path)
+    wrong, right = ends[: len(found)], ends[len(found) :]
+    assert {name: end for name, end in zip(found, wrong, strict=True) if end != 1} == {}
+    assert {name: end for name, end in zip(found, right, strict=True) if end != 0} == {}
+
+
+PLANTED = """
+import ctypes, os, sys, time
+import torch
+
+def good(q, k, v, p):
+    print("noise")
+    s = (q.double() @ k.double().mT * q.size(3) ** -0.5)[..., : p[0] + 1]
+    return (s.softmax(-1) @ v[:, :, : p[0] + 1].double()).to(q.dtype)
+
+def segfault(q, k, v, p): ctypes.string_at(0)
+def leaves(q, k, v, p): os._exit(0)
+def hangs(q, k, v, p): time.sleep(600)
+def hoards(q, k, v, p):
+    hoard = []
+    while True: hoard.append(torch.empty(2**27))
+def raises(q, k, v, p): raise IndexError("list index out of range")
+def exits(q, k, v, p): sys.exit(0)
+def writes(q, k, v, p):
+    k[0, 0, 0, 0] += 1
+    return good(q, k, v, p)
+def threads(q, k, v, p):
+    torch.set_num_threads(7)
+    return good(q, k, v, p)
+def nan(q, k, v, p): return good(q, k, v, p) * torch.nan
+def pair(q, k, v, p): return good(q, k, v, p), None
+def shape(q, k, v, p): return good(q, k, v, p)[0]
+def dtype(q, k, v, p): return good(q, k, v, p).double()
+def wrong(q, k, v, p): return good(q, k, v, p - 1)
+def leaks(q, k, v, p): return good(q, k, v, p) + (v[0, 0, -1, 0] > 100)
+def random(q, k, v, p): return good(q, k, v, p) * (1 + torch.rand(()) * 1e-3)
+def unwritten(q, k, v, p):
+    return torch.where(torch.arange(16) > 0, good(q, k, v, p), torch.empty(16))
+"""
+KINDS = [
+    ("segfault", Verdict.CRASH, "the process ended with -11"),
+    ("leaves", Verdict.CRASH, "the process ended with 0"),
+    ("hangs", Verdict.TIMEOUT, "in hangs"),
+    ("hoards", Verdict.OOM, "allocate memory"),
+    ("raises", Verdict.ERROR, "IndexError: list index out of range"),
+    ("exits", Verdict.ERROR, "called sys.exit(0)"),
+    ("writes", Verdict.MUTATED, "changed: key_cache"),
+    ("threads", Verdict.MUTATED, "changed: torch.get_num_threads"),
+    ("nan", Verdict.NONFINITE, "[0, 0, 0, 0]: nan, "),
+    ("pair", Verdict.WRONG, "tuple is [None, None, None, None], should be [(1, 1, 1, 16)"),
+    ("shape", Verdict.WRONG, "Tensor is [torch.Size([1, 1, 16]), "),
+    ("dtype", Verdict.WRONG, "torch.float64"),
+    ("wrong", Verdict.WRONG, "error in rounding budgets"),
+    ("leaks", Verdict.LEAK, "other values in slots that nobody attends: 16 of 16"),
+    ("random", Verdict.NONDETERMINISTIC, "with junk in new memory: "),
+    ("unwritten", Verdict.NONDETERMINISTIC, "with junk in new memory: 1 of 16"),
+]
+
+
+@pytest.mark.parametrize(("name", "verdict", "message"), KINDS)
+def test_every_kind_of_verdict_shows_again(
+    name: str, verdict: Verdict, message: str, tmp_path: Path
+) -> None:
+    """In a process of its own: exit 1, and a line that says what is wrong."""
+    (tmp_path / "mine.py").write_text(PLANTED)
+    case = DecodeCase.from_text(SMALL)
+    text = target_script(f"mine.py:{name}", case, "cpu", verdict, timeout=2)
+    (tmp_path / "show.py").write_text(text)
+    result = run("show.py", folder=tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert message in result.stdout + result.stderr
+
+
+def test_no_kind_of_script_accuses_a_sound_function(tmp_path: Path) -> None:
+    """It prints, which is no fault; a module by its dotted name, and one named as Python's own."""
+    (tmp_path / "kernels").mkdir()
+    for name in ("mine.py", "kernels/random.py"):
+        (tmp_path / name).write_text(PLANTED)
+    case = DecodeCase.from_text(SMALL)
+    targets = ("mine.py:good", "mine:good", "kernels/random.py:good")
+    kinds = [v for v in Verdict if not v.passes and v is not Verdict.CRASH]
+    texts = [target_script(t, case, "cpu", kind) for t in targets for kind in kinds]
+    assert statuses(texts, tmp_path) == [0] * len(texts)
+    (tmp_path / "show.py").write_text(target_script(targets[0], case, "cpu", Verdict.CRASH))
+    assert run("show.py", folder=tmp_path).returncode == 0
+
+
+def test_a_declared_precision_widens_the_scripts_budget(tmp_path: Path) -> None:
+    """Scores rounded to bfloat16 are wrong unless they are declared."""
+    name = "scores-rounded"
+    case, verdict = failures([name])[name]
+    target = f"{ROOT}/tests/mutant_targets.py:{identifier(name)}"
+    declared = Precision(score="bfloat16")
+    texts = [
+        target_script(target, case, "cpu", verdict, precision=precision)
+        for precision in (None, declared)
+    ]
+    assert statuses(texts, tmp_path) == [1, 0]
+
+
+def _note(seen: list[tuple[torch.Tensor, ...]], *tensors: torch.Tensor) -> None:
+    seen.append(tensors)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_function_gets_the_harness_tensors(layout: str) -> None:
+    """The same bits, strides and offset; memory of its own at every call."""
+    for heads in (1, 3):
+        case = DecodeCase.from_text(f"S=9,pos=4,B=2,H={heads},D=16,layout={layout},tail=nan")
+        text = target_script("math:sqrt", case, "cpu", Verdict.CRASH)
+        names: dict[str, object] = {"__file__": "show.py"}
+        start, end = text.index("\nB, HQ"), text.index("\n\ncall(key, value)")
+        exec(f"import importlib, math, sys, torch\n{text[start:end]}", names)
+        seen: list[tuple[torch.Tensor, ...]] = []
+        names["decode"] = functools.partial(_note, seen)
+        for _ in range(2):
+            exec("call(key, value)", names)
+        inputs = make_inputs(case)
+        wanted = (inputs.query, inputs.key_cache, inputs.value_cache, inputs.input_pos)
+        for first, second, right in zip(*seen, wanted, strict=True):
+            assert first.nan_to_num(7.0).equal(right.nan_to_num(7.0))
+            assert (first.stride(), first.storage_offset()) == (
+                right.stride(),
+                right.storage_offset(),
+            )
+            assert first.data_ptr() != second.data_ptr()
+
+
+def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under 80 lines for every verdict, wherever the function lies, on CPU and GPU."""
+    gpu = environment("cpu") | dict(device="cuda:0", gpu="NVIDIA H200", cuda="13.0", tf32=False)
+    monkeypatch.setattr(script_text, "environment", lambda device: gpu)
+    declared = Precision(score="bfloat16", operand="bfloat16", output="float16")
+    targets = itertools.cycle(["a.py:f", f"{'folder/' * 8}random.py:Kernels.f", "b.c.d:f"])
+    kinds = [v for v in Verdict if not v.passes]
+    for case in itertools.islice(drawn_cases(EVERYTHING, 0), 40):
+        for kind, target, device in zip(kinds, targets, itertools.cycle(["cpu", "cuda:0"])):
+            text = target_script(target, case, device, kind, precision=declared)
+            assert black.format_str(text, mode=black.Mode()) == text
+            lines = text.splitlines()
+            assert len(lines) < 80, text
+            assert (
+                max(len(line) for line in lines if "folder" not in line and line[:4] != "Case")
+                <= 88
+            )
+            assert "harness" not in text
+
+
+def test_the_model_behind_the_mutants_is_sound() -> None:
+    """Or else every mutant would fail for a reason of its own."""
+    path = target_path(MODEL.name, sound, EVERYTHING, Precision())
+    for case in itertools.islice(drawn_cases(EVERYTHING, 2), 60):
+        try:
+            problem = Problem.of(case)
+        except InvalidCase:
+            continue
+        assert judge(path, problem).findings == ()
