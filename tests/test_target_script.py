@@ -151,7 +151,7 @@ def shape(q, k, v, p): return good(q, k, v, p)[0]
 def dtype(q, k, v, p): return good(q, k, v, p).double()
 def wrong(q, k, v, p): return good(q, k, v, p - 1)
 def leaks(q, k, v, p): return good(q, k, v, p) + (v[0, 0, -1, 0] > 100)
-def random(q, k, v, p): return good(q, k, v, p) * (1 + torch.rand(()) * 1e-7)
+def random(q, k, v, p): return good(q, k, v, p) * (1 + torch.rand(()) * 1e-3)
 def unwritten(q, k, v, p):
     return torch.where(torch.arange(16) > 0, good(q, k, v, p), torch.empty(16))
 """
