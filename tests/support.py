@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from hypothesis import event, reject
+from hypothesis import event, reject, settings
 from torch import Tensor
 
 from harness.calls import Call
@@ -20,6 +20,9 @@ from harness.relations import Related, violations
 from harness.strategies import fit
 from harness.testing import assert_clean
 from harness.verdict import Problem
+
+# What is too long for every run, the nightly profile does in full.
+NIGHTLY = settings().max_examples >= 2000
 
 
 def altered(change: Callable[[Inputs, Result], object], of: str = "full-cache") -> Path:

@@ -17,9 +17,9 @@ from harness.mutants import MODEL, Scope, mutant
 from harness.paths import PATHS, Path
 from harness.strategies import drawn_cases, fit
 from harness.verdict import Problem, Verdict, judge
+from tests.support import NIGHTLY
 from tests.test_properties import SWITCH
 
-NIGHTLY = settings().max_examples >= 2000
 GOAL = 25  # examples, at the median
 EXAMPLES = 600
 
