@@ -106,6 +106,12 @@ class Ledger:
     margins: Margins = Margins()
     case_list: int = VERSION
 
+    def worst(self, path: str, dtype: str, torch: str) -> float | None:
+        """The largest recorded utilisation over modes and kinds of data; None without an entry."""
+        wanted = (path, dtype, torch)
+        entries = (e for e in self.entries.values() if (e.path, e.dtype, e.torch) == wanted)
+        return max((e.worst_utilisation for e in entries), default=None)
+
     def compare(self, measured: Iterable[Entry]) -> list[tuple[Change, Entry, Entry | None]]:
         """Each measured entry with its record, then the records of the same torch, hardware,
         threads, mode and dtype that nothing was measured for."""

@@ -167,7 +167,7 @@ def utilisation_cases(plan: Plan, dtype: str) -> list[DecodeCase]:
 
 def utilisation(plan: Plan, recorded: Recorded, device: str, progress: Progress) -> Utilisation:
     """The share of the budget that each sound path uses, beside the ledger's record."""
-    ledger = recorded.ledger
+    ledger, version = recorded.ledger, torch.__version__.partition("+")[0]
     shares = []
     for dtype in DTYPES:
         progress(f"share of the budget in {dtype}")
@@ -177,15 +177,15 @@ def utilisation(plan: Plan, recorded: Recorded, device: str, progress: Progress)
             if path.exhibit:
                 continue
             used = [e.utilisation for y in yardsticks if (e := y.error(path)) is not None]
-            record = ledger.worst(name, dtype) if ledger else None
+            record = ledger.worst(name, dtype, version) if ledger else None
             shares.append(Share(name, dtype, max(used, default=None), record))
-    entries = ledger.entries if ledger else ()
+    entries = [e for e in ledger.entries.values() if e.torch == version] if ledger else []
     where = "; ".join(sorted({f"torch {e.torch} on {e.hardware}" for e in entries}))
     return Utilisation(
         tuple(str(c) for c in utilisation_cases(plan, DTYPES[0])),
         tuple(shares),
-        (where or "no entries") if ledger else None,
-        ledger.margin if ledger else None,
+        (where or f"no entry of torch {version}") if ledger else None,
+        ledger.margins.worst if ledger else None,
     )
 
 

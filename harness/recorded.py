@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.ledger import Ledger, LedgerError, load
+
 FIXTURES = Path("fixtures")
 KINDS = ("output", "auxiliary", "contract")
 SCHEMA = 1
@@ -17,33 +19,6 @@ SCHEMA = 1
 
 class RecordError(ValueError):
     """A file that is not what it should be; the message names the file and the field."""
-
-
-@dataclass(frozen=True)
-class LedgerEntry:
-    """The worst share of the rounding budget that a path used on the ledger's cases."""
-
-    path: str
-    dtype: str
-    mode: str
-    kind: str
-    worst_utilisation: float
-    cases: int
-    torch: str
-    hardware: str
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """``margin`` is the factor on ``worst_utilisation`` from which on a path has regressed."""
-
-    margin: float
-    entries: tuple[LedgerEntry, ...]
-
-    def worst(self, path: str, dtype: str) -> float | None:
-        """The largest recorded utilisation over modes and kinds; None without an entry."""
-        found = [e.worst_utilisation for e in self.entries if (e.path, e.dtype) == (path, dtype)]
-        return max(found, default=None)
 
 
 @dataclass(frozen=True)
@@ -114,7 +89,11 @@ def _read(path: Path) -> tuple[str, Any]:
     except ValueError as error:
         raise RecordError(f"{path}: not JSON: {error}") from None
     try:
+        if isinstance(document, dict) and "entries" in document:
+            return "ledger", load(path)
         return _document(document)
+    except LedgerError as error:
+        raise RecordError(str(error)) from None
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from None
 
@@ -124,9 +103,6 @@ def _document(document: Any) -> tuple[str, Any]:
         raise RecordError("is not a JSON object")
     if document.get("schema") != SCHEMA:
         raise RecordError(f"schema: {document.get('schema')!r}, should be {SCHEMA}")
-    if "entries" in document:
-        margin = _number(_get(_get(document, "margins"), "worst"), "margins.worst")
-        return "ledger", Ledger(margin, _all(document, "entries", _entry))
     if "rules" in document:
         return "catches", _all(document, "cells", _catch)
     if "cells" in document:
@@ -145,15 +121,6 @@ def _all(document: dict[str, Any], name: str, read: Any) -> tuple[Any, ...]:
         except RecordError as error:
             raise RecordError(f"{name}[{i}].{error}") from None
     return tuple(found)
-
-
-def _entry(item: Any) -> LedgerEntry:
-    names = ("path", "dtype", "mode", "kind", "torch", "hardware")
-    return LedgerEntry(
-        **{name: _text(item, name) for name in names},
-        cases=_count(item, "cases"),
-        worst_utilisation=_number(_get(item, "worst_utilisation"), "worst_utilisation"),
-    )
 
 
 def _kill(item: Any) -> Kill:
@@ -201,9 +168,3 @@ def _count(item: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise RecordError(f"{name}: {value!r} is not a whole number")
     return value
-
-
-def _number(value: Any, name: str) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
-        raise RecordError(f"{name}: {value!r} is not a number of 0 or more")
-    return float(value)

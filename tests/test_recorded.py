@@ -6,19 +6,10 @@ from typing import Any
 
 import pytest
 
-from harness.recorded import Catch, Kill, LedgerEntry, RecordError, read_recorded
+from harness.ledger import Ledger, save
+from harness.recorded import Catch, Kill, RecordError, read_recorded
+from tests.test_ledger import ENTRY, LEDGER, but
 
-ENTRY = {
-    "path": "fixed",
-    "dtype": "float32",
-    "mode": "eager",
-    "kind": "random",
-    "torch": "2.13.0",
-    "hardware": "a processor",
-    "cases": 10,
-    "worst_utilisation": 0.25,
-}
-LEDGER = {"schema": 1, "margins": {"worst": 1.5, "median": 1.25}, "entries": [ENTRY]}
 CELL = {
     "fault": "no-query-offset",
     "number": 1,
@@ -35,7 +26,7 @@ RULES = {"schema": 1, "rules": ["a rule"], "cells": [CATCH]}
 def fixtures(folder: Path) -> Path:
     """All three files where they belong."""
     (folder / "tolerances").mkdir()
-    (folder / "tolerances" / "cpu.json").write_text(json.dumps(LEDGER))
+    save(LEDGER, folder / "tolerances" / "cpu.json")
     (folder / "kill-matrix.json").write_text(json.dumps(KILLS))
     (folder / "rivals.json").write_text(json.dumps(RULES))
     return folder
@@ -44,19 +35,17 @@ def fixtures(folder: Path) -> Path:
 def test_all_three_are_read(tmp_path: Path) -> None:
     """Field by field."""
     recorded = read_recorded([], fixtures(tmp_path))
-    assert recorded.ledger is not None and recorded.ledger.margin == 1.5
-    assert recorded.ledger.entries == (LedgerEntry(**ENTRY),)
+    assert recorded.ledger == LEDGER
     assert recorded.kills == (Kill(**CELL),)
     assert recorded.catches == (Catch(**CATCH),)
 
 
-def test_the_record_is_the_worst_over_modes_and_kinds(tmp_path: Path) -> None:
-    """And None where a path was never recorded."""
-    more = [ENTRY, ENTRY | {"mode": "compiled", "worst_utilisation": 0.5}]
-    (tmp_path / "a.json").write_text(json.dumps(LEDGER | {"entries": more}))
-    ledger = read_recorded([tmp_path / "a.json"], tmp_path).ledger
-    assert ledger is not None
-    assert (ledger.worst("fixed", "float32"), ledger.worst("fixed", "float16")) == (0.5, None)
+def test_the_record_is_the_worst_over_modes_and_kinds() -> None:
+    """Of one torch version, and None where a path was never recorded."""
+    more = but(mode="compiled", worst_utilisation=0.5), but(torch="2.11.0", worst_utilisation=0.9)
+    ledger = Ledger({entry.key: entry for entry in (ENTRY, *more)})
+    assert ledger.worst("fixed", "float32", "2.13.0") == 0.5
+    assert ledger.worst("fixed", "float16", "2.13.0") is None
 
 
 def test_nothing_recorded_is_none(tmp_path: Path) -> None:
@@ -83,11 +72,7 @@ def test_a_named_file_stands_in_for_the_fixture(tmp_path: Path) -> None:
         ({"schema": 2, "cells": []}, "schema: 2, should be 1"),
         ({"schema": 1}, "neither entries nor cells"),
         ({"schema": 1, "cells": {}}, "cells: is not a list"),
-        ({"schema": 1, "entries": []}, "margins: missing"),
-        (LEDGER | {"margins": {"worst": "1"}}, "margins.worst: '1' is not a number"),
-        (LEDGER | {"entries": [{}]}, "entries[0].path: missing"),
-        (LEDGER | {"entries": [ENTRY | {"dtype": ""}]}, "entries[0].dtype: ''"),
-        (LEDGER | {"entries": [ENTRY | {"worst_utilisation": -1}]}, "worst_utilisation: -1"),
+        ({"schema": 1, "entries": []}, "ledger: 'case_list' is missing"),
         (KILLS | {"cells": [CELL | {"kind": "x"}]}, "cells[0].kind: 'x' is not one of output"),
         (KILLS | {"cells": [CELL | {"killed_by": 1}]}, "cells[0].killed_by: 1"),
         (KILLS | {"cells": [CELL | {"number": True}]}, "cells[0].number: True"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from harness import cli, measured
@@ -27,10 +28,12 @@ from harness.figures import (
     as_plain,
     matrix,
 )
+from harness.ledger import Ledger
 from harness.measured import Plan, compute
 from harness.plots import draw
 from harness.publish import publish
-from harness.recorded import Catch, Kill, Ledger, LedgerEntry, Recorded
+from harness.recorded import Catch, Kill, Recorded
+from tests.test_ledger import but
 
 TINY = Plan(
     case=DecodeCase(cache_len=160, input_pos=(9,), heads=2, head_dim=16, dtype="bfloat16"),
@@ -41,11 +44,9 @@ TINY = Plan(
     repeats=1,
     steps=3,
 )
+RECORD = but(torch=torch.__version__.partition("+")[0], worst_utilisation=0.25)
 RECORDED = Recorded(
-    Ledger(
-        1.5,
-        (LedgerEntry("fixed", "float32", "eager", "random", 0.25, 10, "2.13.0", "a processor"),),
-    ),
+    Ledger({RECORD.key: RECORD}),
     (
         Kill("no-offset", 1, "output", "all", "float32", "WRONG"),
         Kill("no-offset", 1, "output", "head", "float32", None),
