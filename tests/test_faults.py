@@ -21,7 +21,7 @@ from tests.support import NIGHTLY
 from tests.test_properties import SWITCH
 
 GOAL = 25  # examples, at the median
-EXAMPLES = 600
+EXAMPLES = 2000 if NIGHTLY else 600
 
 
 @pytest.fixture(autouse=True, scope="module")

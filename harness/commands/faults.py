@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     parser.add_argument("names", nargs="*", metavar="FAULT", help="faults to plant (default: all)")
     parser.add_argument("--list", action="store_true", help="list the fault models and run nothing")
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="separated by commas")
-    parser.add_argument("--max-examples", type=int, default=600, help="drawn (default 600)")
+    parser.add_argument("--max-examples", type=int, default=2000, help="drawn (default 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the matrix as JSON")
 
