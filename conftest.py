@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-from harness.compile import why_not
+from harness.paths.compile import why_not
 
 pytest.register_assert_rewrite("tests.support")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from harness.case import DecodeCase
-from harness.trial import Order, Trial
+from harness.function.run import Order, Trial
+from harness.function.worker import Worker
 from harness.verdict import Verdict
-from harness.worker import Worker
 
 TARGET = f"{Path(__file__).parents[1] / 'tests' / 'targets.py'}:base"
 SMALLEST = DecodeCase(cache_len=1, input_pos=(0,), head_dim=16)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from harness.compile import Compiled
-from harness.decode import decode_attention, decode_block_mask
+from harness.decoding.attention import decode_attention, decode_block_mask
+from harness.paths.compile import Compiled
 
 HEADS, HEAD_DIM, CACHE_LEN, DTYPE = 32, 128, 2048, torch.bfloat16
 ROOT = Path(__file__).parents[1]

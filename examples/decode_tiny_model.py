@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.nn.functional import scaled_dot_product_attention
 
-from harness.decode import decode_attention, decode_block_mask
-from harness.kv_cache import KVCache
+from harness.decoding.attention import decode_attention, decode_block_mask
+from harness.decoding.kv_cache import KVCache
 
 CHUNK, TOKENS, VOCABULARY, HEADS, KV_HEADS, HEAD_DIM, LAYERS = 4, 300, 61, 4, 2, 16, 2
 PROMPT = [3, 14, 15, 9, 26]

@@ -14,16 +14,16 @@ from pathlib import Path
 
 from harness.case import DTYPES, CaseError, DecodeCase, InvalidCase
 from harness.commands import check, faults, gate, record, report
-from harness.console import (
+from harness.commands.shared import (
     INTERRUPTED,
     NOT_OK,
     OK,
     USAGE,
     UsageError,
     device_or_error,
-    progress_to_stderr,
 )
-from harness.files import UnwritableFile, check_writable, write_atomically
+from harness.support.files import UnwritableFile, check_writable, write_atomically
+from harness.support.progress import progress_to_stderr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +101,7 @@ def _report_case(arguments: argparse.Namespace) -> DecodeCase:
 
 
 def _keep(arguments: argparse.Namespace) -> int:
-    from harness.kept import FOLDER, KeptCase, keep
+    from harness.case.kept import FOLDER, KeptCase, keep
     from harness.paths import PATHS
 
     if arguments.path and arguments.path not in PATHS:
@@ -114,9 +114,9 @@ def _keep(arguments: argparse.Namespace) -> int:
 
 
 def _repro(arguments: argparse.Namespace) -> int:
-    from harness.report import render, to_json
-    from harness.repro import REPORT_ID, answer_case, answer_report
-    from harness.script import case_script, report_script
+    from harness.issue233.answer import REPORT_ID, answer_case, answer_report
+    from harness.issue233.text import render, to_json
+    from harness.script.case_script import case_script, report_script
 
     device = device_or_error(arguments.device)
     for path in (arguments.json, arguments.script):

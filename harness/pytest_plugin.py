@@ -1,7 +1,7 @@
 """The pytest plugin: keeps failing cases and runs them first, reports figures, asks for a GPU.
 
 It imports neither torch nor Hypothesis: most sessions that load it have no test of ours. What it
-knows of a test it reads from ``harness.testing``, if a test has imported that.
+knows of a test it reads from ``harness.function.testing``, if a test has imported that.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     """What the results depend on, where a test of ours was collected."""
-    if "harness.testing" not in sys.modules:
+    if "harness.function.testing" not in sys.modules:
         return []
-    import torch  # noqa: PLC0415  # harness.testing has imported it
+    import torch  # noqa: PLC0415  # harness.function.testing has imported it
 
-    from harness.compile import why_not  # noqa: PLC0415
+    from harness.paths.compile import why_not  # noqa: PLC0415
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     compiler = why_not("cpu") or "compiles on the CPU"
@@ -80,7 +80,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Forget what the test before has seen."""
-    if testing := sys.modules.get("harness.testing"):
+    if testing := sys.modules.get("harness.function.testing"):
         testing.RECORD.utilisation = testing.RECORD.failed = None
 
 
@@ -89,7 +89,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Give the report, and so JUnit, the worst utilisation; keep the case of a failure."""
-    testing = sys.modules.get("harness.testing")
+    testing = sys.modules.get("harness.function.testing")
     if testing is None or call.when != "call":
         return (yield)
     record = testing.RECORD
@@ -134,7 +134,7 @@ def _prepare(config: pytest.Config, item: pytest.Item, test: Any) -> None:
     from hypothesis import errors, example, settings  # noqa: PLC0415  # the test has imported it
 
     from harness.case import CaseError  # noqa: PLC0415
-    from harness.kept import load  # noqa: PLC0415
+    from harness.case.kept import load  # noqa: PLC0415
 
     with contextlib.suppress(errors.InvalidArgument):  # it has settings of its own
         settings(deadline=None)(test)
@@ -149,7 +149,7 @@ def _prepare(config: pytest.Config, item: pytest.Item, test: Any) -> None:
 
 def _keep(item: pytest.Item, case: Any) -> Path:
     """Write the case; workers that find the same one write the same file."""
-    from harness.kept import KeptCase, keep  # noqa: PLC0415
+    from harness.case.kept import KeptCase, keep  # noqa: PLC0415
 
     folder = _folder(item.config)
     folder.mkdir(parents=True, exist_ok=True)

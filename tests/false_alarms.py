@@ -14,7 +14,7 @@ import torch
 
 from harness.case import DTYPES, DecodeCase, InvalidCase
 from harness.paths import Path
-from harness.strategies import drawn_cases, fit
+from harness.strategies.paths import fit, sampled_cases
 from harness.verdict import Judgement, Problem, judge
 from tests.sound import SOUND
 
@@ -24,7 +24,7 @@ CASES_PER_RUN = 100
 
 def problems(run: int, dtype: str, path: Path) -> Iterator[Problem]:
     """The problems that one run of drawn cases gives for paths with the contract of ``path``."""
-    for case in drawn_cases(CASES_PER_RUN, run):
+    for case in sampled_cases(CASES_PER_RUN, run):
         try:
             yield Problem.of(fit(case, path, dtype=dtype))
         except InvalidCase:

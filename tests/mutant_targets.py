@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
-from harness.faults import FAULTS, Kind
+from harness.case.domain import FEATURES
+from harness.faults import FAULTS, FaultKind
+from harness.faults.mutants import MODEL, mutant, scopes
 from harness.inputs import Inputs
-from harness.mutants import MODEL, mutant, scopes
 from harness.paths import Path
-from harness.scope import FEATURES
 
 Decode = Callable[..., Tensor]
 
@@ -78,7 +78,7 @@ def identifier(name: str) -> str:
 MUTANTS: dict[str, Decode] = {
     path.name: _decode(path)
     for fault in FAULTS.values()
-    if fault.kind is Kind.OUTPUT
+    if fault.kind is FaultKind.OUTPUT
     for path in (mutant(fault, scope) for scope in scopes(fault))
 }
 sound = _decode(MODEL)

@@ -1,7 +1,7 @@
 """Sound decode paths that differ from each other in arithmetic alone, in every way that a correct
 kernel may: none of them may ever be called wrong.
 
-Each takes its mask and its score_mods from ``harness.attention`` and does products, softmax and
+Each takes its mask and its score_mods from ``harness.faults.model`` and does products, softmax and
 sums itself.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.attention import Attention, score_mods
-from harness.budget import Precision
-from harness.calls import Call
+from harness.faults.model import Attention, score_mods
 from harness.inputs import Inputs
+from harness.oracle.budget import Precision
 from harness.paths import Path
+from harness.paths.calls import Call
 
 Result = tuple[Tensor, Tensor]
 # Largest score, sum of exp(score - largest), and the values weighted by that, of some slots.

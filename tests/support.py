@@ -11,15 +11,15 @@ from collections.abc import Callable
 from hypothesis import event, reject, settings
 from torch import Tensor
 
-from harness.calls import Call
 from harness.case import DecodeCase, InvalidCase
+from harness.function.testing import assert_clean
 from harness.inputs import Inputs
-from harness.known_failures import known_failure
 from harness.paths import PATHS, Path, Result
-from harness.relations import Related, violations
-from harness.strategies import fit
-from harness.testing import assert_clean
+from harness.paths.calls import Call
+from harness.strategies.paths import fit
 from harness.verdict import Problem
+from harness.verdict.known_failures import known_failure
+from harness.verdict.relations import Related, violations
 
 # What is too long for every run, the nightly profile does in full.
 NIGHTLY = settings().max_examples >= 2000

@@ -11,7 +11,7 @@ import time
 import torch
 from torch import Tensor
 
-from harness.scope import FEATURES
+from harness.case.domain import FEATURES
 
 
 def sound(

@@ -5,13 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.attendable import attendable
-from harness.budget import Precision, budget
 from harness.case import DTYPES, DecodeCase
-from harness.error import measure
+from harness.case.visible import visible_slots
 from harness.inputs import Inputs, make_inputs
-from harness.masks import score_mod
-from harness.oracle import golden
+from harness.oracle.budget import Precision, budget
+from harness.oracle.error import measure
+from harness.oracle.golden import golden
+from harness.paths.masks import score_mod
 
 GEOMETRIES = [
     "S=200,pos=199",
@@ -40,7 +40,7 @@ def naive(inputs: Inputs, rounded: str = "float32") -> torch.Tensor:
             for axis, n in enumerate(score.shape)
         )
         score = mod(score, b, h, q, kv)
-    allowed = torch.stack([attendable(case, b) for b in range(case.batch)])[:, None]
+    allowed = torch.stack([visible_slots(case, b) for b in range(case.batch)])[:, None]
     weight = torch.softmax(score.masked_fill(~allowed, -torch.inf), dim=-1)
     dtype = getattr(torch, case.dtype)
     return (weight.to(dtype) @ value.to(dtype)).to(dtype)

@@ -13,10 +13,10 @@ import pytest
 
 from harness import cli
 from harness.case import DecodeCase
-from harness.scope import FEATURES, Scope, features_of
-from harness.shrink import shrink
-from harness.supported import drawn_cases
-from harness.target_script import target_script
+from harness.case.domain import FEATURES, Domain, features_of
+from harness.function.shrink import shrink
+from harness.script.function_script import target_script
+from harness.strategies.functions import domain_cases
 from tests.support import ends
 
 ROOT = Path(__file__).parents[1]
@@ -64,12 +64,12 @@ def test_a_sound_function_with_every_feature_passes(
 def test_without_a_declaration_nothing_beyond_the_base_is_drawn() -> None:
     """And each feature, alone, is drawn where it is declared."""
     for features in ((), *((name,) for name in FEATURES)):
-        cases = drawn_cases(Scope(features), 0)
+        cases = domain_cases(Domain(features), 0)
         drawn = [next(cases) for _ in range(100)]
         assert {name for case in drawn for name in features_of(case)} <= set(features)
         if features != ("ragged",):
             assert any(features_of(case) == features for case in drawn)
-        assert all(Scope(features).refuses(case) is None for case in drawn)
+        assert all(Domain(features).refuses(case) is None for case in drawn)
 
 
 def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_the_script_exits_1_while_the_bug_shows(
     name: str, status: int, case: str, tmp_path: Path
 ) -> None:
     """It needs torch and the function's own file, nothing of the harness."""
-    mine = TARGETS.read_text().replace("from harness.scope import FEATURES", "FEATURES = ()")
+    mine = TARGETS.read_text().replace("from harness.case.domain import FEATURES", "FEATURES = ()")
     (tmp_path / "mine.py").write_text(mine)
     text = target_script(f"mine.py:{name}", DecodeCase.from_text(case), "cpu")
     (tmp_path / "show.py").write_text(text)

@@ -11,7 +11,7 @@ import torch
 
 from harness import cli
 from harness.case import CaseError
-from harness.kept import load_all
+from harness.case.kept import load_all
 
 SMALL = "S=40,pos=9,H=2,D=16"
 
@@ -93,9 +93,9 @@ def test_a_failing_path_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_judged_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
     """All paths UNSUPPORTED is not a success."""
-    import harness.paths
+    import harness.paths.registry
 
-    monkeypatch.setattr(harness.paths, "why_not", lambda device: "no compiler here")
+    monkeypatch.setattr(harness.paths.registry, "why_not", lambda device: "no compiler here")
     assert run("repro", SMALL + ",mode=compiled") == cli.USAGE
 
 
@@ -103,12 +103,12 @@ def test_an_interrupt_exits_130_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while it runs."""
-    import harness.repro
+    import harness.issue233.answer
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(harness.repro, "answer_case", interrupted)
+    monkeypatch.setattr(harness.issue233.answer, "answer_case", interrupted)
     assert run("repro", SMALL, "--json", str(tmp_path / "a.json")) == cli.INTERRUPTED
     assert list(tmp_path.iterdir()) == []
 

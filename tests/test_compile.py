@@ -6,13 +6,13 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
 from torch._inductor.utils import run_and_get_code
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from harness import compile as compile_module
 from harness.case import DecodeCase
-from harness.compile import Compiled, why_not
 from harness.inputs import make_inputs
-from harness.known_failures import split_decode
 from harness.paths import PATHS
+from harness.paths import compile as compile_module
+from harness.paths.compile import Compiled, why_not
 from harness.verdict import Problem, Verdict, judge
+from harness.verdict.known_failures import split_decode
 
 
 def _double(x: torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,8 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import create_mask, flex_attention
 
-from harness.decode import decode_attention, decode_block_mask, offset_score_mod
-from harness.kv_cache import KVCache
+from harness.decoding.attention import decode_attention, decode_block_mask, offset_score_mod
+from harness.decoding.kv_cache import KVCache
 
 ROOT = Path(__file__).parents[1]
 
@@ -555,9 +555,9 @@ def test_cuda_graphs_replay_at_every_position(q_len: int) -> None:
 
 
 def test_imports_need_no_test_tools() -> None:
-    """harness.decode and harness.kv_cache import torch and nothing that only tests need."""
+    """The fixed path imports torch and nothing that only tests need."""
     code = (
-        "import sys, harness.decode, harness.kv_cache\n"
+        "import sys, harness.decoding.attention, harness.decoding.kv_cache\n"
         "assert not {'pytest', 'hypothesis'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

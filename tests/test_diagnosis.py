@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
-from harness.diagnosis import diagnose
+from harness.case.probes import needle_slots, sweep
+from harness.diagnosis.suspects import diagnose
 from harness.faults import FAULTS
+from harness.faults.mutants import MODEL, Scope, mutant
 from harness.inputs import Inputs
-from harness.mutants import MODEL, Scope, mutant
 from harness.paths import PATHS, Path, Result
-from harness.probes import needle_slots, sweep
 from harness.verdict import Problem, Verdict, judge
 from tests.support import altered, times
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from harness.budget import Precision, budget
 from harness.case import DTYPES, DecodeCase, InvalidCase
-from harness.error import measure
-from harness.strategies import decode_cases, drawn_cases, fit
+from harness.oracle.budget import Precision, budget
+from harness.oracle.error import measure
+from harness.strategies.paths import fit, path_cases, sampled_cases
 from harness.verdict import Problem, judge
 from tests.false_alarms import tally
 from tests.sound import SOUND, to_tf32
@@ -19,7 +19,7 @@ EXAMPLES = -(-settings().max_examples // len(SOUND))
 @settings(max_examples=EXAMPLES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SOUND)
-@given(case=decode_cases())
+@given(case=path_cases())
 def test_a_sound_implementation_is_never_an_alarm(name: str, dtype: str, case: DecodeCase) -> None:
     """All checks of a verdict: leaks, a second run, and the budgets of output and logsumexp."""
     path = SOUND[name]
@@ -56,7 +56,7 @@ def test_rounded_weights_need_their_declaration(name: str, dtype: str) -> None:
     """Declared as float32, rounding the weights would be an alarm: the check is not blind."""
     path = SOUND[name]
     beyond = []
-    for case in drawn_cases(30):
+    for case in sampled_cases(30):
         try:
             problem = Problem.of(fit(case, path, dtype=dtype))
         except InvalidCase:

@@ -8,15 +8,14 @@ import pytest
 import torch.nn.attention.flex_attention as flex_module
 from hypothesis import settings
 
-from harness import contract
 from harness.case import DTYPES, DecodeCase, InvalidCase
-from harness.diagnosis import diagnose
-from harness.faults import FAULTS, Fault, Kind
-from harness.kill import kill_matrix, measure_power
-from harness.mutants import MODEL, Scope, mutant
+from harness.diagnosis.suspects import diagnose
+from harness.faults import FAULTS, Fault, FaultKind
+from harness.faults.kill_matrix import kill_matrix, measure_power
+from harness.faults.mutants import MODEL, Scope, mutant
 from harness.paths import PATHS, Path
-from harness.strategies import drawn_cases, fit
-from harness.verdict import Problem, Verdict, judge
+from harness.strategies.paths import fit, sampled_cases
+from harness.verdict import Problem, Verdict, contract, judge
 from tests.support import NIGHTLY
 from tests.test_properties import SWITCH
 
@@ -35,7 +34,7 @@ def untraced() -> Iterator[None]:
 @functools.cache
 def cases(count: int, run: int) -> list[DecodeCase]:
     """Drawn once for all tests here."""
-    return drawn_cases(count, run)
+    return sampled_cases(count, run)
 
 
 def quiet(text: str) -> None:
@@ -60,7 +59,7 @@ def test_every_mutant_is_killed(dtype: str) -> None:
         chosen = list(FAULTS.values())[DTYPES.index(dtype) :: len(DTYPES)]
         cells = kill_matrix(chosen, [dtype], cases(EXAMPLES, 0), quiet, (Scope.ALL, Scope.HEAD))
     assert [f"{c.fault}@{c.scope}" for c in cells if c.killed_by is None] == []
-    assert statistics.median(c.examples for c in cells if c.kind is Kind.OUTPUT) <= GOAL
+    assert statistics.median(c.examples for c in cells if c.kind is FaultKind.OUTPUT) <= GOAL
 
 
 def test_the_sound_model_is_never_accused() -> None:
@@ -75,7 +74,7 @@ def test_the_sound_model_is_never_accused() -> None:
             assert judgement.verdict is Verdict.OK, (judgement.findings, str(problem.case))
 
 
-@pytest.mark.parametrize("name", [n for n, path in PATHS.items() if not path.exhibit])
+@pytest.mark.parametrize("name", [n for n, path in PATHS.items() if not path.known_wrong])
 def test_a_sound_path_keeps_the_contract(name: str) -> None:
     """One graph for all positions, no state between calls."""
     path = PATHS[name]
@@ -88,7 +87,7 @@ def test_each_contract_check_catches_the_fault_that_it_is_for() -> None:
     caught = {
         fault.name: next(iter(contract.broken(mutant(fault))))
         for fault in FAULTS.values()
-        if fault.kind is Kind.CONTRACT
+        if fault.kind is FaultKind.CONTRACT
     }
     assert caught == {
         "int-position": "one graph for all positions",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import UnwritableFile, check_writable, write_atomically
+from harness.support.files import UnwritableFile, check_writable, write_atomically
 
 
 def test_an_existing_file_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from harness.case import DecodeCase
-from harness.kept import KeptCase, load_all
-from harness.known_failures import KNOWN_FAILURES, known_failure
+from harness.case.kept import KeptCase, load_all
+from harness.function.testing import assert_clean
 from harness.paths import PATHS
-from harness.testing import assert_clean
 from harness.verdict import Problem, judge
+from harness.verdict.known_failures import KNOWN_FAILURES, known_failure
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.parent.name: path for path in sorted(ROOT.glob("fixtures/repro/*/script.py"))}

@@ -12,10 +12,13 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from harness import cli, gate, gate_report, kill
-from harness.gate import Gate
-from harness.gate_check import Check, Step
-from harness.ledger import Ledger, ledger_file, load
+from harness import cli
+from harness.faults import kill_matrix as kill
+from harness.gate import steps as gate
+from harness.gate import text as gate_report
+from harness.gate.item import Item, Step
+from harness.gate.steps import Gate
+from harness.ledger.entries import Ledger, ledger_file, load
 from harness.paths import PATHS, Path
 from harness.verdict import Judgement, Problem, Verdict
 from tests.support import altered, times
@@ -38,7 +41,7 @@ def steps(run: Gate, *names: str) -> Gate:
     for name in names:
         step = Step(name)
         run.steps.append(step)
-        step.checks += list(getattr(run, f"_{name}")(step))
+        step.items += list(getattr(run, f"_{name}")(step))
     return run
 
 
@@ -62,7 +65,7 @@ def test_a_fault_in_the_code_is_red_within_the_minute_and_named(tmp_path: File) 
     for folder in ("harness", "fixtures"):
         ignored = shutil.ignore_patterns("__pycache__", "repro")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    module = tmp_path / "harness" / "block_table.py"
+    module = tmp_path / "harness" / "decoding" / "block_mask.py"
     sound = module.read_text(encoding="utf-8")
     assert sound.count("visible = kv_idx <= t\n") == 1
     broken = sound.replace("visible = kv_idx <= t\n", "visible = kv_idx <= t + 1\n")
@@ -90,7 +93,7 @@ def test_a_wrong_path_is_red_in_every_step_that_runs_it(
     """Contract and probes; kept cases are in the test above."""
     run = steps(quick(monkeypatch), "contract", "probes")
     assert all(step.failures for step in run.steps)
-    assert {check.path for check in run.failures if check.path} == {"fixed"}
+    assert {item.path for item in run.failures if item.path} == {"fixed"}
 
 
 def test_a_run_that_cannot_fail_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +111,7 @@ def test_a_run_that_cannot_fail_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_regression_against_the_ledger_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even within budget; and no ledger is said aloud."""
     run = steps(quick(monkeypatch), "ledger")
-    assert run.steps[0].checks[0].not_run == "there is no ledger for this device"
+    assert run.steps[0].items[0].not_run == "there is no ledger for this device"
     version = torch.__version__.partition("+")[0]
     key, entry = next(
         (key, entry)
@@ -116,19 +119,19 @@ def test_a_regression_against_the_ledger_is_red(monkeypatch: pytest.MonkeyPatch)
         if key[:4] == ("sdpa-full", "float32", "eager", "x5") and entry.torch == version
     )
     better = dataclasses.replace(entry, worst_utilisation=entry.worst_utilisation / 4)
-    monkeypatch.setattr("harness.recording.PATHS", {"sdpa-full": PATHS["sdpa-full"]})
-    monkeypatch.setattr("harness.recording.hardware", lambda device: entry.hardware)
+    monkeypatch.setattr("harness.ledger.measure.PATHS", {"sdpa-full": PATHS["sdpa-full"]})
+    monkeypatch.setattr("harness.ledger.measure.hardware", lambda device: entry.hardware)
     run = quick(monkeypatch)
     run.ledger = Ledger({key: better})
     steps(run, "ledger")
-    assert [check.verdict for check in run.failures] == [Verdict.REGRESSED]
-    assert any(check.notice and "no record" in check.evidence for check in run.steps[0].checks)
+    assert [item.verdict for item in run.failures] == [Verdict.REGRESSED]
+    assert any(item.notice and "no record" in item.evidence for item in run.steps[0].items)
 
 
 @pytest.mark.parametrize("verdict", [v for v in Verdict if not v.passes])
 def test_every_bad_verdict_is_red(verdict: Verdict) -> None:
     """Out of memory is no skip, a crash no pass."""
-    assert Check("a path", verdict).failed
+    assert Item("a path", verdict).failed
 
 
 def test_nothing_judged_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +145,8 @@ def test_an_interrupted_gate_tells_what_it_has(
 ) -> None:
     """Exit 130, and a summary that does not say green."""
 
-    def interrupted(self: Gate, step: Step) -> Iterator[Check]:
-        yield Check("one")
+    def interrupted(self: Gate, step: Step) -> Iterator[Item]:
+        yield Item("one")
         raise KeyboardInterrupt
 
     monkeypatch.chdir(ROOT)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from harness.attendable import attendable, tail
 from harness.case import LAYOUTS, TAILS, DecodeCase
+from harness.case.visible import tail, visible_slots
 from harness.inputs import make_inputs
-from harness.masks import mask_mod
+from harness.paths.masks import mask_mod
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -75,4 +75,4 @@ def test_mask_mods_and_the_position_arithmetic_agree(mask: str, positions: str) 
     mod = mask_mod(make_inputs(case))
     b, q, kv = torch.arange(3), torch.arange(3), torch.arange(20)
     stated = mod(b[:, None, None], torch.tensor(0), q[:, None], kv)
-    assert torch.equal(stated, torch.stack([attendable(case, i) for i in range(3)]))
+    assert torch.equal(stated, torch.stack([visible_slots(case, i) for i in range(3)]))

@@ -5,7 +5,7 @@ import platform
 import pytest
 import torch
 
-from harness.junk import junk_memory
+from harness.verdict.junk import junk_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not run: needs glibc")

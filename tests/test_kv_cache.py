@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from harness.kv_cache import KVCache
+from harness.decoding.kv_cache import KVCache
 
 BATCH, HEADS, SLOTS = 3, 2, 12
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from harness import cli
-from harness.attention import Attention
-from harness.budget import Precision
-from harness.calls import Call
+from harness.faults.model import Attention
 from harness.inputs import Inputs
-from harness.ledger import Change, Entry, Ledger, LedgerError, load, save
-from harness.ledger_cases import KINDS, MODES, VERSION, cases
+from harness.ledger.cases import KINDS, MODES, VERSION, cases
+from harness.ledger.entries import Change, Entry, Ledger, LedgerError, load, save
+from harness.ledger.measure import Unrecordable, measure_entry
+from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path
-from harness.recording import Unrecordable, measure_entry
+from harness.paths.calls import Call
 from harness.verdict import Problem, Verdict, judge
 from tests.sound import to_tf32
 from tests.support import altered, times
@@ -92,7 +92,7 @@ def test_a_loosened_entry_needs_a_reason_which_is_stored() -> None:
 
 
 def test_an_entry_within_the_margins_cannot_creep() -> None:
-    """Recorded anew it keeps its figures."""
+    """Results anew it keeps its figures."""
     assert LEDGER.updated([but(worst_utilisation=0.29)]).entries[ENTRY.key] == ENTRY
 
 
@@ -243,8 +243,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: File) -> Iterator[File]:
     threads = torch.get_num_threads()
     for variable in ("CI", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("harness.recording.KINDS", ("normal",))
-    monkeypatch.setattr("harness.recording.PATHS", {"sdpa-full": PATHS["sdpa-full"]})
+    monkeypatch.setattr("harness.ledger.measure.KINDS", ("normal",))
+    monkeypatch.setattr("harness.ledger.measure.PATHS", {"sdpa-full": PATHS["sdpa-full"]})
     yield tmp_path / "cpu.json"
     torch.set_num_threads(threads)
 

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import oracle
-from harness.attendable import attendable, tail
-from harness.budget import Precision, budget
 from harness.case import DecodeCase, InvalidCase
-from harness.error import measure
+from harness.case.visible import tail, visible_slots
 from harness.inputs import Inputs, make_inputs
-from harness.oracle import additive_bias, golden, second_opinion
+from harness.oracle import golden as oracle
+from harness.oracle.budget import Precision, budget
+from harness.oracle.error import measure
+from harness.oracle.golden import additive_bias, golden, second_opinion
 
 FLOAT64 = Precision(*["float64"] * 5)
 CASES = [
@@ -43,7 +43,7 @@ def dense(case: DecodeCase) -> torch.Tensor:
     """Float64 softmax over all slots at once, score_mods included."""
     inputs = make_inputs(case)
     group = case.heads // case.kv_heads
-    allowed = torch.stack([attendable(case, b) for b in range(case.batch)])[:, None]
+    allowed = torch.stack([visible_slots(case, b) for b in range(case.batch)])[:, None]
     used = ~tail(case)[:, None, :, None]
     key, value = (
         torch.where(used, cache.double(), 0.0).repeat_interleave(group, dim=1)

@@ -14,12 +14,11 @@ import torch.nn.attention.flex_attention as flex_module
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from harness import relations
 from harness.case import DTYPES, DecodeCase
-from harness.kept import load_all
+from harness.case.kept import load_all
+from harness.function.testing import assert_clean
 from harness.paths import PATHS
-from harness.strategies import SHIFTS, decode_cases
-from harness.testing import assert_clean
+from harness.strategies.paths import SHIFTS, path_cases
 from harness.verdict import (
     Finding,
     Problem,
@@ -29,6 +28,7 @@ from harness.verdict import (
     errors_of,
     leaks,
     mutations,
+    relations,
 )
 from tests.support import hold, problem_for, shuffled
 
@@ -45,7 +45,7 @@ def untraced() -> Iterator[None]:
 
 SWITCH = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 # The packed fixed path is the fixed path on a query of another shape: compiled, it is drawn too.
-SOUND = [n for n, path in PATHS.items() if not path.exhibit and n != "fixed-packed"]
+SOUND = [n for n, path in PATHS.items() if not path.known_wrong and n != "fixed-packed"]
 KEPT = [
     kept.case
     for kept in load_all(File(__file__).parents[1] / "fixtures" / "cases")
@@ -70,7 +70,7 @@ def every_path_and_dtype(
         if cases is None and not drawn:
             for case in KEPT:
                 test = example(case=case)(test)
-        test = given(case=cases if cases is not None else decode_cases(), **drawn)(test)
+        test = given(case=cases if cases is not None else path_cases(), **drawn)(test)
         if shared_by_dtypes:
             test = settings(max_examples=-(-settings().max_examples // len(DTYPES)))(test)
         test = pytest.mark.parametrize("dtype", DTYPES)(test)
@@ -98,7 +98,7 @@ def test_the_output_agrees_with_golden(path: str, dtype: str, case: DecodeCase) 
 
 @settings(max_examples=-(-settings().max_examples // 5))
 @pytest.mark.parametrize("path", [name for name in SOUND if PATHS[name].flex])
-@given(case=decode_cases())
+@given(case=path_cases())
 def test_tracing_changes_no_bit(path: str, case: DecodeCase) -> None:
     """The two ways to run eager flex_attention are one computation."""
     problem = problem_for(path, case)
@@ -148,7 +148,7 @@ def _idle_rows(problem: Problem, name: str) -> list[Finding]:
     return found
 
 
-@every_path_and_dtype(cases=decode_cases(idle=True))
+@every_path_and_dtype(cases=path_cases(idle=True))
 def test_idle_rows_are_zero(path: str, dtype: str, case: DecodeCase) -> None:
     """A sequence with nothing to attend gives 0, and logsumexp -inf."""
     problem = problem_for(path, case, dtype=dtype)
@@ -158,7 +158,7 @@ def test_idle_rows_are_zero(path: str, dtype: str, case: DecodeCase) -> None:
 orders = st.integers(0, 999)
 
 
-@every_path_and_dtype(shared_by_dtypes=True, cases=decode_cases(min_batch=1), order=orders)
+@every_path_and_dtype(shared_by_dtypes=True, cases=path_cases(min_batch=1), order=orders)
 def test_sequences_do_not_see_each_other(
     path: str, dtype: str, case: DecodeCase, order: int
 ) -> None:
@@ -170,7 +170,7 @@ def test_sequences_do_not_see_each_other(
 
 @every_path_and_dtype(
     shared_by_dtypes=True,
-    cases=decode_cases(min_q_len=2),
+    cases=path_cases(min_q_len=2),
     split=st.integers(0, 127),
     row=st.integers(0, 127),
 )
@@ -185,7 +185,7 @@ def test_chunks_and_decode_steps_equal_one_prefill(
     hold(path, problem, *(relations.take_rows(problem.inputs, *part) for part in parts))
 
 
-@every_path_and_dtype(shared_by_dtypes=True, cases=decode_cases(min_q_len=2, causal=True))
+@every_path_and_dtype(shared_by_dtypes=True, cases=path_cases(min_q_len=2, causal=True))
 def test_appending_a_token_changes_no_earlier_row(path: str, dtype: str, case: DecodeCase) -> None:
     """Before, the last token's slot held something else."""
     problem = problem_for(path, case, dtype=dtype)

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import relations
 from harness.case import LAYOUTS, DecodeCase
-from harness.known_failures import split_decode
+from harness.function.testing import assert_clean
 from harness.paths import PATHS
-from harness.strategies import decode_data
-from harness.testing import assert_clean
-from harness.verdict import judge
+from harness.strategies.paths import decode_data
+from harness.verdict import judge, relations
+from harness.verdict.known_failures import split_decode
 from tests.support import hold, problem_for, shuffled
 
 # Static shapes with q_len 1 and 512 slots per sequence: the CPU's split-KV decode kernel.

@@ -1,4 +1,4 @@
-"""Recorded results are read strictly, and what is not there is said."""
+"""Results results are read strictly, and what is not there is said."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.ledger import Ledger, save
-from harness.recorded import Catch, Kill, RecordError, read_recorded
+from harness.figures.results import Catch, Kill, ResultsError, read_results
+from harness.ledger.entries import Ledger, save
 from tests.test_ledger import ENTRY, LEDGER, but
 
 CELL = {
@@ -34,7 +34,7 @@ def fixtures(folder: Path) -> Path:
 
 def test_all_three_are_read(tmp_path: Path) -> None:
     """Field by field."""
-    recorded = read_recorded([], fixtures(tmp_path))
+    recorded = read_results([], fixtures(tmp_path))
     assert recorded.ledger == LEDGER
     assert recorded.kills == (Kill(**CELL),)
     assert recorded.catches == (Catch(**CATCH),)
@@ -50,7 +50,7 @@ def test_the_record_is_the_worst_over_modes_and_kinds() -> None:
 
 def test_nothing_recorded_is_none(tmp_path: Path) -> None:
     """Not an empty record."""
-    recorded = read_recorded([], tmp_path)
+    recorded = read_results([], tmp_path)
     assert (recorded.ledger, recorded.kills, recorded.catches) == (None, None, None)
 
 
@@ -59,7 +59,7 @@ def test_a_named_file_stands_in_for_the_fixture(tmp_path: Path) -> None:
     folder = fixtures(tmp_path)
     other = tmp_path / "other.json"
     other.write_text(json.dumps(KILLS | {"cells": [CELL | {"killed_by": None}]}))
-    recorded = read_recorded([other], folder)
+    recorded = read_results([other], folder)
     assert recorded.kills is not None and recorded.kills[0].killed_by is None
     assert recorded.ledger is not None
 
@@ -85,8 +85,8 @@ def test_a_malformed_file_is_named_with_the_field(
     """Strict reading."""
     path = tmp_path / "a.json"
     path.write_text(document if isinstance(document, str) else json.dumps(document))
-    with pytest.raises(RecordError) as caught:
-        read_recorded([path], tmp_path)
+    with pytest.raises(ResultsError) as caught:
+        read_results([path], tmp_path)
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
 
@@ -95,10 +95,10 @@ def test_a_missing_a_second_and_a_misplaced_file_are_refused(tmp_path: Path) -> 
     """Each says which file."""
     folder = fixtures(tmp_path)
     ledger = folder / "tolerances" / "cpu.json"
-    with pytest.raises(RecordError, match="No such file"):
-        read_recorded([tmp_path / "no.json"], folder)
-    with pytest.raises(RecordError, match="is a second ledger"):
-        read_recorded([ledger, ledger], folder)
+    with pytest.raises(ResultsError, match="No such file"):
+        read_results([tmp_path / "no.json"], folder)
+    with pytest.raises(ResultsError, match="is a second ledger"):
+        read_results([ledger, ledger], folder)
     (folder / "rivals.json").write_text(json.dumps(KILLS))
-    with pytest.raises(RecordError, match="holds kills, should hold catches"):
-        read_recorded([], folder)
+    with pytest.raises(ResultsError, match="holds kills, should hold catches"):
+        read_results([], folder)

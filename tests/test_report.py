@@ -13,14 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
-from harness import cli, measured
-from harness.captions import Caption, caption
+from harness import cli
 from harness.case import DecodeCase
-from harness.figures import (
+from harness.figures import measure as measured
+from harness.figures.captions import Caption, caption
+from harness.figures.measure import Plan, compute
+from harness.figures.plots import draw
+from harness.figures.publish import publish
+from harness.figures.results import Catch, Kill, Results
+from harness.figures.values import (
+    Attended,
     Cell,
     Errors,
     Figure,
-    Finding,
     Graphs,
     Matrix,
     Times,
@@ -28,11 +33,7 @@ from harness.figures import (
     as_plain,
     matrix,
 )
-from harness.ledger import Ledger
-from harness.measured import Plan, compute
-from harness.plots import draw
-from harness.publish import publish
-from harness.recorded import Catch, Kill, Recorded
+from harness.ledger.entries import Ledger
 from tests.test_ledger import but
 
 TINY = Plan(
@@ -45,7 +46,7 @@ TINY = Plan(
     steps=3,
 )
 RECORD = but(torch=torch.__version__.partition("+")[0], worst_utilisation=0.25)
-RECORDED = Recorded(
+RECORDED = Results(
     Ledger({RECORD.key: RECORD}),
     (
         Kill("no-offset", 1, "output", "all", "float32", "WRONG"),
@@ -80,7 +81,7 @@ def of(figures: tuple[Figure, ...], kind: type) -> Any:
 
 def test_the_finding_is_read_off_the_paths(figures: tuple[Figure, ...]) -> None:
     """The report's slice puts all weight on slot 0; the full cache, on every slot so far."""
-    finding = of(figures, Finding)
+    finding = of(figures, Attended)
     for row in finding.reported.weights:
         assert row[0] == 1 and not any(row[1:])
     for row in finding.full.weights:
@@ -91,12 +92,12 @@ def test_the_finding_is_read_off_the_paths(figures: tuple[Figure, ...]) -> None:
 
 
 def test_errors_show_who_is_within_the_budget(figures: tuple[Figure, ...]) -> None:
-    """All paths but the exhibits, at each position; the band is positive."""
+    """All paths but the known-wrong paths, at each position; the band is positive."""
     errors = of(figures, Errors)
     assert errors.positions == TINY.error_positions and all(b > 0 for b in errors.budget)
     for curve in errors.curves:
         assert len(curve.largest) == 3
-        assert all(curve.within) is not curve.exhibit, curve.path
+        assert all(curve.within) is not curve.known_wrong, curve.path
     reported = next(c for c in errors.curves if c.path == "sliced-as-reported")
     assert reported.within == (True, False, False) and reported.largest[0] == 0
     assert "sliced-as-reported exceeds it at 2 of 3 positions" in caption(errors).seen
@@ -115,7 +116,7 @@ def test_utilisation_stands_beside_the_ledger(figures: tuple[Figure, ...]) -> No
 
 def test_no_ledger_is_said(figures: tuple[Figure, ...]) -> None:
     """In the words and on the picture, which still shows what was measured."""
-    bare = measured.utilisation(TINY, Recorded(), "cpu", quiet)
+    bare = measured.utilisation(TINY, Results(), "cpu", quiet)
     assert "No record: there is no ledger" in caption(bare).seen
     assert draw(bare) != draw(of(figures, Utilisation))
 
@@ -131,13 +132,13 @@ def test_the_matrix_counts_scopes(figures: tuple[Figure, ...]) -> None:
 
 def test_what_was_not_recorded_is_named_in_its_place() -> None:
     """No picture of nothing."""
-    nothing = matrix(Recorded())
+    nothing = matrix(Results())
     words = caption(nothing)
     assert "python -m harness faults --json" in words.empty
     files = publish([nothing], "cpu", ["a command"], quiet)
     assert sorted(files) == ["report.html", "report.json"]
     assert "kill matrix not recorded" in str(files["report.html"])
-    half = matrix(Recorded(kills=RECORDED.kills))
+    half = matrix(Results(kills=RECORDED.kills))
     assert caption(half).empty == "" and "rules not recorded" in caption(half).seen
 
 
@@ -167,7 +168,7 @@ def test_ints_and_static_slices_recompile_and_tensors_do_not(
 def test_the_data_are_plain(figures: tuple[Figure, ...]) -> None:
     """JSON knows them, by the names of the pictures."""
     read = json.loads(json.dumps(as_plain(figures)))
-    assert list(read) == ["finding", "errors", "utilisation", "matrix", "times", "graphs"]
+    assert list(read) == ["attended", "errors", "utilisation", "matrix", "times", "graphs"]
 
 
 @pytest.mark.parametrize("narrow", [False, True])
@@ -249,7 +250,7 @@ def test_the_command_writes_the_page_and_its_pictures(
     assert "errors at position 0" in captured.err and "open it yourself" not in captured.out
     assert opened == [(out / "report.html").resolve().as_uri()]
     assert "no browser could be opened" in captured.err
-    assert {"report.html", "report.json", "finding.png"} < {p.name for p in out.iterdir()}
+    assert {"report.html", "report.json", "attended.png"} < {p.name for p in out.iterdir()}
 
 
 def test_an_interrupt_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +301,7 @@ def test_without_matplotlib_the_extra_is_named(
             raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
         return real(name, *rest)
 
-    for module in ("harness.publish", "harness.plots", "harness.heatmaps"):
+    for module in ("harness.figures.publish", "harness.figures.plots", "harness.figures.heatmaps"):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", missing)
     assert run() == cli.USAGE

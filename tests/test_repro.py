@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from harness.case import DecodeCase
-from harness.claims import ignores_nan_from, wasted
 from harness.inputs import make_inputs
-from harness.report import render, to_json
-from harness.repro import REPORT_CASE, Answer, answer_report
+from harness.issue233.answer import REPORT_CASE, Answer, answer_report
+from harness.issue233.claims import ignores_nan_from, wasted
+from harness.issue233.text import render, to_json
 from harness.verdict import Problem
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.files import UnwritableFile
-from harness.mutants import Scope, scopes
+from harness.faults.mutants import Scope, scopes
+from harness.support.files import UnwritableFile
 from tests.rivals import RULES, __main__
 from tests.rivals.flash_attention import same_dtype
 from tests.rivals.measure import OUTPUT_FAULTS, Cell, all_zeros, false_alarms, measure

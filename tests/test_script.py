@@ -8,14 +8,14 @@ import black
 import pytest
 import torch
 
-from harness import script_text
 from harness.case import DecodeCase
-from harness.environment import environment
 from harness.inputs import make_inputs
-from harness.repro import REPORT_CASE
-from harness.script import INPUTS_END, case_script, report_script
-from harness.script_text import integers
-from harness.strategies import drawn_cases
+from harness.issue233.answer import REPORT_CASE
+from harness.script import text as script_text
+from harness.script.case_script import INPUTS_END, case_script, report_script
+from harness.script.text import integers
+from harness.strategies.paths import sampled_cases
+from harness.support.environment import environment
 
 CASES = [
     "S=200,pos=99,H=4,D=16,dtype=bf16",
@@ -101,7 +101,7 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
     """Under 80 lines of black's own 88 columns, also where a GPU makes the head longer."""
     gpu = environment("cpu") | dict(device="cuda:0", gpu="NVIDIA H200", cuda="13.0", tf32=False)
     monkeypatch.setattr(script_text, "environment", lambda device: gpu)
-    cases = [*map(DecodeCase.from_text, CASES), *drawn_cases(100, 0)]
+    cases = [*map(DecodeCase.from_text, CASES), *sampled_cases(100, 0)]
     for text in [
         *(case_script(case, "cuda:0") for case in cases),
         report_script(REPORT_CASE, "cpu"),

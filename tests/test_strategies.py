@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from harness.case import DTYPES, LAYOUTS, TAILS, DecodeCase
 from harness.paths import PATHS
-from harness.strategies import (
+from harness.strategies.paths import (
     BLOCKS,
     CACHE_LENS,
     GROUPS,
@@ -19,13 +19,13 @@ from harness.strategies import (
     SCALES,
     SHIFTS,
     SOFTCAPS,
-    decode_cases,
     decode_data,
     fit,
+    path_cases,
 )
 
 # A case without groups has nothing to pack: the packed path is drawn compiled, with geometries.
-SOUND = [n for n, path in PATHS.items() if not path.exhibit and n != "fixed-packed"]
+SOUND = [n for n, path in PATHS.items() if not path.known_wrong and n != "fixed-packed"]
 
 
 @cache
@@ -34,7 +34,7 @@ def cases(count: int) -> list[DecodeCase]:
     drawn: list[DecodeCase] = []
 
     @settings(max_examples=count, derandomize=True, database=None, deadline=None)
-    @given(case=decode_cases())
+    @given(case=path_cases())
     def collect(case: DecodeCase) -> None:
         drawn.append(case)
 
@@ -159,9 +159,9 @@ def test_drawn_data_leave_the_geometry_alone(case: DecodeCase) -> None:
 
 
 @settings(max_examples=100)
-@given(case=decode_cases(min_batch=1, min_q_len=2, causal=True, idle=True))
+@given(case=path_cases(min_batch=1, min_q_len=2, causal=True, idle=True))
 def test_asked_for_features_are_there(case: DecodeCase) -> None:
-    """Arguments of ``decode_cases`` hold in every case."""
+    """Arguments of ``path_cases`` hold in every case."""
     assert case.batch >= 1
     assert case.q_len >= 2
     assert case.mask_spec[0] != "prefix"

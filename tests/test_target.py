@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.budget import Precision
 from harness.case import DecodeCase
+from harness.case.domain import FEATURES, Domain, DomainError, features_of, outside
+from harness.function.load import TargetError, declared_precision, load, target_path
+from harness.function.testing import assert_decodes
 from harness.inputs import make_inputs
-from harness.scope import FEATURES, Scope, ScopeError, features_of, outside
-from harness.supported import decode_cases
-from harness.target import TargetError, declared_precision, load, target_path
-from harness.testing import assert_decodes
+from harness.oracle.budget import Precision
+from harness.strategies.functions import decode_cases
 from harness.verdict import Problem, judge
 from tests.targets import base, off_by_one, sound
 
-EVERYTHING = Scope(tuple(FEATURES))
+EVERYTHING = Domain(tuple(FEATURES))
 
 
 def call(text: str) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
@@ -72,9 +72,9 @@ def test_a_case_needs_the_features_that_it_has(text: str, features: str) -> None
     """With exactly these declared it is taken; with any of them missing it is refused."""
     case = DecodeCase.from_text(text)
     assert features_of(case) == tuple(features.split())
-    assert Scope(features_of(case)).refuses(case) is None
+    assert Domain(features_of(case)).refuses(case) is None
     for missing in features.split():
-        reason = Scope(tuple(set(features.split()) - {missing})).refuses(case)
+        reason = Domain(tuple(set(features.split()) - {missing})).refuses(case)
         assert reason == f"needs {missing}: not in supports"
 
 
@@ -108,24 +108,24 @@ def test_a_declared_precision_widens_the_budget() -> None:
         return torch.softmax(scores.masked_fill(future, -torch.inf), -1) @ v
 
     problem = Problem.of(DecodeCase.from_text("S=40,B=2,pos=30,H=4,D=64,logits=x5"))
-    scope = Scope(head_dims=(64,))
-    narrow = target_path("", rounded, scope, declared_precision({"score": "bfloat16"}))
-    assert judge(target_path("", rounded, scope, Precision()), problem).verdict == "WRONG"
+    domain = Domain(head_dims=(64,))
+    narrow = target_path("", rounded, domain, declared_precision({"score": "bfloat16"}))
+    assert judge(target_path("", rounded, domain, Precision()), problem).verdict == "WRONG"
     assert judge(narrow, problem).verdict == "OK"
 
 
 def test_a_function_in_a_class_of_a_package_is_found() -> None:
     """package.module:Class.method, and by file."""
-    assert load("harness.scope:Scope.refuses") is Scope.refuses
+    assert load("harness.case.domain:Domain.refuses") is Domain.refuses
     found = load(f"{Path(__file__).with_name('targets.py')}:base")
     assert found.__doc__ == base.__doc__
 
 
 def test_bad_declarations_name_what_is_allowed() -> None:
     """Text is not a set of names, a list is not a dict."""
-    with pytest.raises(ScopeError, match="'gqa' is not a set of names"):
-        Scope("gqa")  # type: ignore[arg-type]
-    with pytest.raises(ScopeError, match="'paged' is not one of gqa ragged"):
+    with pytest.raises(DomainError, match="'gqa' is not a set of names"):
+        Domain("gqa")  # type: ignore[arg-type]
+    with pytest.raises(DomainError, match="'paged' is not one of gqa ragged"):
         decode_cases(supports={"paged"})
     with pytest.raises(TargetError, match="is not a dict of operand score"):
         declared_precision(["score"])  # type: ignore[arg-type]

@@ -12,17 +12,17 @@ import black
 import pytest
 import torch
 
-from harness import script_text
-from harness.budget import Precision
 from harness.case import DecodeCase, InvalidCase
-from harness.environment import environment
+from harness.case.domain import FEATURES
+from harness.case.domain import Domain as Cases
+from harness.faults.mutants import MODEL, Domain
+from harness.function.load import target_path
 from harness.inputs import make_inputs
-from harness.mutants import MODEL, Scope
-from harness.scope import FEATURES
-from harness.scope import Scope as Cases
-from harness.supported import drawn_cases
-from harness.target import target_path
-from harness.target_script import target_script
+from harness.oracle.budget import Precision
+from harness.script import text as script_text
+from harness.script.function_script import target_script
+from harness.strategies.functions import domain_cases
+from harness.support.environment import environment
 from harness.verdict import Problem, Verdict, judge
 from tests.mutant_targets import MUTANTS, identifier, sound
 from tests.support import NIGHTLY
@@ -86,7 +86,7 @@ def failures(names: list[str]) -> dict[str, tuple[DecodeCase, Verdict]]:
     """The first drawn case on which each mutant fails, and how."""
     left = {name: target_path(name, MUTANTS[name], EVERYTHING, Precision()) for name in names}
     found = {}
-    for case in itertools.islice(drawn_cases(EVERYTHING, 1), 600):
+    for case in itertools.islice(domain_cases(EVERYTHING, 1), 600):
         try:
             problem = Problem.of(case)
         except InvalidCase:
@@ -101,15 +101,15 @@ def failures(names: list[str]) -> dict[str, tuple[DecodeCase, Verdict]]:
     return found
 
 
-@pytest.mark.parametrize("scope", [Scope.ALL, Scope.HEAD] if NIGHTLY else [Scope.ALL])
-def test_every_mutant_shows_again_in_its_script(scope: Scope, tmp_path: Path) -> None:
+@pytest.mark.parametrize("domain", [Domain.ALL, Domain.HEAD] if NIGHTLY else [Domain.ALL])
+def test_every_mutant_shows_again_in_its_script(domain: Domain, tmp_path: Path) -> None:
     """Exit 1 for the mutant, exit 0 for the sound model in the same script; by night also for a
     fault in one head."""
     planted = {name: name.partition("@")[::2] for name in MUTANTS}
     names = [
         name
         for name, (fault, where) in planted.items()
-        if (where or Scope.ALL) == scope and fault not in INEXPRESSIBLE
+        if (where or Domain.ALL) == domain and fault not in INEXPRESSIBLE
     ]
     found = failures(names)
     assert set(names) == set(found)
@@ -255,7 +255,7 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
     declared = Precision(score="bfloat16", operand="bfloat16", output="float16")
     targets = itertools.cycle(["a.py:f", f"{'folder/' * 8}random.py:Kernels.f", "b.c.d:f"])
     kinds = [v for v in Verdict if not v.passes]
-    for case in itertools.islice(drawn_cases(EVERYTHING, 0), 40):
+    for case in itertools.islice(domain_cases(EVERYTHING, 0), 40):
         for kind, target, device in zip(kinds, targets, itertools.cycle(["cpu", "cuda:0"])):
             text = target_script(target, case, device, kind, precision=declared)
             assert black.format_str(text, mode=black.Mode()) == text
@@ -271,7 +271,7 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
 def test_the_model_behind_the_mutants_is_sound() -> None:
     """Or else every mutant would fail for a reason of its own."""
     path = target_path(MODEL.name, sound, EVERYTHING, Precision())
-    for case in itertools.islice(drawn_cases(EVERYTHING, 2), 60):
+    for case in itertools.islice(domain_cases(EVERYTHING, 2), 60):
         try:
             problem = Problem.of(case)
         except InvalidCase:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from harness.calls import Call
 from harness.case import DecodeCase
 from harness.inputs import Inputs
 from harness.paths import PATHS, Path, Result
+from harness.paths.calls import Call
 from harness.verdict import Problem, Verdict, judge
 from tests.support import altered, times
 
@@ -167,7 +167,7 @@ def test_a_path_without_a_promise_for_nan_tails_is_not_held_to_one() -> None:
     assert judge(promises, problem).verdict is Verdict.NONFINITE
 
 
-SOUND = [name for name, path in PATHS.items() if not path.exhibit]
+SOUND = [name for name, path in PATHS.items() if not path.known_wrong]
 
 
 @pytest.mark.parametrize("name", SOUND)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from harness.case import DecodeCase
-from harness.target import TargetError
-from harness.trial import Order
+from harness.function.load import TargetError
+from harness.function.run import TargetSpec
+from harness.function.worker import Worker
 from harness.verdict import Verdict
-from harness.worker import Worker
 from tests.support import ends, runs
 from tests.targets import FAULTS
 
@@ -21,7 +21,7 @@ TIMEOUT = 10.0
 
 
 def start(name: str, timeout: float = TIMEOUT) -> Worker:
-    return Worker(Order(f"{TARGETS}:{name}"), timeout)
+    return Worker(TargetSpec(f"{TARGETS}:{name}"), timeout)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,7 +102,7 @@ def test_a_target_that_dies_while_it_is_imported_is_no_target(tmp_path: Path) ->
     file = tmp_path / "dies.py"
     file.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     with pytest.raises(TargetError, match="importing the target: died of SIGSEGV"):
-        Worker(Order(f"{file}:f"), TIMEOUT)
+        Worker(TargetSpec(f"{file}:f"), TIMEOUT)
 
 
 def test_a_worker_ends_itself_if_nobody_ends_it(worker: Worker) -> None:

@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.case import DTYPES, DecodeCase
-from harness.console import (
+from harness.case.domain import FEATURES, HEAD_DIMS, Domain, DomainError, known_features
+from harness.commands.shared import (
     NOT_OK,
     OK,
     USAGE,
     UsageError,
     device_or_error,
-    progress_to_stderr,
 )
-from harness.files import check_writable, write_atomically
-from harness.scope import FEATURES, HEAD_DIMS, Scope, ScopeError, known_features
+from harness.support.files import check_writable, write_atomically
+from harness.support.progress import progress_to_stderr
 
 if TYPE_CHECKING:
-    from harness.check import Runner
-    from harness.trial import Order
+    from harness.function.run import TargetSpec
+    from harness.function.search import Runner
 
 _EXAMPLES, _COMPILED_EXAMPLES = 200, 40
 _COMPILED_GEOMETRIES = 4
@@ -73,29 +73,29 @@ def run(arguments: argparse.Namespace) -> int:
     seed = _whole(arguments, "seed", 0, least=0)
     seconds = _seconds(arguments, "seconds", None)
     timeout = _seconds(arguments, "timeout", _COMPILED_TIMEOUT if compiled else _TIMEOUT)
-    order = _order(arguments, case)
+    spec = _order(arguments, case)
     for file in (arguments.json, arguments.script):
         if file is not None:
             check_writable(file)
     if case is None:
         _require_hypothesis()
-    device_or_error(order.device)
+    device_or_error(spec.device)
 
-    from harness.check import check
-    from harness.check_report import render, to_json
-    from harness.target import TargetError
-    from harness.target_script import target_script
+    from harness.function.load import TargetError
+    from harness.function.search import check
+    from harness.function.text import render, to_json
+    from harness.script.function_script import target_script
 
     progress = progress_to_stderr()
-    progress(f"importing {order.target}")
+    progress(f"importing {spec.target}")
     try:
-        with _runner(order, arguments.no_isolation, timeout) as runner:
-            scope = order.scope(runner.facts.features)
-            if case is not None and (reason := scope.refuses(case)):
+        with _runner(spec, arguments.no_isolation, timeout) as runner:
+            domain = spec.domain(runner.facts.features)
+            if case is not None and (reason := domain.refuses(case)):
                 raise UsageError(f"--case: {reason}")
-            cases = _drawn(scope, seed, arguments.compile) if case is None else [case]
+            cases = _drawn(domain, seed, arguments.compile) if case is None else [case]
             result = check(
-                order,
+                spec,
                 runner,
                 cases,
                 progress,
@@ -111,9 +111,9 @@ def run(arguments: argparse.Namespace) -> int:
         write_atomically(arguments.json, to_json(result))
     if arguments.script is not None and result.case is not None:
         text = target_script(
-            order.target,
+            spec.target,
             result.case,
-            order.device,
+            spec.device,
             result.verdict,
             precision=result.facts.precision,
             timeout=timeout,
@@ -124,8 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
     return OK if result.verdict.passes else NOT_OK
 
 
-def _order(arguments: argparse.Namespace, case: DecodeCase | None) -> Order:
-    from harness.trial import Order
+def _order(arguments: argparse.Namespace, case: DecodeCase | None) -> TargetSpec:
+    from harness.function.run import TargetSpec
 
     supports, dtypes, precision = _names(arguments.supports), _names(arguments.dtypes), None
     if arguments.precision is not None:
@@ -137,7 +137,7 @@ def _order(arguments: argparse.Namespace, case: DecodeCase | None) -> Order:
     if case is not None:
         low = high = case.cache_len
     try:
-        order = Order(
+        spec = TargetSpec(
             target=arguments.target,
             device=arguments.device,
             supports=None if supports is None else known_features(supports),
@@ -146,10 +146,10 @@ def _order(arguments: argparse.Namespace, case: DecodeCase | None) -> Order:
             cache_len=(low, high),
             dtypes=DTYPES if dtypes is None else tuple(map(_short, dtypes)),
         )
-        order.scope(order.supports or ())
-    except ScopeError as error:
+        spec.domain(spec.supports or ())
+    except DomainError as error:
         raise UsageError(str(error)) from None
-    return order
+    return spec
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -175,7 +175,7 @@ def _head_dims(text: str | None) -> tuple[int, ...]:
 
 def _range(text: str | None) -> tuple[int, int]:
     if text is None:
-        return Scope.cache_len
+        return Domain.cache_len
     low, colon, high = text.partition(":")
     if not (colon and _digits(low) and _digits(high)):
         raise UsageError(f"--cache-len: {text!r} is not MIN:MAX")
@@ -224,23 +224,23 @@ def _require_hypothesis() -> None:
         )
 
 
-def _drawn(scope: Scope, seed: int, compiled: bool) -> Iterator[DecodeCase]:
-    from harness.supported import drawn_cases
+def _drawn(domain: Domain, seed: int, compiled: bool) -> Iterator[DecodeCase]:
+    from harness.strategies.functions import domain_cases
 
-    return drawn_cases(scope, seed, compiled_geometries=_COMPILED_GEOMETRIES if compiled else 0)
+    return domain_cases(domain, seed, compiled_geometries=_COMPILED_GEOMETRIES if compiled else 0)
 
 
 @contextlib.contextmanager
-def _runner(order: Order, here: bool, timeout: float) -> Iterator[Runner]:
+def _runner(spec: TargetSpec, here: bool, timeout: float) -> Iterator[Runner]:
     """The target in a worker, or in this process, where the case is written down before it runs:
     nobody else would know it after a crash."""
     if not here:
-        from harness.worker import Worker
+        from harness.function.worker import Worker
 
-        with Worker(order, timeout) as worker:
+        with Worker(spec, timeout) as worker:
             yield worker
         return
-    from harness.trial import Trial
+    from harness.function.run import LocalRunner
 
     handle, name = tempfile.mkstemp(prefix="harness-check-", suffix=".txt")
     print(f"running in this process; the case that runs is always in {name}", file=sys.stderr)
@@ -250,7 +250,7 @@ def _runner(order: Order, here: bool, timeout: float) -> Iterator[Runner]:
         os.pwrite(handle, f"{case}\n".encode(), 0)
 
     try:
-        yield Trial(order, write_down)
+        yield LocalRunner(spec, write_down)
     finally:
         os.close(handle)
         os.unlink(name)

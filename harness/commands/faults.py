@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.case import DTYPES
-from harness.console import NOT_OK, OK, UsageError, dtypes_or_error, progress_to_stderr
-from harness.files import check_writable, write_atomically
+from harness.commands.shared import NOT_OK, OK, UsageError, dtypes_or_error
+from harness.support.files import check_writable, write_atomically
+from harness.support.progress import progress_to_stderr
 
 if TYPE_CHECKING:
     from harness.faults import Fault
-    from harness.kill import Cell, Matrix
+    from harness.faults.kill_matrix import Cell, Matrix
 
 SCHEMA = 1
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(_listed(chosen)))
         return OK
     try:
-        from harness.kill import measure_power
+        from harness.faults.kill_matrix import measure_power
     except ImportError as error:
         raise UsageError(
             f"needs {error.name}: pip install 'flexdecode-harness[strategies]'"
@@ -79,8 +80,8 @@ def _examples(cells: list[Cell]) -> str:
 
 def render(matrix: Matrix) -> Iterator[str]:
     """The matrix as text: a line a fault, a column a scope, an entry a dtype."""
-    from harness.mutants import Scope
-    from harness.report import table
+    from harness.faults.mutants import Scope
+    from harness.issue233.text import table
 
     rows = []
     for name in dict.fromkeys(c.fault for c in matrix.cells):
@@ -102,7 +103,7 @@ def render(matrix: Matrix) -> Iterator[str]:
 
 def to_json(matrix: Matrix) -> str:
     """The matrix as JSON, one cell a line."""
-    from harness.environment import environment
+    from harness.support.environment import environment
 
     head = {
         "schema": SCHEMA,

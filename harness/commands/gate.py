@@ -8,19 +8,19 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from harness.case.kept import FOLDER
 from harness.commands.record import read_or_error
-from harness.console import (
+from harness.commands.shared import (
     INTERRUPTED,
     NOT_OK,
     OK,
     USAGE,
     UsageError,
     device_or_error,
-    progress_to_stderr,
 )
-from harness.files import check_writable, write_atomically
-from harness.kept import FOLDER
-from harness.ledger import ledger_file
+from harness.ledger.entries import ledger_file
+from harness.support.files import check_writable, write_atomically
+from harness.support.progress import progress_to_stderr
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from harness import gate_report
-    from harness.gate import Gate
+    from harness.gate import text as gate_report
+    from harness.gate.steps import Gate
 
     # Said aloud and the same everywhere: products of float32 are float32's.
     torch.set_float32_matmul_precision("highest")

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.case import DTYPES
-from harness.console import (
+from harness.commands.shared import (
     NOT_OK,
     OK,
     USAGE,
     UsageError,
     device_or_error,
     dtypes_or_error,
-    progress_to_stderr,
 )
-from harness.files import check_writable
-from harness.ledger import Change, Entry, Ledger, LedgerError, ledger_file, load, save
-from harness.ledger_cases import MODES, VERSION
+from harness.ledger.cases import MODES, VERSION
+from harness.ledger.entries import Change, Entry, Ledger, LedgerError, ledger_file, load, save
+from harness.support.files import check_writable
+from harness.support.progress import progress_to_stderr
 
 if TYPE_CHECKING:
     Compared = list[tuple[Change, Entry, Entry | None]]
@@ -91,7 +91,7 @@ def _record(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from harness.recording import Unrecordable, measure_all
+    from harness.ledger.measure import Unrecordable, measure_all
 
     torch.set_num_threads(arguments.threads)
     try:
@@ -151,7 +151,7 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _versions(ledger: Ledger, path: str | None) -> Iterator[str]:
-    from harness.report import table
+    from harness.issue233.text import table
 
     groups: dict[tuple[Any, ...], dict[str, Entry]] = {}
     for entry in ledger.entries.values():

@@ -9,9 +9,10 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from harness.console import OK, UsageError, device_or_error, progress_to_stderr
-from harness.files import check_folder
-from harness.recorded import RecordError, read_recorded
+from harness.commands.shared import OK, UsageError, device_or_error
+from harness.figures.results import ResultsError, read_results
+from harness.support.files import check_folder
+from harness.support.progress import progress_to_stderr
 
 
 def add(commands: Any) -> None:
@@ -40,18 +41,18 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, draw, write."""
     try:
-        from harness.publish import PAGE, publish, write_files
+        from harness.figures.publish import PAGE, publish, write_files
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "PIL"):
             raise
         raise UsageError("needs matplotlib: pip install 'flexdecode-harness[report]'") from None
-    from harness.measured import Plan, compute
+    from harness.figures.measure import Plan, compute
 
     device = device_or_error(arguments.device)
     check_folder(arguments.out)
     try:
-        recorded = read_recorded(arguments.files)
-    except RecordError as error:
+        recorded = read_results(arguments.files)
+    except ResultsError as error:
         raise UsageError(str(error)) from None
     progress = progress_to_stderr()
     figures = compute(Plan(), recorded, device, progress)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.attention import Attention, Weights, softmax
-from harness.faults.fault import Kind, Register
+from harness.faults.fault import FaultKind, Register
+from harness.faults.model import Attention, Weights, softmax
 
 fault = Register()
 
@@ -160,7 +160,7 @@ def _logsumexp(a: Attention, change: Callable[[Tensor], Tensor]) -> Attention:
     "logsumexp is in base 2",
     "multiply by ln 2 before returning it",
     "sglang#40903, vllm PR#47079",
-    Kind.AUXILIARY,
+    FaultKind.AUXILIARY,
 )
 def logsumexp_base_two(a: Attention) -> Attention | None:
     return _logsumexp(a, lambda x: x / math.log(2))
@@ -171,7 +171,7 @@ def logsumexp_base_two(a: Attention) -> Attention | None:
     "logsumexp is off by ln 2",
     "add the maximum in the same base as the logarithm",
     "flash-attention PR#2573",
-    Kind.AUXILIARY,
+    FaultKind.AUXILIARY,
 )
 def logsumexp_off_by_ln_two(a: Attention) -> Attention | None:
     return _logsumexp(a, lambda x: x + math.log(2))
@@ -182,7 +182,7 @@ def logsumexp_off_by_ln_two(a: Attention) -> Attention | None:
     "logsumexp of a row with nothing to attend is 0 instead of -inf",
     "log(0) is -inf: a merge then drops the row",
     "flash-attention PR#2573",
-    Kind.AUXILIARY,
+    FaultKind.AUXILIARY,
 )
 def logsumexp_zero_when_empty(a: Attention) -> Attention | None:
     return _logsumexp(a, lambda x: x.masked_fill(x == -math.inf, 0.0))

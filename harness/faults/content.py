@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from harness.attention import Attention, Weights, softmax
 from harness.faults.fault import Register
+from harness.faults.model import Attention, Weights, softmax
 from harness.inputs import Inputs
 
 fault = Register()

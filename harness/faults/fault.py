@@ -6,11 +6,11 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from harness.attention import Attention
+from harness.faults.model import Attention
 from harness.paths import Path
 
 
-class Kind(enum.StrEnum):
+class FaultKind(enum.StrEnum):
     """What shows a fault: the numbers of the output, an auxiliary result (logsumexp), or what a
     path promises beside its numbers (graphs, state between calls)."""
 
@@ -35,7 +35,7 @@ class Fault:
     remedy: str
     source: str
     change: Change = lambda attention: None
-    kind: Kind = Kind.OUTPUT
+    kind: FaultKind = FaultKind.OUTPUT
     path: Callable[[], Path] | None = None
     rounding: Mapping[str, str] | None = None
 
@@ -52,7 +52,7 @@ class Register:
         summary: str,
         remedy: str,
         source: str,
-        kind: Kind = Kind.OUTPUT,
+        kind: FaultKind = FaultKind.OUTPUT,
         rounding: Mapping[str, str] | None = None,
     ) -> Callable[[Change], Change]:
         """Register the decorated function as a fault."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.attention import Attention, Weights, products, softmax
 from harness.faults.fault import Register
+from harness.faults.model import Attention, Weights, products, softmax
 
 fault = Register()
 

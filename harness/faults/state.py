@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from harness import masks
-from harness.calls import Call, flex_call, full_cache_refuses
 from harness.case import DecodeCase
-from harness.faults.fault import Fault, Kind
+from harness.faults.fault import Fault, FaultKind
 from harness.inputs import Inputs
-from harness.paths import PATHS, Path
+from harness.paths import PATHS, Path, masks
+from harness.paths.calls import Call, flex_call, full_cache_refuses
 
 
 def _plain(case: DecodeCase) -> str | None:
@@ -117,7 +116,7 @@ FAULTS = [
         "the position is a Python int: one graph per position, then silently eager",
         "capture the position as a tensor",
         "vllm#27178",
-        kind=Kind.CONTRACT,
+        kind=FaultKind.CONTRACT,
         path=_int_position,
     ),
     Fault(
@@ -126,7 +125,7 @@ FAULTS = [
         "a captured position is baked in: stale once it moves",
         "pass what changes as an argument",
         "pytorch#146377",
-        kind=Kind.CONTRACT,
+        kind=FaultKind.CONTRACT,
         path=_stale_capture,
     ),
     Fault(
@@ -135,7 +134,7 @@ FAULTS = [
         "the first cache_len seen is specialised on: later slots are dropped",
         "mark the length dynamic, or compile each",
         "pytorch#146377",
-        kind=Kind.CONTRACT,
+        kind=FaultKind.CONTRACT,
         path=_first_length,
     ),
     Fault(
@@ -144,7 +143,7 @@ FAULTS = [
         "the caller's BlockMask is changed in place: a second call composes the offset twice",
         "copy the BlockMask before setting its mask_mod",
         "gpt-fast's recipe, mask.mask_mod = ...",
-        kind=Kind.CONTRACT,
+        kind=FaultKind.CONTRACT,
         path=_mask_mutated,
     ),
 ]

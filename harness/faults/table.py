@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.attention import Attention, Weights, softmax
 from harness.faults.fault import Register
+from harness.faults.model import Attention, Weights, softmax
 
 fault = Register()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from harness.files import check_writable
+from harness.support.files import check_writable
 from tests.rivals import RULES
 from tests.rivals.measure import all_zeros, false_alarms, measure
 from tests.rivals.table import as_json, markdown, read, write

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from harness.attention import Attention, score_mods
+from harness.faults.model import Attention, score_mods
 from harness.inputs import Inputs
 from tests.rivals.rule import Recipe, Rule, Trial
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.attention import Attention
-from harness.faults import FAULTS, Fault, Kind
-from harness.mutants import MODEL, Scope, mutant, rows, scopes
+from harness.faults import FAULTS, Fault, FaultKind
+from harness.faults.model import Attention
+from harness.faults.mutants import MODEL, Scope, mutant, rows, scopes
 from tests.rivals.rule import SEEDS, Rule, Trial
 from tests.sound import SOUND
 
@@ -18,7 +18,7 @@ from tests.sound import SOUND
 _ROUNDING = 1e-12
 
 OUTPUT_FAULTS: dict[str, Fault] = {
-    name: fault for name, fault in FAULTS.items() if fault.kind is Kind.OUTPUT
+    name: fault for name, fault in FAULTS.items() if fault.kind is FaultKind.OUTPUT
 }
 
 

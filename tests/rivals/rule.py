@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.attendable import tail
 from harness.case import DecodeCase
+from harness.case.visible import tail
+from harness.faults.mutants import MODEL
 from harness.inputs import Inputs, make_inputs
-from harness.mutants import MODEL
-from harness.oracle import golden
+from harness.oracle.golden import golden
 
 SEEDS = (0, 1, 2)
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.environment import environment
-from harness.files import write_atomically
-from harness.mutants import Scope
+from harness.faults.mutants import Scope
+from harness.support.environment import environment
+from harness.support.files import write_atomically
 from tests.rivals.measure import Cell
 from tests.rivals.rule import SEEDS, Rule
 

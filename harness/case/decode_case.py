@@ -1,0 +1,303 @@
+"""DecodeCase: one decode call, described by plain values alone.
+
+A case is at once the test id, the filter, the key under which a failure is kept, and what
+``python -m harness repro`` takes. Its text form lists ``key=value`` pairs::
+
+    S=2048,pos=99,H=32,D=128,dtype=bf16
+
+``S`` and ``pos`` are always there; every other field may be left out at its default, and
+``str(case)`` leaves it out. Lists are joined by ``/`` (``pos=99/5`` is a ragged batch of two);
+``B=4,pos=99`` is short for four sequences at position 99.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.case.fields import (
+    Choice,
+    FieldError,
+    FieldType,
+    Flag,
+    Integer,
+    Integers,
+    OptionalNumber,
+    Pair,
+    Spec,
+)
+
+DTYPES = ("float32", "bfloat16", "float16")
+LAYOUTS = ("contiguous", "bshd", "longer", "stacked", "expanded", "wider", "stepped")
+TAILS = ("zeros", "leftovers", "poison", "max", "nan", "inf")
+NONFINITE_TAILS = ("nan", "inf")
+MAX_CACHE_LEN = 2**20
+
+
+class CaseError(ValueError):
+    """A case that cannot be: the message names the field and what is allowed."""
+
+
+class InvalidCase(ValueError):
+    """A case that no implementation can be held to: its golden leaves the output dtype's range,
+    or a score reaches 1e4."""
+
+
+def _field(key: str, type_: FieldType, help: str, **default: Any) -> Any:
+    return field(metadata={"key": key, "type": type_, "help": help}, **default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeCase:
+    """One decode call.
+
+    Shapes: query ``[B, Hq, Q, D]``, key cache ``[B, Hkv, S, D]``, value cache ``[B, Hkv, S, Dv]``,
+    input_pos ``[B]``, output ``[B, Hq, Q, Dv]``. Query token ``i`` of sequence ``b`` sits at
+    position ``t = input_pos[b] + i``; its own key and value are already in the cache.
+
+    Raises:
+        CaseError: where a field, or a combination of them, is out of range.
+    """
+
+    cache_len: int = _field("S", Integer(1, MAX_CACHE_LEN), "slots allocated")
+    input_pos: tuple[int, ...] = _field(
+        "pos", Integers(-1), "slot of each sequence's first query token; -1 marks an idle sequence"
+    )
+    heads: int = _field("H", Integer(1, 1024), "query heads", default=1)
+    kv_heads: int = _field("Hkv", Integer(1, 1024), "KV heads; 0 stands for H", default=0)
+    head_dim: int = _field("D", Integer(1, 1024), "of query and key", default=64)
+    value_dim: int = _field("Dv", Integer(1, 1024), "of value; 0 stands for D", default=0)
+    q_len: int = _field("Q", Integer(1, 4096), "query tokens per sequence", default=1)
+    dtype: str = _field(
+        "dtype",
+        Choice(DTYPES, short={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}),
+        "of query, key, value and output",
+        default="float32",
+    )
+    block_size: tuple[int, int] = _field(
+        "block", Pair(1, 4096), "query/KV slots per block of the block mask", default=(128, 128)
+    )
+    mask: str = _field(
+        "mask",
+        Spec(
+            {
+                "causal": (),
+                "window": (Integer(1),),
+                "sinks": (Integer(1), Integer(1)),
+                "prefix": (Integer(1),),
+                "document": (Integer(1),),
+            }
+        ),
+        "causal; window:W; sinks:W:N (window W and the first N slots); prefix:P; document:L",
+        default="causal",
+    )
+    score: str = _field(
+        "score",
+        Spec(
+            {
+                "none": (),
+                "softcap": (Integer(1),),
+                "alibi": (),
+                "bias": (Integer(1),),
+                "shift": (Integer(-1000, 1000),),
+            },
+            joined=True,
+        ),
+        "score_mods in this order, joined by +: softcap:C, alibi, bias:R (relative, R entries),"
+        " shift:X",
+        default="none",
+    )
+    scale: float | None = _field("scale", OptionalNumber(), "1/sqrt(D)", default=None)
+    layout: str = _field(
+        "layout", Choice(LAYOUTS), "how both caches lie in memory", default="contiguous"
+    )
+    views: str = _field(
+        "views",
+        Choice(("outside", "inside")),
+        "where the layout's view is taken: before the attention call, or in the compiled function",
+        default="outside",
+    )
+    recipe: str = _field(
+        "recipe",
+        Choice(("fresh", "row", "kv-blocks")),
+        "block mask: built fresh, a row of a precomputed square one (gpt-fast), from_kv_blocks",
+        default="fresh",
+    )
+    mode: str = _field(
+        "mode", Choice(("eager", "compiled", "reduce-overhead")), "torch.compile", default="eager"
+    )
+    dynamic: bool = _field("dynamic", Flag(), "torch.compile with dynamic shapes", default=False)
+    tail: str = _field(
+        "tail", Choice(TAILS), "what lies in the slots that nobody may attend", default="zeros"
+    )
+    logits: str = _field(
+        "logits",
+        Choice(("normal", "x5", "low", "huge", "equal")),
+        "standard normal; 5 times that; all around -100; one slot 30 times; all equal",
+        default="normal",
+    )
+    probe: str = _field(
+        "probe",
+        Spec({"none": (), "needle": (Integer(0),), "uniform": (), "integers": ()}),
+        "needle:J (slot J holds nearly all the weight); uniform (query 0: counts the keys);"
+        " integers (the same with small integers as values: sums are exact in any order)",
+        default="none",
+    )
+    seed: int = _field("seed", Integer(0, 2**32 - 1), "of the tensors' values", default=0)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.input_pos, list):
+            object.__setattr__(self, "input_pos", tuple(self.input_pos))
+        if isinstance(self.block_size, list):
+            object.__setattr__(self, "block_size", tuple(self.block_size))
+        if self.kv_heads == 0:
+            object.__setattr__(self, "kv_heads", self.heads)
+        if self.value_dim == 0:
+            object.__setattr__(self, "value_dim", self.head_dim)
+        for f in dataclasses.fields(self):
+            try:
+                value = f.metadata["type"].check(getattr(self, f.name))
+            except FieldError as error:
+                raise CaseError(f"{f.name} ({f.metadata['key']}): {error}") from None
+            object.__setattr__(self, f.name, value)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.heads % self.kv_heads:
+            raise CaseError(
+                f"kv_heads (Hkv): {self.kv_heads} does not divide heads (H) {self.heads}"
+            )
+        last = self.cache_len - self.q_len
+        if last < 0:
+            raise CaseError(f"q_len (Q): {self.q_len} exceeds cache_len (S) {self.cache_len}")
+        for position in self.input_pos:
+            if position > last:
+                raise CaseError(
+                    f"input_pos (pos): {position} is beyond the cache; allowed are -1 (idle) and"
+                    f" 0 to S - Q = {last}"
+                )
+        if self.dynamic and self.mode == "eager":
+            raise CaseError("dynamic: needs mode=compiled or mode=reduce-overhead")
+        name, arguments = self.mask_spec
+        if name == "prefix" and arguments[0] > self.cache_len:
+            raise CaseError(f"mask: prefix {arguments[0]} exceeds cache_len (S) {self.cache_len}")
+        name, arguments = Spec.parse_one(self.probe)
+        if name == "needle" and arguments[0] >= self.cache_len:
+            raise CaseError(f"probe: needle slot must be below cache_len (S) {self.cache_len}")
+        if self.layout == "expanded" and self.batch == 0:
+            raise CaseError("layout: expanded needs at least one sequence to expand")
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return len(self.input_pos)
+
+    @property
+    def softmax_scale(self) -> float:
+        """The factor on q . k."""
+        return self.head_dim**-0.5 if self.scale is None else self.scale
+
+    @property
+    def mask_spec(self) -> tuple[str, tuple[int, ...]]:
+        """The mask's name and arguments."""
+        return Spec.parse_one(self.mask)
+
+    @property
+    def score_specs(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The score_mods' names and arguments, in the order in which they apply."""
+        return [s for s in map(Spec.parse_one, self.score.split("+")) if s[0] != "none"]
+
+    @property
+    def shared_position(self) -> bool:
+        """Whether all sequences sit at one position, and none is idle."""
+        return len(set(self.input_pos)) == 1 and self.input_pos[0] >= 0
+
+    @property
+    def geometry(self) -> tuple[Any, ...]:
+        """What a compiled kernel is specialised to: everything but positions and values."""
+        data = {"input_pos", "tail", "logits", "probe", "seed"}
+        fields = [f.name for f in dataclasses.fields(self) if f.name not in data]
+        return (self.batch, *(getattr(self, name) for name in fields))
+
+    def replace(self, **changes: Any) -> DecodeCase:
+        """A copy with some fields changed; kv_heads and value_dim follow if they were defaults."""
+        if "heads" in changes and self.kv_heads == self.heads:
+            changes.setdefault("kv_heads", 0)
+        if "head_dim" in changes and self.value_dim == self.head_dim:
+            changes.setdefault("value_dim", 0)
+        return dataclasses.replace(self, **changes)
+
+    def __str__(self) -> str:
+        parts: dict[str, str] = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            default = {"kv_heads": self.heads, "value_dim": self.head_dim}.get(f.name, f.default)
+            if f.name == "input_pos" and self.batch > 1 and len(set(value)) == 1:
+                parts["B"] = str(self.batch)
+                value = value[:1]
+            if f.default is dataclasses.MISSING or value != default:
+                parts[f.metadata["key"]] = f.metadata["type"].format(value)
+        return ",".join(f"{key}={text}" for key, text in parts.items())
+
+    @classmethod
+    def from_text(cls, text: str) -> DecodeCase:
+        """Read a case id.
+
+        Raises:
+            CaseError: naming the field and what is allowed.
+        """
+        fields = {f.metadata["key"]: f for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for part in text.strip().split(","):
+            key, equals, value = part.strip().partition("=")
+            if not equals:
+                raise CaseError(f"{part.strip()!r} is not key=value; keys are B {' '.join(fields)}")
+            name = "batch" if key == "B" else fields[key].name if key in fields else None
+            if name is None:
+                raise CaseError(f"unknown key {key!r}; keys are B {' '.join(fields)}")
+            if name in values:
+                raise CaseError(f"{name} ({key}): given twice")
+            kind = Integer(0, 4096) if key == "B" else fields[key].metadata["type"]
+            try:
+                values[name] = kind.parse(value)
+            except FieldError as error:
+                raise CaseError(f"{name} ({key}): {error}") from None
+        return cls._complete(values)
+
+    @classmethod
+    def _complete(cls, values: dict[str, Any]) -> DecodeCase:
+        for f in dataclasses.fields(cls):
+            if f.default is dataclasses.MISSING and f.name not in values:
+                raise CaseError(f"{f.name} ({f.metadata['key']}): missing; {f.metadata['help']}")
+        batch = values.pop("batch", None)
+        positions = values["input_pos"]
+        if batch is not None and len(positions) == 1:
+            values["input_pos"] = positions * batch
+        elif batch not in (None, len(positions)):
+            raise CaseError(f"batch (B): {batch}, but pos lists {len(positions)} positions")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """Every field by its full name, so that a change of defaults changes no kept case."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> DecodeCase:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            CaseError: for text that is not JSON, an unknown field, or a value out of range.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CaseError(f"not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise CaseError(f"a case is a JSON object, not {type(values).__name__}")
+        names = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                raise CaseError(f"unknown field {name!r}; fields are {' '.join(names)}")
+        return cls._complete(values)

@@ -1,0 +1,143 @@
+"""Domain: which cases a user's function says it can take. Plain values, no torch.
+
+Without any declaration a function gets 1 to 4 sequences at one position, one query token each,
+as many KV heads as query heads, contiguous caches, and no options. Each feature lifts one of
+these limits; they combine freely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.case import DTYPES, MAX_CACHE_LEN, NONFINITE_TAILS, DecodeCase
+
+FEATURES = {
+    "gqa": "fewer KV heads than query heads",
+    "ragged": "entries of input_pos differ",
+    "chunk": "Q in 2..128",
+    "idle": "input_pos[b] == -1: all rows of the sequence are 0",
+    "window": "option window=W, a sliding window that counts the token itself",
+    "softcap": "option softcap=c, s = c * tanh(s / c)",
+    "alibi": "option alibi_slopes, float32 [Hq]",
+    "scale": "option scale, instead of 1 / sqrt(D)",
+    "value_dim": "Dv != D",
+    "strided": "caches that are not contiguous, with stride 1 over D",
+    "nonfinite_tail": "slots that nobody attends may hold inf and NaN",
+}
+OPTIONS = {
+    "window": "window",
+    "softcap": "softcap",
+    "alibi": "alibi_slopes",
+    "scale": "scale",
+}
+HEAD_DIMS = (16, 32, 64, 128, 256)
+MAX_BATCH = 4
+MAX_Q_LEN = 128
+STRIDED = ("bshd", "longer", "stacked", "stepped", "expanded")
+
+
+class DomainError(ValueError):
+    """A declaration that cannot be; the message says what is allowed."""
+
+
+def features_of(case: DecodeCase) -> tuple[str, ...]:
+    """The features that a case needs, in the order of ``FEATURES``."""
+    scores = dict(case.score_specs)
+    needs = {
+        "gqa": case.heads != case.kv_heads,
+        "ragged": len(set(case.input_pos)) > 1,
+        "chunk": case.q_len > 1,
+        "idle": -1 in case.input_pos,
+        "window": case.mask_spec[0] == "window",
+        "softcap": "softcap" in scores,
+        "alibi": "alibi" in scores,
+        "scale": case.scale is not None,
+        "value_dim": case.value_dim != case.head_dim,
+        "strided": case.layout != "contiguous",
+        "nonfinite_tail": case.tail in NONFINITE_TAILS,
+    }
+    return tuple(name for name, needed in needs.items() if needed)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What may be drawn for a function.
+
+    Raises:
+        DomainError: for an unknown feature, or an empty or impossible range.
+    """
+
+    features: tuple[str, ...] = ()
+    head_dims: tuple[int, ...] = HEAD_DIMS
+    cache_len: tuple[int, int] = (1, 1024)
+    dtypes: tuple[str, ...] = DTYPES
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", known_features(self.features))
+        for dtype in self.dtypes:
+            if dtype not in DTYPES:
+                raise DomainError(f"dtype {dtype!r} is not one of {' '.join(DTYPES)}")
+        for head_dim in self.head_dims:
+            if not 1 <= head_dim <= 1024:
+                raise DomainError(f"head dim {head_dim} is not in 1 to 1024")
+        if not self.dtypes or not self.head_dims:
+            raise DomainError("needs at least one dtype and one head dim")
+        low, high = self.cache_len
+        if not 1 <= low <= high <= MAX_CACHE_LEN:
+            raise DomainError(f"cache_len {low}:{high} is not MIN:MAX in 1 to {MAX_CACHE_LEN}")
+
+    def refuses(self, case: DecodeCase) -> str | None:
+        """Why ``case`` is none that the function is to be called with, or None."""
+        if reason := outside(case):
+            return reason
+        if missing := [name for name in features_of(case) if name not in self.features]:
+            return f"needs {', '.join(missing)}: not in supports"
+        if case.head_dim not in self.head_dims:
+            return f"D={case.head_dim} is not in --head-dims {','.join(map(str, self.head_dims))}"
+        if case.dtype not in self.dtypes:
+            return f"{case.dtype} is not in --dtypes {','.join(self.dtypes)}"
+        low, high = self.cache_len
+        if not low <= case.cache_len <= high:
+            return f"S={case.cache_len} is not in --cache-len {low}:{high}"
+        return None
+
+    @classmethod
+    def around(cls, case: DecodeCase) -> Domain:
+        """The domain that a case needs, and no more."""
+        size = case.cache_len
+        return cls(features_of(case), (case.head_dim,), (size, size), (case.dtype,))
+
+
+def known_features(names: Iterable[str]) -> tuple[str, ...]:
+    """The names in the order of ``FEATURES``, each once.
+
+    Raises:
+        DomainError: for an unknown one.
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise DomainError(f"supports: {names!r} is not a set of names")
+    given = list(names)
+    for name in given:
+        if name not in FEATURES:
+            raise DomainError(f"supports: {name!r} is not one of {' '.join(FEATURES)}")
+    return tuple(name for name in FEATURES if name in given)
+
+
+def outside(case: DecodeCase) -> str | None:
+    """Why no function of this signature can be asked for ``case``, or None."""
+    layouts = ("contiguous", *STRIDED)
+    others = [name for name, _ in case.score_specs if name not in ("softcap", "alibi")]
+    reasons = {
+        f"{case.batch} sequences; a function gets 1 to {MAX_BATCH}": (1 <= case.batch <= MAX_BATCH),
+        f"Q={case.q_len}; a function gets at most {MAX_Q_LEN}": case.q_len <= MAX_Q_LEN,
+        f"mask={case.mask}; a function is asked for causal and window": (
+            case.mask_spec[0] in ("causal", "window")
+        ),
+        f"score={'+'.join(others)}; a function is asked for softcap and alibi": not others,
+        f"layout={case.layout}; a function gets {' '.join(layouts)}": case.layout in layouts,
+        "recipe and views are for paths that build a block mask": (
+            case.recipe == "fresh" and case.views == "outside"
+        ),
+    }
+    return next((reason for reason, fine in reasons.items() if not fine), None)

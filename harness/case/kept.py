@@ -1,0 +1,73 @@
+"""Kept cases: failures and edges worth running first, each a JSON file with its source."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.case import CaseError, DecodeCase
+from harness.support.files import write_atomically
+
+FOLDER = Path("fixtures") / "cases"
+
+
+@dataclass(frozen=True)
+class KeptCase:
+    """``source`` says where the case comes from (an issue, a run), ``path`` is the decode path it
+    speaks of ("" for all), ``known_failure`` the name of the upstream failure it shows, or ""."""
+
+    name: str
+    case: DecodeCase
+    source: str
+    path: str = ""
+    known_failure: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.name):
+            raise CaseError(f"name: {self.name!r} is not lower-case letters, digits and dashes")
+        if not self.source.strip():
+            raise CaseError("source: is empty; say where the case comes from")
+
+
+def load(file: Path) -> KeptCase:
+    """Read one kept case.
+
+    Raises:
+        CaseError: naming the file and the field.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise CaseError("is not a JSON object")
+        names = {f.name for f in dataclasses.fields(KeptCase)} - {"name"}
+        if unknown := set(values) - names:
+            raise CaseError(f"unknown field {min(unknown)!r}; fields are {' '.join(sorted(names))}")
+        if missing := {"case", "source"} - set(values):
+            raise CaseError(f"{min(missing)}: missing")
+        case = DecodeCase.from_json(json.dumps(values.pop("case")))
+        return KeptCase(name=file.stem, case=case, **values)
+    except (CaseError, json.JSONDecodeError) as error:
+        raise CaseError(f"{file}: {error}") from None
+
+
+def load_all(folder: Path = FOLDER) -> Iterator[KeptCase]:
+    """Every kept case of a folder, by name."""
+    for file in sorted(folder.glob("*.json")):
+        yield load(file)
+
+
+def keep(kept: KeptCase, folder: Path = FOLDER) -> Path:
+    """Write a kept case; the file's name is the case's.
+
+    Raises:
+        UnwritableFile: where the folder is missing or not writable.
+    """
+    values = dataclasses.asdict(kept)
+    del values["name"]
+    file = folder / f"{kept.name}.json"
+    write_atomically(file, json.dumps(values, indent=1) + "\n")
+    return file

@@ -1,0 +1,1 @@
+"""The fixed path: decode attention with static shapes. It needs torch alone."""

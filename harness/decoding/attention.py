@@ -1,0 +1,212 @@
+"""Decode attention over full-length cache buffers: one graph for every position.
+
+This answers meta-pytorch/gpt-fast#233. The cache is never sliced, so no shape changes from step to
+step; the block table names the blocks that hold anything to attend, so the tail costs no work; and
+the mask knows where the query stands, which the report's sliced call lacked. Positions are tensors,
+so one graph serves them all. Nothing here reads a value on the host or calls ``torch.compile``: use
+it eagerly, or inside a region of your own.
+
+Tail contract: *finite* values in slots that a query may not attend never change a bit of its row.
+NaN or inf in the value there, or NaN in the key, may reach it: 0 * NaN is NaN. A
+cache that starts as zeros and receives only finite keys and values never holds one.
+
+Shapes: ``B`` sequences, ``Hq`` query and ``Hkv`` key/value heads, ``Q`` query tokens (``q_len``),
+``S`` slots (``cache_len``), ``D`` and ``Dv`` head dimensions of key and value.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+
+from harness.decoding.block_mask import (
+    MaskMod,
+    captured,
+    check_at_least,
+    check_positions,
+    decode_block_mask,
+    unpack_row,
+)
+
+__all__ = ["decode_attention", "decode_block_mask", "offset_score_mod"]
+
+ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def offset_score_mod(
+    score_mod: ScoreMod, input_pos: Tensor, *, q_len: int = 1, gqa_group: int = 1
+) -> ScoreMod:
+    """A ``score_mod`` written for absolute positions, fitted to the rows of a decode step.
+
+    FlexAttention counts query rows from 0 in every call. The wrapped function gets ``q_idx =
+    input_pos[b] + i`` (0 for ``input_pos`` where idle) and the query head, also if packed.
+
+    Args:
+        score_mod: ``(score, b, h, q_idx, kv_idx)``.
+        input_pos, q_len, gqa_group: as for `decode_block_mask`, errors too.
+    """
+    check_positions("input_pos", input_pos)
+    check_at_least(1, q_len=q_len, gqa_group=gqa_group)
+    input_pos = captured(input_pos)
+
+    def absolute(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        head, token = unpack_row(h, q_idx, q_len, gqa_group)
+        return score_mod(score, b, head, input_pos[b].clamp(min=0) + token, kv_idx)
+
+    return absolute
+
+
+def decode_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    input_pos: Tensor,
+    *,
+    block_mask: BlockMask | None = None,
+    score_mod: ScoreMod | None = None,
+    scale: float | None = None,
+    window: int | None = None,
+    sinks: int = 0,
+    prefix: int | Tensor = 0,
+    mask_mod: MaskMod | None = None,
+    block_size: int | tuple[int, int] = 128,
+    pack_gqa: bool = False,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of a decode step over the full buffers of a KV cache.
+
+    It takes tensors, so that any cache will do; `KVCache.update` returns the last three in order.
+    One layer, and several layers that share one block mask::
+
+        out = decode_attention(query, *cache.update(key, value))
+
+        mask = decode_block_mask(cache.input_pos, q_len=Q, cache_len=cache.cache_len)
+        out = decode_attention(query, *cache.update(key, value, layer=3), block_mask=mask)
+
+    Rows of an idle sequence are 0 and their logsumexp is -inf. Tail contract: see the module.
+
+    Args:
+        query: ``[B, Hq, Q, D]``, ``Hq`` a multiple of ``Hkv``.
+        key_cache: ``[B, Hkv, S, D]``, and value_cache: ``[B, Hkv, S, Dv]``, of the query's dtype.
+            Pass buffers or views taken outside the graph; on CPU a compiled call copies any view.
+        input_pos: ``[B]`` int64 or int32, slot of the first query token; negative: idle.
+        block_mask: from `decode_block_mask` for these positions, in place of its arguments here.
+        score_mod: ``(score, b, h, q_idx, kv_idx)`` in absolute positions and query heads.
+        scale: of the scores; None: ``D ** -0.5``.
+        window, sinks, prefix, mask_mod, block_size: as for `decode_block_mask`.
+        pack_gqa: pack the heads of a group into rows, so that a key block is read once per group;
+            a given ``block_mask`` needs ``gqa_group=Hq // Hkv``.
+        return_lse: also return the logsumexp of the scores (torch 2.13 cannot compile it on CPU).
+
+    Returns:
+        ``[B, Hq, Q, Dv]``, or that and the logsumexp ``[B, Hq, Q]`` (natural logarithm).
+
+    Raises:
+        TypeError: dtypes differ, or positions are not of an integer dtype.
+        ValueError: shapes, devices or the block mask do not fit, or a block mask was given together
+            with arguments of `decode_block_mask`.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        # As flex_attention does, but before the group, which the mods need as a plain int.
+        for tensor in (query, key_cache, value_cache):
+            torch._dynamo.mark_static(tensor, 1)
+    group = _check_inputs(query, key_cache, value_cache)
+    check_positions("input_pos", input_pos, like=query)
+    batch, heads, q_len, head_dim = query.shape
+    kv_heads, cache_len, value_dim = value_cache.shape[1:]
+    group = group if pack_gqa else 1
+    if block_mask is None:
+        block_mask = decode_block_mask(
+            input_pos,
+            q_len=q_len,
+            cache_len=cache_len,
+            block_size=block_size,
+            window=window,
+            sinks=sinks,
+            prefix=prefix,
+            mask_mod=mask_mod,
+            gqa_group=group,
+        )
+    elif (
+        (window, mask_mod, block_size) != (None, None, 128)
+        or sinks
+        or isinstance(prefix, Tensor)
+        or prefix
+    ):
+        raise ValueError("block_mask replaces window, sinks, prefix, mask_mod and block_size")
+    expected = (q_len * group, cache_len)
+    if block_mask.seq_lengths != expected or block_mask.kv_num_blocks.size(0) != batch:
+        found = (block_mask.kv_num_blocks.size(0), *block_mask.seq_lengths)
+        raise ValueError(
+            f"block_mask must be for batch, rows (q_len * packed heads) and slots"
+            f" {(batch, *expected)}, got {found}"
+        )
+    if score_mod is not None:
+        score_mod = offset_score_mod(score_mod, input_pos, q_len=q_len, gqa_group=group)
+    if group > 1:
+        # Heads of one token side by side: a query block then spans as few tokens as it can.
+        query = query.reshape(batch, kv_heads, group, q_len, head_dim).transpose(2, 3)
+        query = query.reshape(batch, kv_heads, q_len * group, head_dim)
+    # Nothing of an idle sequence's query may get through. Besides, compiled flex on CPU picks its
+    # kernel by the shape of the storage under a view of the query (torch 2.13), and computes one
+    # row where that has q_len 1: this makes the query a tensor of its own.
+    live = (input_pos >= 0)[:, None, None, None]
+    query = torch.where(live, query, 0)
+    options: Any = None
+    if torch.compiler.is_compiling() and query.device.type == "cpu":
+        key_cache, value_cache = _own_storage(key_cache, live), _own_storage(value_cache, live)
+        # The split-KV kernel takes 0 for the maximum of a split with nothing to attend (torch
+        # 2.13): scores below -104 elsewhere then vanish. Such splits are those of the shorter
+        # sequences of a batch, or of a user's mask; no cache has two splits of this size.
+        if batch > 1 or block_mask.full_kv_num_blocks is None:
+            options = {"PARTITION_SIZE": 1 << 30}
+    out, aux = flex_attention(
+        query,
+        key_cache,
+        value_cache,
+        score_mod=score_mod,
+        block_mask=block_mask,
+        scale=scale,
+        enable_gqa=query.size(1) != kv_heads,
+        kernel_options=options,
+        return_aux=AuxRequest(lse=return_lse),
+    )
+    lse = aux.lse
+    if group > 1:
+        out = out.reshape(batch, kv_heads, q_len, group, value_dim).transpose(2, 3)
+        out = out.reshape(batch, heads, q_len, value_dim)
+        if lse is not None:
+            lse = lse.reshape(batch, kv_heads, q_len, group).transpose(2, 3)
+            lse = lse.reshape(batch, heads, q_len)
+    return out if lse is None else (out, lse)
+
+
+def _own_storage(cache: Tensor, live: Tensor) -> Tensor:
+    """A copy of ``cache`` if it is a view, for compiled flex on CPU.
+
+    That reads a view from the start of its storage (torch 2.13, silently): ``stack[1]`` of stacked
+    layers would read layer 0. A clone would be optimised away again.
+    """
+    return cache if cache._base is None else torch.where(live, cache, 0)
+
+
+def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> int:
+    """The GQA group of inputs that fit together."""
+    for name, tensor in (("query", query), ("key_cache", key), ("value_cache", value)):
+        if tensor.dim() != 4:
+            raise ValueError(f"{name} must be [B, heads, length, D], got {list(tensor.shape)}")
+        if tensor.dtype != query.dtype:
+            raise TypeError(f"{name} must be {query.dtype} like query, got {tensor.dtype}")
+        if tensor.device != query.device:
+            raise ValueError(f"{name} must be on {query.device} like query, got {tensor.device}")
+    if key.size(0) != query.size(0) or key.size(3) != query.size(3):
+        wanted = f"[{query.size(0)}, Hkv, S, {query.size(3)}]"
+        raise ValueError(f"key_cache must be {wanted} to fit query, got {list(key.shape)}")
+    if value.shape[:3] != key.shape[:3]:
+        wanted = f"[{key.size(0)}, {key.size(1)}, {key.size(2)}, Dv]"
+        raise ValueError(f"value_cache must be {wanted} to fit key_cache, got {list(value.shape)}")
+    if query.size(1) % key.size(1):
+        raise ValueError(f"query heads must be a multiple of {key.size(1)}, got {query.size(1)}")
+    return query.size(1) // key.size(1)

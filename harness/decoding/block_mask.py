@@ -1,0 +1,226 @@
+"""The block table of a decode step, from the positions alone.
+
+For every query block it lists which KV blocks are full and which are partial, in ``O(cache_len /
+block)`` integers, without a host sync and without a ``[Q, S]`` mask; see
+`harness.decoding.attention`.
+
+Shapes: ``B`` sequences, ``Q`` query tokens (``q_len``), ``S`` slots (``cache_len``).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._dynamo.comptime import comptime
+from torch.nn.attention.flex_attention import BlockMask
+
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Range = tuple[Tensor, Tensor]  # begin, end
+
+
+def decode_block_mask(
+    input_pos: Tensor,
+    *,
+    q_len: int = 1,
+    cache_len: int,
+    block_size: int | tuple[int, int] = 128,
+    window: int | None = None,
+    sinks: int = 0,
+    prefix: int | Tensor = 0,
+    mask_mod: MaskMod | None = None,
+    gqa_group: int = 1,
+) -> BlockMask:
+    """Block mask of one decode step, from the positions alone; serves every layer of the step.
+
+    Query token ``i`` of sequence ``b`` is at ``t = input_pos[b] + i`` and attends slot ``j`` iff
+    ``j <= t``, with a window also ``j > t - window or j < sinks``. All tokens of a live sequence
+    attend ``j < prefix[b]`` (prefix-LM). A sequence with ``input_pos[b] < 0`` is idle: it attends
+    nothing. A token with ``t >= cache_len`` attends as if more slots existed than do.
+
+    No ``[Q, S]`` mask is built, only ``[B, 1, q_blocks, kv_blocks]`` integers. Blocks that
+    all rows of a query block see are listed as full (the kernel skips ``mask_mod`` there), blocks
+    with nothing to attend are not listed. There are no tables for a compiled backward.
+
+    Args:
+        input_pos: ``[B]`` int64 or int32, slot of the first query token, whose key and value must
+            be written there; negative: idle. Copied: moving it on later changes nothing here.
+        q_len: query tokens per sequence (a chunk, or speculative tokens).
+        cache_len: slots of the buffers; need not be a multiple of the block.
+        block_size: ``(query rows, slots)`` of a block, or one int for both; 128 suits the kernels.
+        window: tokens that a token sees, itself included; None: all.
+        sinks: leading slots that stay visible left of the window.
+        prefix: leading slots that all tokens see, an int or ``[B]`` int64 or int32.
+        mask_mod: ``(b, h, q_idx, kv_idx)`` in absolute positions (``q_idx`` is ``t``) and query
+            heads, and-ed with the above. No block is full then: the kernel would skip this there.
+        gqa_group: query heads packed into rows: row ``i * gqa_group + g`` is token ``i`` of head
+            ``g`` of the group, and there are ``q_len * gqa_group`` rows.
+
+    Raises:
+        TypeError: ``input_pos`` or a tensor ``prefix`` is not of an integer dtype.
+        ValueError: a wrong shape, device or size, or sinks without a window.
+    """
+    check_positions("input_pos", input_pos)
+    if torch.compiler.is_dynamo_compiling():
+        # Plain ints of the caller are symbols under dynamic=True, which mask_mod cannot capture in
+        # compiled flex on CPU (torch 2.13 emits C++ that does not compile).
+        for size in (window, sinks, prefix, gqa_group):
+            if isinstance(size, int):
+                comptime.force_static(size)
+    q_block, kv_block = (block_size, block_size) if isinstance(block_size, int) else block_size
+    check_at_least(1, q_len=q_len, cache_len=cache_len, gqa_group=gqa_group)
+    check_at_least(1, block_size=min(q_block, kv_block))
+    check_at_least(0, sinks=sinks)
+    if window is not None:
+        check_at_least(1, window=window)
+    elif sinks:
+        raise ValueError(
+            f"sinks={sinks} needs a window: without one, all earlier slots are visible"
+        )
+    if isinstance(prefix, Tensor):
+        check_positions("prefix", prefix, like=input_pos)
+        prefix = captured(prefix)
+    else:
+        check_at_least(0, prefix=prefix)
+
+    input_pos = captured(input_pos)
+
+    def decode_mask(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        head, token = unpack_row(h, q_idx, q_len, gqa_group)
+        t = input_pos[b].clamp(min=0) + token
+        visible = kv_idx <= t
+        if window is not None:
+            near = kv_idx > t - window
+            visible = visible & ((near | (kv_idx < sinks)) if sinks else near)
+        if isinstance(prefix, Tensor):
+            visible = visible | (kv_idx < prefix[b])
+        elif prefix:
+            visible = visible | (kv_idx < prefix)
+        visible = visible & (input_pos[b] >= 0)
+        return visible if mask_mod is None else visible & mask_mod(b, head, t, kv_idx)
+
+    rows = q_len * gqa_group
+    row = torch.arange(0, rows, q_block, device=input_pos.device)
+    start = input_pos.clamp(min=0)[:, None]
+    first = start + row // gqa_group
+    last = start + (row + q_block - 1).clamp(max=rows - 1) // gqa_group
+    prefix_end = prefix[:, None] if isinstance(prefix, Tensor) else torch.full_like(start, prefix)
+    prefix_end = prefix_end.clamp(min=0, max=cache_len) + torch.zeros_like(first)
+    full, partial = _block_ranges(first, last, prefix_end, cache_len, kv_block, window, sinks)
+    if mask_mod is not None:
+        full, partial = [], full + partial
+    num_kv_blocks, live = -(-cache_len // kv_block), input_pos >= 0
+    # With no block at all in the table, split-KV decoding on CPU leaves the output unwritten (torch
+    # 2.13), so an idle sequence lists one there; decode_mask hides all of it.
+    idle_blocks = 1 if input_pos.device.type == "cpu" else 0
+    counts, indices = _block_table(partial, live, num_kv_blocks, idle_blocks)
+    full_counts, full_indices = _block_table(full, live, num_kv_blocks, 0) if full else (None, None)
+    return BlockMask.from_kv_blocks(
+        counts,
+        indices,
+        full_counts,
+        full_indices,
+        BLOCK_SIZE=(q_block, kv_block),
+        mask_mod=decode_mask,
+        seq_lengths=(rows, cache_len),
+        compute_q_blocks=False,  # transposed tables serve only a backward, at more than all this
+    )
+
+
+def _block_ranges(
+    first: Tensor,
+    last: Tensor,
+    prefix_end: Tensor,
+    cache_len: int,
+    kv_block: int,
+    window: int | None,
+    sinks: int,
+) -> tuple[list[Range], list[Range]]:
+    """Full and partial blocks of query blocks that hold the tokens first..last; all [B, q_blocks].
+
+    Token t attends the slots [0, left) and [right, t]. Over the tokens of a query block, the union
+    and the intersection of those are two ranges each as well, so ends of ranges are all it takes.
+    """
+    zero = torch.zeros_like(first)
+    # Ends are cut to the cache before they are rounded down: a block that juts out is never full.
+    seen_by_all = (first + 1).clamp(max=cache_len)
+    end = (last // kv_block + 1).clamp(max=-(-cache_len // kv_block))
+    if window is None:
+        full_end = torch.maximum(prefix_end, seen_by_all) // kv_block
+        return [(zero, full_end)], [(full_end, torch.maximum(end, _ceil_div(prefix_end, kv_block)))]
+    sink_end = min(sinks, cache_len)
+    left_of_all = torch.maximum(prefix_end, (first + 1).clamp(max=sink_end))
+    left_of_any = torch.maximum(prefix_end, (last + 1).clamp(max=sink_end))
+    right_of_all = (last - window + 1).clamp(min=0)
+    right_of_any = (first - window + 1).clamp(min=0)
+    left_end = _ceil_div(left_of_any, kv_block)
+    begin = torch.maximum(right_of_any // kv_block, left_end)
+    full_left = left_of_all // kv_block
+    full_begin = torch.maximum(_ceil_div(right_of_all, kv_block), full_left)
+    # Where both ranges meet, a block may be full although neither of them covers it alone.
+    full_begin = torch.where(right_of_all <= left_of_any, full_left, full_begin)
+    full_end = torch.maximum(seen_by_all // kv_block, full_begin)
+    return [(zero, full_left), (full_begin, full_end)], [
+        (full_left, torch.minimum(left_end, full_begin)),
+        (torch.maximum(begin, full_left), torch.minimum(end, full_begin)),
+        (full_end, left_end),
+        (torch.maximum(begin, full_end), end),
+    ]
+
+
+def _block_table(
+    ranges: list[Range], live: Tensor, num_kv_blocks: int, idle_blocks: int
+) -> tuple[Tensor, Tensor]:
+    """Disjoint ``[B, q_blocks]`` ranges as counts ``[B, 1, q_blocks]`` and indices of blocks; for
+    idle sequences ``idle_blocks`` of any index."""
+    place = torch.arange(num_kv_blocks, device=live.device)
+    count = torch.zeros_like(ranges[0][0])[..., None]
+    indices = place + count
+    for begin, end in ranges:
+        indices = torch.where(place < count, indices, begin[..., None] + place - count)
+        count = count + (end - begin).clamp(min=0)[..., None]
+    # Kernels may prefetch one index past the count: keep every entry a block of the buffer.
+    indices = indices.clamp(max=num_kv_blocks - 1)
+    count = torch.where(live[:, None, None], count, idle_blocks)[..., 0]
+    return count.to(torch.int32)[:, None], indices.to(torch.int32)[:, None]
+
+
+def captured(positions: Tensor) -> Tensor:
+    """A copy of ``[B]`` positions that a mod may capture.
+
+    A copy, so that moving the positions on later cannot tear block table and mask apart. The view
+    makes inductor store it: compiled flex on CPU rejects a captured tensor that is still an
+    expression (torch 2.13, "No choices to select").
+    """
+    return positions.clone().as_strided(positions.shape, (1,))
+
+
+def unpack_row(h: Tensor, row: Tensor, q_len: int, gqa_group: int) -> tuple[Tensor, Tensor]:
+    """Query head and token of a row that may hold a packed GQA group."""
+    if gqa_group == 1:
+        return h, row
+    if q_len == 1:
+        return h * gqa_group + row, torch.zeros_like(row)
+    return h * gqa_group + row % gqa_group, row // gqa_group
+
+
+def _ceil_div(x: Tensor, divisor: int) -> Tensor:
+    return (x + divisor - 1) // divisor
+
+
+def check_at_least(low: int, **sizes: int) -> None:
+    """Raise ValueError naming the first size below ``low``."""
+    for name, size in sizes.items():
+        if size < low:
+            raise ValueError(f"{name} must be at least {low}, got {size}")
+
+
+def check_positions(name: str, positions: Tensor, like: Tensor | None = None) -> None:
+    """Raise unless positions are ``[B]`` integers; ``like`` has B as first size, and the device."""
+    dtype = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
+    if dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} must be an int64 or int32 tensor, got {dtype}")
+    if positions.dim() != 1 or (like is not None and positions.size(0) != like.size(0)):
+        wanted = "B" if like is None else like.size(0)
+        raise ValueError(f"{name} must have shape [{wanted}], got {list(positions.shape)}")
+    if like is not None and positions.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}, got {positions.device}")

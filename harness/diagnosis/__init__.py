@@ -1,0 +1,1 @@
+"""Which fault is behind a wrong output."""

@@ -1,0 +1,96 @@
+"""What a path put out on a case and on variations of it: what a diagnosis goes by."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.case import DecodeCase, InvalidCase
+from harness.faults import FaultKind
+from harness.faults.model import Attention
+from harness.oracle.budget import Budget, budget
+from harness.paths import Path, Result
+from harness.verdict import Problem, attempt, malformed
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What came out of one case, on the CPU, and which rows, bool ``[B, H, Q]``, are further from
+    golden than rounding allows: of the output, and of the logsumexp."""
+
+    problem: Problem
+    result: Result
+    bound: Budget
+    wrong_output: Tensor
+    wrong_logsumexp: Tensor
+
+    @functools.cached_property
+    def sound(self) -> Attention:
+        """The sound call on the same inputs, float64."""
+        return Attention.of(self.problem.inputs, torch.float64)
+
+    def wrong(self, kind: FaultKind) -> Tensor:
+        """Bool ``[B, H, Q]`` of one kind of fault."""
+        return self.wrong_logsumexp if kind is FaultKind.AUXILIARY else self.wrong_output
+
+
+def variations(case: DecodeCase) -> Iterator[DecodeCase]:
+    """The same call with other positions and sharper data."""
+    last, block = case.cache_len - case.q_len, case.block_size[1]
+    newest = max(case.input_pos, default=0) + case.q_len - 1
+    plain = case.replace(tail="poison", logits="normal", probe="none")
+    yield plain.replace(logits="x5", seed=1)
+    if case.mode == "eager" and case.dtype != "float32":
+        # The same arithmetic with a budget that hides less; compiled it would be another kernel.
+        yield plain.replace(dtype="float32")
+        yield plain.replace(dtype="float32", logits="x5", seed=1)
+    yield case.replace(tail="poison")
+    yield plain
+    yield plain.replace(probe="uniform", seed=2)
+    yield from (plain.replace(probe=f"needle:{slot}") for slot in (0, newest) if slot >= 0)
+    for step in (1, -1, block, -block, 2 * block, last // 2):
+        moved = tuple(min(max(p + step, 0), last) if p >= 0 else p for p in case.input_pos)
+        if moved != case.input_pos:
+            yield case.replace(input_pos=moved, tail="poison", probe="none")
+
+
+def observe(path: Path, problem: Problem, device: str) -> Observation | None:
+    """Run the path on a copy of the problem; None where it gave nothing comparable."""
+    result = attempt(path, problem.inputs.clone().to(device))
+    if not isinstance(result, Result) or malformed(problem.inputs.to(device), result):
+        return None
+    logsumexp = None if result.logsumexp is None else result.logsumexp.cpu().double()
+    result = Result(result.output.cpu().double(), logsumexp)
+    bound = budget(problem.inputs, problem.golden, path.precision, tensor_cores=device != "cpu")
+    gold = problem.golden
+    wrong = ~within(result.output, gold.output, bound.output)
+    wrong_logsumexp = torch.zeros_like(wrong)
+    if logsumexp is not None:
+        wrong_logsumexp = ~equal(logsumexp, gold.logsumexp, bound.logsumexp)
+    return Observation(problem, result, bound, wrong, wrong_logsumexp)
+
+
+def observe_case(path: Path, case: DecodeCase, device: str) -> list[Observation]:
+    """One observation, or none where the path does not take the case."""
+    if path.unsupported(case, device):
+        return []
+    try:
+        observation = observe(path, Problem.of(case), device)
+    except InvalidCase:
+        return []
+    return [observation] if observation is not None else []
+
+
+def equal(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:
+    """Elementwise: the same, both NaN, or within bounds."""
+    same = (actual == wanted) | (actual.isnan() & wanted.isnan())
+    return same | ((actual - wanted).abs() <= allowed)
+
+
+def within(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:
+    """Bool ``[B, H, Q]``: whether a whole row ``[B, H, Q, Dv]`` lies within bounds."""
+    return equal(actual, wanted, allowed).all(-1)

@@ -1,0 +1,298 @@
+"""Which fault explains a wrong output: compared with what each fault model would put out.
+
+A fault is a suspect as long as every wrong row, of every case tried, lies within rounding of its
+float64 output. Further cases are run to tell suspects apart; those that differ on none of them
+form one class and are named together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.case import DecodeCase, InvalidCase
+from harness.diagnosis.observation import (
+    Observation,
+    equal,
+    observe,
+    observe_case,
+    variations,
+    within,
+)
+from harness.diagnosis.prediction import Prediction, predict
+from harness.faults import FAULTS, Fault, FaultKind
+from harness.faults.model import Attention
+from harness.paths import Path, Result
+from harness.verdict import Problem, attempt, leaks, malformed
+from harness.verdict.junk import JUNK, junk_memory
+
+MIN_FURTHER = 12  # cases beyond the variations, before one suspect is taken for the culprit
+MAX_CASES = 80
+MANY_HEADS = 8
+BIG, BIG_VARIATIONS = 2**21, 3  # elements of a cache from which a few variations must do
+MAX_TOGETHER = 6  # faults in one class
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """``names`` of the faults that explain what came out, the best first, and none where nothing
+    does; ``evidence`` in sentences, or where the output is wrong; the first fault's ``remedy`` and
+    the ``source`` that reported it."""
+
+    names: tuple[str, ...]
+    evidence: tuple[str, ...]
+    remedy: str = ""
+    source: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """All of it, for a reader."""
+        ends = ("remedy", self.remedy), ("reported before", self.source)
+        return [*self.evidence, *(f"{what}: {text}" for what, text in ends if text)]
+
+
+@dataclass
+class Suspect:
+    """A fault that explains all wrong rows so far; ``missed`` of the rows that it ``predicted`` to
+    be wrong came out right."""
+
+    fault: Fault
+    kind: FaultKind
+    explained: int = 0
+    predicted: int = 0
+    missed: int = 0
+
+
+def diagnose(
+    path: Path, problem: Problem, device: str = "cpu", further: Iterable[DecodeCase] = ()
+) -> Diagnosis:
+    """Name the fault behind a wrong output.
+
+    Args:
+        further: cases that the path supports, run to tell suspects apart, after variations of the
+            problem's own case.
+    """
+    if unwritten(path, problem, device):
+        fault = FAULTS["rows-never-written"]
+        evidence = f"{fault.name}: {fault.summary}: a second run returns the junk in new memory"
+        return Diagnosis((fault.name,), (evidence,), fault.remedy, fault.source)
+    first = observe(path, problem, device)
+    if first is None:
+        return Diagnosis((), ())
+    seen = [first]
+    big = problem.inputs.key_cache.numel() > BIG
+    for case in itertools.islice(variations(problem.case), BIG_VARIATIONS if big else None):
+        # A slice of another length is another kernel: compiling each would take minutes.
+        if path.static or case.mode == "eager" or case.input_pos == problem.case.input_pos:
+            seen += observe_case(path, case, device)
+    # A wrong output has a wrong logsumexp beside it, but not the other way round.
+    for kind in (FaultKind.OUTPUT, FaultKind.AUXILIARY):
+        if any(o.wrong(kind).any() for o in seen):
+            return _named(_culprits(path, device, kind, further, seen), seen, kind)
+    return Diagnosis((), _unexplained(path, problem, device))
+
+
+def _culprits(
+    path: Path, device: str, kind: FaultKind, further: Iterable[DecodeCase], seen: list[Observation]
+) -> list[Suspect]:
+    """The suspects that explain everything; faults of rounding, whose bounds are wide, only where
+    no other does."""
+    # A fault of the output may show in the logsumexp alone, where one slot is attended.
+    possible = [f for f in FAULTS.values() if f.path is None and f.kind in (FaultKind.OUTPUT, kind)]
+    exact = [Suspect(f, kind) for f in possible if f.rounding is None]
+    rounding = [Suspect(f, kind) for f in possible if f.rounding is not None]
+    for suspects in (exact, rounding):
+        left = [s for s in suspects if all(_explains(s, path, o) for o in seen)]
+        # Further cases may be costly to draw, so not before there is something to tell apart.
+        if not left:
+            continue
+        further = list(further)
+        if best := _best(_tell_apart(left, path, device, further, seen)):
+            return best
+    return []
+
+
+def _tell_apart(
+    suspects: list[Suspect],
+    path: Path,
+    device: str,
+    further: list[DecodeCase],
+    seen: list[Observation],
+) -> list[Suspect]:
+    """The suspects left after further cases: a few, then those on which the suspects differ."""
+    enough = len(seen) + MIN_FURTHER
+    for case in further:
+        few = len(suspects) <= MAX_TOGETHER
+        if not suspects or (len(suspects) == 1 and len(seen) >= enough) or len(seen) >= MAX_CASES:
+            break
+        if len(seen) >= enough and few and not _differ(suspects, path, case):
+            continue
+        for observation in observe_case(path, case, device):
+            seen.append(observation)
+            suspects = [s for s in suspects if _explains(s, path, observation)]
+    return suspects
+
+
+def _differ(suspects: list[Suspect], path: Path, case: DecodeCase) -> bool:
+    """Whether the suspects would put out different things, further apart than rounding."""
+    try:
+        sound = Attention.of(Problem.of(case).inputs, torch.float64)
+    except InvalidCase:
+        return False
+    told = [predict(s.fault, sound, path.precision) for s in suspects]
+    known = [t for t in told if t is not None]
+    if len(known) < len(told):
+        return bool(known)
+    first, *others = known
+    return any(
+        not within(first.output, other.output, first.output_bound + other.output_bound).all()
+        for other in others
+    )
+
+
+def _named(best: list[Suspect], seen: list[Observation], kind: FaultKind) -> Diagnosis:
+    wrong = [o for o in seen if o.wrong(kind).any()]
+    if not best or len(best) > MAX_TOGETHER:
+        return Diagnosis((), tuple(_pattern(wrong, kind)))
+    fault = best[0].fault
+    return Diagnosis(
+        tuple(s.fault.name for s in best),
+        tuple(_evidence(best, wrong, kind, len(seen))),
+        fault.remedy,
+        fault.source,
+    )
+
+
+def _explains(suspect: Suspect, path: Path, seen: Observation) -> bool:
+    """Whether the fault explains every wrong row; adds to the suspect's counts."""
+    wrong = seen.wrong(suspect.kind)
+    told = predict(suspect.fault, seen.sound, path.precision, heads := _some_heads(wrong))
+    if told is None:
+        return not wrong.any()
+    if heads is not None:
+        if not _compare(suspect, told, seen, heads)[0]:
+            return False
+        told = predict(suspect.fault, seen.sound, path.precision)
+        assert told is not None
+    fits, wrong, visible = _compare(suspect, told, seen)
+    if fits:
+        suspect.explained += int(wrong.sum())
+        suspect.predicted += int(visible.sum())
+        suspect.missed += int((visible & ~wrong).sum())
+    return fits
+
+
+def _some_heads(wrong: Tensor) -> list[int] | None:
+    """A few heads with wrong rows, to rule out most suspects at a fraction of the cost."""
+    heads = wrong.any(2).any(0).nonzero().flatten().tolist()
+    return heads[:: max(len(heads) // 3, 1)] if wrong.size(1) > MANY_HEADS and heads else None
+
+
+def _compare(
+    suspect: Suspect, told: Prediction, seen: Observation, heads: list[int] | None = None
+) -> tuple[bool, Tensor, Tensor]:
+    """Whether an explanation fits; the rows that are wrong and those that it says should be, both
+    without the rows that say nothing."""
+    index = slice(None) if heads is None else heads
+    wrong, golden = seen.wrong(suspect.kind)[:, index], seen.problem.golden
+    if suspect.kind is FaultKind.AUXILIARY:
+        assert seen.result.logsumexp is not None
+        fits = equal(seen.result.logsumexp[:, index], told.logsumexp, told.logsumexp_bound)
+        total = told.logsumexp_bound + seen.bound.logsumexp[:, index]
+        visible = ~equal(told.logsumexp, golden.logsumexp[:, index], total)
+        telling = told.logsumexp_bound.isfinite()
+    else:
+        fits = within(seen.result.output[:, index], told.output, told.output_bound)
+        total = told.output_bound + seen.bound.output[:, index]
+        visible = ~within(told.output, golden.output[:, index], total)
+        room = torch.finfo(getattr(torch, seen.problem.case.dtype)).max
+        inside = told.output.abs() + told.output_bound < room
+        telling = (inside | told.output.isnan()).all(-1)
+    # Where the bound or the dtype overflows, the row says nothing.
+    wrong, visible = wrong & telling, visible & telling
+    return bool(fits[wrong].all()), wrong, visible
+
+
+def _best(suspects: list[Suspect]) -> list[Suspect]:
+    """The suspects that missed nothing they predicted; without any, all, the best first: the fault
+    is there in part only, and its rows fit more than one."""
+    suspects = sorted((s for s in suspects if s.explained), key=lambda s: s.fault.number)
+    exact = [s for s in suspects if not s.missed]
+    return exact or sorted(suspects, key=lambda s: s.missed / max(s.predicted, 1))
+
+
+def _evidence(
+    best: list[Suspect], wrong: list[Observation], kind: FaultKind, tried: int
+) -> Iterator[str]:
+    first = best[0]
+    rows = f"{first.explained} of {first.explained} wrong rows, {tried} cases tried"
+    if len(best) == 1:
+        yield f"{first.fault.name}: {first.fault.summary} (fits {rows})"
+    else:
+        names = ", ".join(s.fault.name for s in best)
+        yield f"{names}: equal on every case tried (fit {rows})"
+        yield from (f"{s.fault.name}: {s.fault.summary}" for s in best)
+    if first.missed:
+        yield f"only in part: {'; '.join(_pattern(wrong, kind))}"
+
+
+def _listed(what: str, numbers: list[int], count: int) -> str:
+    if len(numbers) == count:
+        return f"all {what}s" if count > 1 else f"the {what}"
+    shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"{what}{'s' if len(numbers) > 1 else ''} {shown} of {count}"
+
+
+def _pattern(seen: list[Observation], kind: FaultKind) -> Iterator[str]:
+    """Where the outputs are wrong: sequences, heads, tokens, places in a block, dtypes."""
+    first, rows = seen[0], seen[0].wrong(kind)
+    axes = [
+        _listed(what, rows.any(dim).nonzero().flatten().tolist(), size)
+        for what, dim, size in zip(
+            ("sequence", "head", "query token"), ((1, 2), (0, 2), (0, 1)), rows.shape, strict=True
+        )
+    ]
+    what = "logsumexp" if kind is FaultKind.AUXILIARY else "output"
+    yield f"{what} wrong in {', '.join(axes)} of {first.problem.case}"
+    places, right, positions = set(), set(), []
+    for observation in seen:
+        case = observation.problem.case
+        for b, position in enumerate(case.input_pos):
+            for i in range(case.q_len if position >= 0 else 0):
+                place = (position + i) % case.block_size[1]
+                if observation.wrong(kind)[b, :, i].any():
+                    places.add(place)
+                    positions.append(position + i)
+                else:
+                    right.add(place)
+    if positions:
+        yield f"first wrong position {min(positions)}"
+    if len(positions) > 1 and right - places and len(places) <= 2:
+        size = first.problem.case.block_size[1]
+        yield f"only at slot {' and '.join(map(str, sorted(places)))} of a block of {size}"
+    if positions and len({o.problem.case.dtype for o in seen}) == 1:
+        yield f"seen in {first.problem.case.dtype}"
+
+
+def unwritten(path: Path, problem: Problem, device: str) -> bool:
+    """Whether a run with junk in newly allocated memory returns that junk."""
+    inputs = problem.inputs.clone().to(device)
+    with junk_memory(device):
+        result = attempt(path, inputs)
+    if not isinstance(result, Result) or malformed(inputs, result):
+        return False
+    output = result.output.contiguous()
+    pattern = output.view(torch.uint8).unflatten(-1, (-1, output.element_size())) == JUNK
+    return bool(pattern.all(-1).any())
+
+
+def _unexplained(path: Path, problem: Problem, device: str) -> tuple[str, ...]:
+    """No row is further off than rounding: what is left is an exact relation that fails."""
+    result = attempt(path, problem.inputs.clone().to(device))
+    if isinstance(result, Result) and leaks(path, problem, result, device):
+        return ("slots that nobody may attend change the output, by less than rounding",)
+    return ("the numbers are within rounding",)

@@ -1,0 +1,140 @@
+"""The kill matrix: which check catches each planted fault, after how many drawn examples."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from harness.case import DecodeCase, InvalidCase
+from harness.faults import Fault, FaultKind
+from harness.faults.mutants import MODEL, Scope, mutant, scopes
+from harness.paths import PATHS, Path
+from harness.strategies.paths import fit, sampled_cases
+from harness.support.progress import Progress
+from harness.verdict import Problem, contract, judge
+
+SOUND_EXAMPLES = 100
+
+
+@dataclass
+class Cell:
+    """One mutant in one dtype. ``killed_by`` is the check or verdict that caught it, None while it
+    lives; ``examples`` drawn and ``seconds`` spent until then."""
+
+    fault: str
+    number: int
+    kind: FaultKind
+    scope: Scope
+    dtype: str
+    killed_by: str | None = None
+    examples: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All cells, and what sound paths were accused of on the same cases and contract."""
+
+    cells: list[Cell]
+    max_examples: int
+    seconds: float
+    sound_verdicts: int
+    false_alarms: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every mutant was caught and no sound path accused."""
+        return all(c.killed_by for c in self.cells) and not self.false_alarms
+
+    @property
+    def median_examples(self) -> float:
+        """Examples until output faults were caught, at the median; a living one counts as all."""
+        counts = [c.examples for c in self.cells if c.kind is FaultKind.OUTPUT]
+        return statistics.median(counts) if counts else 0.0
+
+
+def measure_power(
+    faults: Sequence[Fault],
+    dtypes: Sequence[str],
+    max_examples: int,
+    seed: int,
+    progress: Progress,
+) -> Matrix:
+    """The kill matrix on drawn cases, and the sound paths on the first of them."""
+    start = time.monotonic()
+    # Tensors are tiny: threads that wait for each other would cost more than they help.
+    torch.set_num_threads(1)
+    cases = sampled_cases(max_examples, seed)
+    cells = kill_matrix(faults, dtypes, cases, progress)
+    alarms, count = [], 0
+    for dtype in dtypes:
+        progress(f"{dtype}: sound paths")
+        for problem in _problems(cases[:SOUND_EXAMPLES], dtype):
+            judgement = judge(MODEL, problem)
+            count += 1
+            if not judgement.verdict.passes:
+                alarms.append(f"{MODEL.name} is {judgement.verdicts} on {problem.case}")
+    for path in PATHS.values():
+        if not path.known_wrong and path.unsupported(contract.CASE, "cpu") is None:
+            count += 1
+            broken = contract.broken(path)
+            alarms += [f"{path.name} breaks {c}: {f.evidence}" for c, f in broken.items()]
+    return Matrix(cells, max_examples, time.monotonic() - start, count, alarms)
+
+
+def _problems(cases: Iterable[DecodeCase], dtype: str) -> Iterator[Problem]:
+    for case in cases:
+        try:
+            yield Problem.of(fit(case, MODEL, dtype=dtype))
+        except InvalidCase:
+            continue
+
+
+def kill_matrix(
+    faults: Sequence[Fault],
+    dtypes: Sequence[str],
+    cases: Sequence[DecodeCase],
+    progress: Progress,
+    only: Sequence[Scope] = tuple(Scope),
+) -> list[Cell]:
+    """Run every mutant on the drawn cases in their order until a check catches it; contract faults
+    against the contract, with one example each."""
+    cells = []
+    for dtype in dtypes:
+        alive: list[tuple[Cell, Path]] = []
+        for fault in faults:
+            for scope in (s for s in scopes(fault) if s in only):
+                cell = Cell(fault.name, fault.number, fault.kind, scope, dtype)
+                cells.append(cell)
+                if fault.kind is FaultKind.CONTRACT:
+                    _against_contract(cell, mutant(fault))
+                else:
+                    alive.append((cell, mutant(fault, scope)))
+        for number, problem in enumerate(_problems(cases, dtype), 1):
+            if not alive:
+                break
+            progress(f"{dtype}, example {number}: {len(alive)} mutants alive")
+            alive = [(cell, path) for cell, path in alive if not _kill(cell, path, problem)]
+    return cells
+
+
+def _kill(cell: Cell, path: Path, problem: Problem) -> bool:
+    start = time.perf_counter()
+    judgement = judge(path, problem)
+    cell.seconds += time.perf_counter() - start
+    cell.examples += 1
+    if not judgement.verdict.passes:
+        cell.killed_by = judgement.verdict
+    return cell.killed_by is not None
+
+
+def _against_contract(cell: Cell, path: Path) -> None:
+    start = time.perf_counter()
+    found = contract.broken(path, case=contract.CASE.replace(dtype=cell.dtype))
+    cell.seconds = time.perf_counter() - start
+    cell.examples = 1
+    cell.killed_by = next(iter(found), None)

@@ -1,0 +1,180 @@
+"""A decode call written out densely, every step of it a value that a fault can change.
+
+The model behind ``harness.faults``. In float32 it is a decode path like any other (the sound one,
+or a mutant); in float64 it says what a fault would put out, a hypothesis about a wrong output.
+Unlike the oracle it sees the whole buffer, tail and all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.case import DecodeCase
+from harness.case.visible import visible
+from harness.inputs import Inputs
+
+Weights = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One decode call over all slots; heads are query heads, keys and values repeated for each.
+
+    ``query`` ``[B, H, Q, D]``, ``key`` ``[B, H, S, D]``, ``value`` ``[B, H, S, Dv]``, in the
+    precision of the arithmetic; ``position`` int64 ``[B, 1, Q, 1]`` of each query token; ``slot``
+    int64 ``[S]``; ``allowed`` bool ``[B, 1 or H, Q, S]``; ``distance`` int64 ``[B, 1, Q, S]``, what
+    the score_mods take for position - slot; ``score_head`` int64 ``[H]``, the head whose slope and
+    bias each head uses. ``scores`` gives ``[B, H, Q, S]`` before the mask, ``normalise`` the
+    weights ``[B, H, Q, S]`` and the logsumexp ``[B, H, Q]``, ``combine`` the output.
+    """
+
+    inputs: Inputs
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    position: Tensor
+    slot: Tensor
+    allowed: Tensor
+    distance: Tensor
+    score_head: Tensor
+    scale: float
+    scores: Callable[[Attention], Tensor]
+    normalise: Callable[[Attention, Tensor], Weights]
+    combine: Callable[[Attention, Tensor], Tensor]
+
+    @classmethod
+    def of(cls, inputs: Inputs, dtype: torch.dtype) -> Attention:
+        """The sound call on these inputs (on the CPU), in arithmetic of this dtype."""
+        case = inputs.case
+        kv_head = torch.arange(case.heads) // (case.heads // case.kv_heads)
+        start = inputs.input_pos.view(-1, 1, 1, 1)
+        position = start + torch.arange(case.q_len).view(1, 1, -1, 1)
+        slot = torch.arange(case.cache_len)
+        return cls(
+            inputs=inputs,
+            query=inputs.query.to(dtype),
+            key=inputs.key_cache[:, kv_head].to(dtype),
+            value=inputs.value_cache[:, kv_head].to(dtype),
+            position=position,
+            slot=slot,
+            allowed=visible(case, position, slot) & (start >= 0),
+            distance=position - slot,
+            score_head=torch.arange(case.heads),
+            scale=case.softmax_scale,
+            scores=scores,
+            normalise=softmax,
+            combine=weighted_sum,
+        )
+
+    @property
+    def case(self) -> DecodeCase:
+        """The case of the inputs."""
+        return self.inputs.case
+
+    @property
+    def live(self) -> Tensor:
+        """Bool ``[B, 1, 1, 1]``."""
+        return self.inputs.input_pos.view(-1, 1, 1, 1) >= 0
+
+    @property
+    def token(self) -> Tensor:
+        """Int64 ``[1, 1, Q, 1]``: the query token's number in this call."""
+        return torch.arange(self.case.q_len).view(1, 1, -1, 1)
+
+    @property
+    def block(self) -> Tensor:
+        """Int64 ``[S]``: the KV block of each slot."""
+        return self.slot.div(self.case.block_size[1], rounding_mode="floor")
+
+    @property
+    def current_block(self) -> Tensor:
+        """Int64 ``[B, 1, 1, 1]``: the block of each sequence's newest slot."""
+        return self.position[:, :, -1:] // self.case.block_size[1]
+
+    def listed(self, mask: Tensor) -> Tensor:
+        """Whether any slot of each KV block is in a mask ``[..., S]``; ``[..., blocks]``."""
+        size = self.case.block_size[1]
+        padded = torch.nn.functional.pad(mask, (0, -self.case.cache_len % size))
+        return padded.unflatten(-1, (-1, size)).any(-1)
+
+    def visible(self, position: Tensor) -> Tensor:
+        """What live sequences would attend from other positions."""
+        return visible(self.case, position, self.slot) & self.live
+
+    def but(self, **changes: object) -> Attention:
+        """A copy with some steps changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def mask(self, allowed: Tensor) -> Attention:
+        """A copy with another mask, in live sequences."""
+        return self.but(allowed=allowed & self.live)
+
+    def take_heads(self, heads: list[int]) -> Attention:
+        """A copy with some of the query heads."""
+        allowed = self.allowed if self.allowed.size(1) == 1 else self.allowed[:, heads]
+        return self.but(
+            query=self.query[:, heads],
+            key=self.key[:, heads],
+            value=self.value[:, heads],
+            allowed=allowed,
+            score_head=self.score_head[heads],
+        )
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Output ``[B, H, Q, Dv]`` and logsumexp, in the arithmetic's precision."""
+        weights, logsumexp = self.normalise(self, self.scores(self))
+        return self.combine(self, weights), logsumexp
+
+
+def products(a: Attention) -> Tensor:
+    """q . k times the scale, ``[B, H, Q, S]``."""
+    return a.query @ a.key.mT * a.scale
+
+
+def score_mods(a: Attention, s: Tensor) -> Tensor:
+    """The case's score_mods in their order."""
+    slopes, table = a.inputs.alibi_slopes, a.inputs.bias_table
+    for name, arguments in a.case.score_specs:
+        if name == "softcap":
+            s = arguments[0] * torch.tanh(s / arguments[0])
+        elif name == "alibi":
+            assert slopes is not None
+            s = s - slopes[a.score_head].to(s.dtype)[:, None, None] * a.distance
+        elif name == "bias":
+            assert table is not None
+            index = a.distance.clamp(0, arguments[0] - 1).expand_as(s)
+            rows = table[a.score_head].to(s.dtype)[None, :, None].expand(*s.shape[:3], -1)
+            s = s + rows.gather(-1, index)
+        else:
+            s = s + arguments[0]
+    return s
+
+
+def scores(a: Attention) -> Tensor:
+    """Scores before the mask, ``[B, H, Q, S]``."""
+    return score_mods(a, products(a))
+
+
+def softmax(a: Attention, s: Tensor) -> Weights:
+    """Masked softmax; a row with nothing to attend has weights 0 and logsumexp -inf."""
+    s = s.masked_fill(~a.allowed, -math.inf)
+    highest = s.amax(-1, keepdim=True)
+    p = torch.exp(s - highest.nan_to_num(nan=math.nan, neginf=0.0))
+    total = p.sum(-1, keepdim=True)
+    weights = p / total.masked_fill(total == 0, 1.0)
+    return weights, (highest + total.log()).squeeze(-1)
+
+
+def weighted_sum(a: Attention, weights: Tensor) -> Tensor:
+    """Values weighted and summed; a slot of weight 0 adds nothing, whatever it holds."""
+    finite = a.value.isfinite()
+    if finite.all():
+        return weights @ a.value
+    spoilt = weights.ne(0).to(weights.dtype) @ (~finite).to(weights.dtype) > 0
+    return (weights @ torch.where(finite, a.value, 0.0)).masked_fill(spoilt, math.nan)

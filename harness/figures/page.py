@@ -1,0 +1,125 @@
+"""The report as one HTML file: pictures embedded, nothing loaded, nothing run."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from harness.figures.captions import Caption
+
+# Nothing but what is in the file may be shown, and nothing may run: the browser holds it to that.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE = """
+:root { color-scheme: light; }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: #111; background: #fff;
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.25; }
+h2 { font-size: 1.25rem; line-height: 1.3; margin: 2.5rem 0 .5rem; }
+a { color: #0b4f8a; }
+figure { margin: 1rem 0 .5rem; }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+figcaption, .how { color: #444; font-size: .9rem; }
+.missing { border: 2px dashed #666; padding: 1rem; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ccc; padding: .25rem .6rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+summary { cursor: pointer; padding: .4rem 0; }
+pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }
+@media print { section { break-inside: avoid; } img { max-height: 20cm; width: auto; } }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure's words and its pictures, PNG bytes; without pictures the caption says why."""
+
+    name: str
+    caption: Caption
+    wide: bytes | None = None
+    narrow: bytes | None = None
+
+
+def page(
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    environment: dict[str, str | int | bool],
+    date: str,
+    commands: Sequence[str],
+) -> str:
+    """The whole document.
+
+    Args:
+        lead: the finding in plain words.
+        environment: what the numbers depend on, by name.
+        commands: what to run to make the page, and what it shows, again.
+    """
+    contents = "".join(
+        f'<li><a href="#{escape(s.name)}">{escape(s.caption.title)}</a></li>' for s in sections
+    )
+    facts = tuple((name, str(value)) for name, value in environment.items())
+    lines = "\n".join(commands)
+    return (
+        "<!DOCTYPE html>\n"
+        '<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body><main><h1>{escape(title)}</h1>\n<p>{escape(lead)}</p>\n"
+        f'<nav aria-label="Figures"><ol>{contents}</ol></nav>\n'
+        f"{''.join(_section(s) for s in sections)}"
+        '<section id="made"><h2>How this page was made</h2>\n'
+        f"<p>{escape(date)}</p>\n{_table(('environment', 'value'), facts, 'Environment')}\n"
+        f"<p>Commands, in the project's folder:</p><pre>{escape(lines)}</pre></section>\n"
+        "</main></body></html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    words = section.caption
+    return (
+        f'<section id="{escape(section.name)}"><h2>{escape(words.title)}</h2>\n'
+        + (f"<p>{escape(words.seen)}</p>\n" if words.seen else "")
+        + _figure(section)
+        + (
+            "<details><summary>The numbers</summary>"
+            f"{_table(words.header, words.rows, words.title)}</details>"
+            if words.rows
+            else ""
+        )
+        + "</section>\n"
+    )
+
+
+def _figure(section: Section) -> str:
+    words = section.caption
+    if section.wide is None or section.narrow is None:
+        return f'<p class="missing">{escape(words.empty)}</p>\n'
+    return (
+        '<figure><picture><source media="(max-width: 600px)"'
+        f' srcset="{_data(section.narrow)}">'
+        f'<img alt="{escape(words.alt)}" src="{_data(section.wide)}"></picture>'
+        f"<figcaption>{escape(words.how)}</figcaption></figure>\n"
+    )
+
+
+def _data(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    # Focusable, so that a wide table scrolls by keyboard too.
+    return (
+        f'<div class="table" tabindex="0" role="region" aria-label="{escape(name)}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

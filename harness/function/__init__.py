@@ -1,0 +1,1 @@
+"""A function of a user: how it is found, run, searched for failures, and tested."""

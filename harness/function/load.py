@@ -1,0 +1,193 @@
+"""A user's function as a path: where it is found, what it declares, how it is called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path as FilePath
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.case.domain import OPTIONS, Domain, DomainError, known_features
+from harness.inputs import Inputs
+from harness.oracle.budget import Precision
+from harness.paths import Path, Result
+from harness.paths.calls import Call
+
+Function = Callable[..., Tensor]
+FORMS = "package.module:function or path/to/file.py:function"
+ARGUMENTS = ("query", "key_cache", "value_cache", "input_pos")
+
+
+class TargetError(ValueError):
+    """A target that cannot be checked at all; the message says why."""
+
+
+@dataclass(frozen=True)
+class TargetPath(Path):
+    """A user's function. It returns one tensor: a tuple of two is not an output and a logsumexp."""
+
+    def __call__(self, inputs: Inputs) -> Result:
+        call = self.bound(inputs)
+        with torch.no_grad():
+            return Result(call())
+
+
+def target_path(name: str, function: Function, domain: Domain, precision: Precision) -> TargetPath:
+    """The path that calls ``function`` on the cases in ``domain``."""
+
+    def call(options: dict[str, Any], **tensors: Tensor) -> Tensor:
+        return function(*(tensors[name] for name in ARGUMENTS), **options)
+
+    def prepare(inputs: Inputs) -> Call:
+        tensors = {name: getattr(inputs, name) for name in ARGUMENTS}
+        return Call(call, dict(options=options_of(inputs), **tensors))
+
+    return TargetPath(
+        name,
+        "a user's function",
+        prepare,
+        domain.refuses,
+        ignores="any" if "nonfinite_tail" in domain.features else "finite",
+        precision=precision,
+        flex=False,
+    )
+
+
+def options_of(inputs: Inputs) -> dict[str, Any]:
+    """The keyword arguments of a call: a key for each option that the case has, no other."""
+    case = inputs.case
+    name, numbers = case.mask_spec
+    options: dict[str, Any] = {}
+    if name == "window":
+        options["window"] = numbers[0]
+    scores = dict(case.score_specs)
+    if "softcap" in scores:
+        options["softcap"] = float(scores["softcap"][0])
+    if "alibi" in scores:
+        options["alibi_slopes"] = inputs.alibi_slopes
+    if case.scale is not None:
+        options["scale"] = case.scale
+    return options
+
+
+def load(spec: str) -> Function:
+    """Import TARGET's module and find the function.
+
+    Raises:
+        TargetError: for text of another form, and for what is missing or cannot be imported.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise TargetError(f"TARGET: {spec!r} is not {FORMS}")
+    try:
+        module = _from_file(FilePath(place)) if place.endswith(".py") else _from_package(place)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, TargetError):
+            raise
+        # The last frame in nobody's library: where the user's own code stands.
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f[0]]
+        at = f" ({FilePath(frames[-1].filename).name}, line {frames[-1].lineno})"
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise TargetError(f"importing {place} raised {type(error).__name__}: {text}{at}") from None
+    function: Any = module
+    for part in name.split("."):
+        if not hasattr(function, part):
+            raise TargetError(f"{place} has no function {name!r}; it has {_functions(module)}")
+        function = getattr(function, part)
+    if not callable(function):
+        raise TargetError(f"{spec} is of type {type(function).__name__}, not a function")
+    return function
+
+
+def _functions(module: ModuleType) -> str:
+    own = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isroutine(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+    return ", ".join(own[:8]) or "none"
+
+
+def _from_package(name: str) -> ModuleType:
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        # As ``python -m`` does; the console script does not.
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise TargetError(f"there is no module {error.name}") from None
+        raise
+
+
+def _from_file(file: FilePath) -> ModuleType:
+    if not file.is_file():
+        raise TargetError(f"there is no file {file}")
+    # What lies beside it can be imported, as if it were run as a script.
+    sys.path.insert(0, str(file.resolve().parent))
+    name = file.stem if file.stem not in sys.modules else f"target_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def declared_supports(function: Function) -> tuple[str, ...]:
+    """The features in the function's attribute ``supports``; none without it.
+
+    Raises:
+        TargetError: for an unknown feature.
+    """
+    try:
+        return known_features(getattr(function, "supports", ()))
+    except (DomainError, TypeError) as error:
+        raise TargetError(str(error)) from None
+
+
+def declared_precision(given: Mapping[str, str]) -> Precision:
+    """``Precision`` from names and dtypes.
+
+    Raises:
+        TargetError: for an unknown name or dtype.
+    """
+    names = [f.name for f in fields(Precision)]
+    if not isinstance(given, Mapping):
+        raise TargetError(f"precision: {given!r} is not a dict of {' '.join(names)}")
+    for name in given:
+        if name not in names:
+            raise TargetError(f"precision: {name!r} is not one of {' '.join(names)}")
+    try:
+        return Precision(**given)
+    except (ValueError, TypeError) as error:
+        raise TargetError(str(error)) from None
+
+
+def check_signature(function: Function, features: tuple[str, ...]) -> None:
+    """See that the function takes four positional arguments and the options of its features.
+
+    Raises:
+        TargetError: saying what it cannot take.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # compiled code may not say
+    options = {option: None for feature, option in OPTIONS.items() if feature in features}
+    try:
+        signature.bind(*ARGUMENTS, **options)
+    except TypeError as error:
+        wanted = ", ".join([*ARGUMENTS, *options])
+        raise TargetError(f"{signature} cannot be called with {wanted}: {error}") from None

@@ -1,0 +1,232 @@
+"""One run of a user's function on one case, in this process. What goes in and what comes out are
+plain values, so that the run can as well happen in a worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from harness.case import DecodeCase, InvalidCase
+from harness.case.domain import HEAD_DIMS, Domain
+from harness.diagnosis.suspects import Diagnosis, diagnose
+from harness.function.load import (
+    check_signature,
+    declared_precision,
+    declared_supports,
+    load,
+    target_path,
+)
+from harness.oracle.budget import Precision
+from harness.paths import PATHS, Path
+from harness.support.environment import environment
+from harness.verdict import Finding, Problem, Verdict, judge
+
+# Of the blocks in which a kernel may go through the cache.
+BLOCKS = (128, 64, 32, 16, 256)
+FURTHER = 200
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """What to run: a target (a user's function, or a path by name), and what its user says about
+    it. ``supports`` and ``precision`` replace the function's own attributes where they are not
+    None."""
+
+    target: str
+    device: str = "cpu"
+    supports: tuple[str, ...] | None = None
+    precision: dict[str, str] | None = None
+    head_dims: tuple[int, ...] = HEAD_DIMS
+    cache_len: tuple[int, int] = Domain.cache_len
+    dtypes: tuple[str, ...] = Domain.dtypes
+
+    def domain(self, features: tuple[str, ...]) -> Domain:
+        """What may be drawn for a function with these features."""
+        return Domain(features, self.head_dims, self.cache_len, self.dtypes)
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TargetSpec:
+        """Read what ``to_json`` wrote."""
+        values = json.loads(text)
+        for name in ("supports", "head_dims", "cache_len", "dtypes"):
+            values[name] = None if values[name] is None else tuple(values[name])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known once the target is loaded."""
+
+    features: tuple[str, ...]
+    environment: dict[str, Any]
+    precision: Precision
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Facts:
+        """Read what ``dataclasses.asdict`` and JSON made of one."""
+        precision = Precision(**values["precision"])
+        return cls(tuple(values["features"]), values["environment"], precision)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run found. ``invalid`` is the reason why nobody can be held to the case, or "";
+    ``utilisation`` is None where no numbers came back; ``names`` are faults that explain the
+    numbers, best first, with ``sentences`` for a reader."""
+
+    findings: tuple[Finding, ...] = ()
+    invalid: str = ""
+    utilisation: float | None = None
+    graphs: int = 0
+    names: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The first finding's verdict, or OK."""
+        return self.findings[0].verdict if self.findings else Verdict.OK
+
+    @property
+    def explicable(self) -> bool:
+        """Whether there are numbers that a fault may explain."""
+        numbers = (Verdict.WRONG, Verdict.NONFINITE, Verdict.LEAK, Verdict.NONDETERMINISTIC)
+        return self.verdict in numbers and self.utilisation is not None
+
+    def like(self, other: Outcome) -> bool:
+        """Whether this is the same failure, seen on a smaller case: the same verdict, and the
+        leading fault still among those that explain it."""
+        return self.verdict is other.verdict and (not other.names or other.names[0] in self.names)
+
+    def explained_by(self, other: Outcome) -> Outcome:
+        """These findings with another outcome's explanation."""
+        return dataclasses.replace(self, names=other.names, sentences=other.sentences)
+
+    def to_values(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {**vars(self), "findings": [vars(finding) for finding in self.findings]}
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Outcome:
+        """Read what ``to_values`` and JSON made of one."""
+        found = tuple(Finding(Verdict(f["verdict"]), f["evidence"]) for f in values["findings"])
+        names, sentences = tuple(values["names"]), tuple(values["sentences"])
+        return cls(**{**values, "findings": found, "names": names, "sentences": sentences})
+
+
+@dataclass
+class LocalRunner:
+    """A loaded target, run in this process. ``write_down`` gets each case before it runs.
+
+    Raises:
+        TargetError: where the target cannot be loaded or declares what cannot be.
+    """
+
+    spec: TargetSpec
+    write_down: Callable[[DecodeCase], None] = lambda case: None
+    block: int = BLOCKS[0]
+    path: Path = field(init=False)
+    facts: Facts = field(init=False)
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        if spec.target in PATHS:
+            self.path = PATHS[spec.target]
+            self.facts = Facts((), environment(spec.device), self.path.precision)
+            return
+        function = load(spec.target)
+        features = spec.supports
+        if features is None:
+            features = declared_supports(function)
+        check_signature(function, features)
+        given = spec.precision
+        if given is None:
+            given = getattr(function, "precision", {})
+        precision = declared_precision(given)
+        self.path = target_path(spec.target, function, spec.domain(features), precision)
+        self.facts = Facts(features, environment(spec.device), precision)
+
+    def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
+        """Judge the target on ``case``. A time limit needs a worker; here it is ignored."""
+        device = self.spec.device
+        self.write_down(case)
+        try:
+            problem = Problem.of(case)
+        except InvalidCase as error:
+            return Outcome(invalid=str(error))
+        judgement = judge(self.path, problem, device)
+        return Outcome(
+            judgement.findings,
+            utilisation=judgement.error.utilisation if judgement.error else None,
+            graphs=self.path.graphs(case),
+        )
+
+    def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
+        """``outcome`` with the faults that explain it; ``brief``, without drawing further cases.
+
+        Every block size that a kernel may have is tried, since the case does not tell the target
+        one; that which explained something comes first the next time.
+        """
+        if not outcome.explicable:
+            return outcome
+        threads = torch.get_num_threads()
+        # Many tiny tensors: threads that wait for each other would take most of the time.
+        torch.set_num_threads(1)
+        try:
+            diagnosis = self._diagnosis(Problem.of(case), brief)
+        finally:
+            torch.set_num_threads(threads)
+        return dataclasses.replace(outcome, names=diagnosis.names, sentences=tuple(diagnosis.lines))
+
+    def _diagnosis(self, problem: Problem, brief: bool) -> Diagnosis:
+        blocks = dict.fromkeys((self.block, *BLOCKS))
+        if self.spec.target in PATHS:
+            blocks = {problem.case.block_size[1]: None}
+        found = Diagnosis((), ())
+        for block in blocks:
+            size = (block, block) if len(blocks) > 1 else problem.case.block_size
+            inputs = dataclasses.replace(problem.inputs, case=problem.case.replace(block_size=size))
+            blocked = dataclasses.replace(problem, case=inputs.case, inputs=inputs)
+            further = (c.replace(block_size=size) for c in self._further) if not brief else ()
+            diagnosis = diagnose(self.path, blocked, self.spec.device, further)
+            found = found if found.evidence else diagnosis
+            if diagnosis.names:
+                self.block = block
+                return diagnosis
+        return found
+
+    @functools.cached_property
+    def _further(self) -> list[DecodeCase]:
+        """Cases to tell faults apart; none where Hypothesis is missing."""
+        if importlib.util.find_spec("hypothesis") is None:
+            return []
+        from harness.strategies.functions import domain_cases
+
+        if self.spec.target in PATHS:
+            from harness.strategies.paths import fit, sampled_cases
+
+            return [fit(case, self.path) for case in sampled_cases(FURTHER, 1)]
+        domain = self.spec.domain(self.facts.features)
+        return list(itertools.islice(domain_cases(domain, 0), FURTHER))
+
+
+def poisoned(device: str) -> bool:
+    """Whether a CUDA error has made this process's context unusable."""
+    if torch.device(device).type != "cuda":
+        return False
+    try:
+        torch.zeros(1, device=device).cpu()
+    except RuntimeError:
+        return True
+    return False

@@ -1,0 +1,128 @@
+"""For tests: assertions whose messages say what was found, how to see it again and keep it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.case import DecodeCase, InvalidCase
+from harness.case.domain import Domain, features_of, outside
+from harness.function.load import declared_precision, target_path
+from harness.function.run import TargetSpec
+from harness.function.search import repro_command
+from harness.verdict import Finding, Problem, Verdict, judge
+
+
+def assert_clean(path: str, case: DecodeCase, findings: Sequence[Finding]) -> None:
+    """Fail if anything was found of ``path`` on ``case``.
+
+    Raises:
+        AssertionError: with each finding, the case id, the repro command, and how to keep the case.
+    """
+    __tracebackhide__ = True
+    if not findings:
+        return
+    quoted = shlex.quote(str(case))
+    lines = [
+        *_found(path, findings),
+        f"case:  {case}",
+        f"repro: python -m harness repro {quoted}",
+        f"keep:  python -m harness keep NAME {quoted} --path {path} --source WHERE-FROM",
+    ]
+    raise AssertionError("\n".join(lines))
+
+
+def _found(name: str, findings: Sequence[Finding]) -> list[str]:
+    return [f"{name} is {findings[0].verdict}", *(f"  {f.verdict}: {f.evidence}" for f in findings)]
+
+
+@dataclass
+class Record:
+    """What the running test has seen: the largest utilisation of the rounding budget, and the
+    latest case that failed. The pytest plugin empties it before each test."""
+
+    utilisation: float | None = None
+    failed: DecodeCase | None = None
+
+
+RECORD = Record()
+
+
+def assert_decodes(
+    function: Callable[..., Any],
+    case: DecodeCase,
+    *,
+    device: str = "cpu",
+    precision: Mapping[str, str] | None = None,
+) -> None:
+    """Fail unless ``function``, of the signature that ``check`` takes, is right on ``case``.
+
+    A case that the function answers with NotImplementedError, or that nobody can be held to, is
+    left out: rejected while Hypothesis draws, else skipped.
+
+    Args:
+        precision: what the function declares of its arithmetic, instead of its attribute.
+
+    Raises:
+        AssertionError: with each finding, the case id and, for a function that can be imported,
+            the repro command.
+        ValueError: for a case that no function of this signature is asked for.
+    """
+    __tracebackhide__ = True
+    if reason := outside(case):
+        raise ValueError(f"{case}: {reason}")
+    given = getattr(function, "precision", {}) if precision is None else precision
+    name = getattr(function, "__qualname__", type(function).__name__)
+    # Two closures of one function may have the same name, and would share a compiled graph.
+    path = target_path(
+        f"{name}@{id(function)}", function, Domain.around(case), declared_precision(given)
+    )
+    try:
+        judgement = judge(path, Problem.of(case), device)
+    except InvalidCase as error:
+        _leave_out(f"invalid case: {error}")
+        return
+    if judgement.verdict is Verdict.UNSUPPORTED:
+        _leave_out(judgement.findings[0].evidence)
+        return
+    if judgement.error is not None:
+        RECORD.utilisation = max(RECORD.utilisation or 0.0, judgement.error.utilisation)
+    if not judgement.findings:
+        return
+    RECORD.failed = case
+    lines = [*_found(name, judgement.findings), f"case:  {case}"]
+    if (target := _target_of(function)) is not None:
+        declares = set(features_of(case)) <= set(getattr(function, "supports", ()))
+        spec = TargetSpec(target, device, None if declares else features_of(case))
+        lines.append(f"repro: {repro_command(spec, case)}")
+    raise AssertionError("\n".join(lines))
+
+
+def _leave_out(reason: str) -> None:
+    hypothesis = sys.modules.get("hypothesis")
+    if hypothesis is not None and hypothesis.currently_in_test_context():
+        hypothesis.event(f"left out: {reason}")
+        hypothesis.reject()
+    import pytest  # noqa: PLC0415  # whoever comes here runs it already
+
+    pytest.skip(reason)
+
+
+def _target_of(function: Callable[..., Any]) -> str | None:
+    """``check``'s TARGET for a function that it can import, or None."""
+    name, module = getattr(function, "__qualname__", "<"), getattr(function, "__module__", "")
+    if "<" in name:
+        return None
+    if "." in module:
+        return f"{module}:{name}"
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        return None
+    return None if file is None else f"{os.path.relpath(Path(file))}:{name}"

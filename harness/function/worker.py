@@ -1,0 +1,270 @@
+"""A process of its own for a function that may crash, hang, exhaust memory, print or exit.
+
+Two processes: a nursery that has imported what every run needs and nothing of the user's, and
+its child, which loads the target and runs cases. When the child dies the nursery forks another
+one, in milliseconds instead of the seconds that importing torch takes. Cases and outcomes travel
+over a socket, tensors never; the child makes its inputs and judges itself. Its answers are JSON,
+since nothing that comes out of a process gone wrong is to be unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from harness.case import DecodeCase
+from harness.function.load import TargetError
+from harness.function.run import Facts, LocalRunner, Outcome, TargetSpec, poisoned
+from harness.verdict import Finding, Verdict
+
+# A child that nobody ended in time ends itself: its parent may have been killed.
+_GRACE = 30
+_LOAD_TIMEOUT = 300.0
+_EXPLAIN_TIMEOUT = 120.0
+_OUTPUT_KEPT = 4096
+# A target gets this much address space beyond what the child has when it starts, or half of the
+# machine's memory where that is less; each thread reserves an arena without using it.
+_MEMORY = 4 * 2**30
+_MEMORY_PER_THREAD = 256 * 2**20
+_RESTART = 75  # exit status by which a child asks for a successor
+_START = (
+    "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]);"
+    "from harness.function.worker import nursery; nursery(fd)"
+)
+
+
+class Worker:
+    """Runs cases in a child process that is replaced when it dies.
+
+    Raises:
+        TargetError: where the target cannot be loaded, or dies while it is.
+    """
+
+    def __init__(self, spec: TargetSpec, timeout: float) -> None:
+        self._timeout = timeout
+        ours, theirs = Pipe()
+        self._channel = ours
+        arguments = json.dumps([theirs.fileno(), sys.path])
+        # A session of its own: Ctrl-C reaches us alone, and the children end with the group.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        self._output = bytearray()
+        self._reader = threading.Thread(target=self._read_output, daemon=True)
+        self._reader.start()
+        self._child: int | None = None
+        try:
+            self._channel.send_bytes(spec.to_json().encode())
+            self.facts = self._await_child()
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
+        """Judge the target on ``case`` in the child, within ``timeout`` seconds or the worker's."""
+        if self._child is None:
+            self._await_child()
+        limit = self._timeout if timeout is None else timeout
+        reply = self._ask(case, limit, None, False)
+        if reply is None:
+            self._kill_child()
+            return _found(Verdict.TIMEOUT, f"did not return within {limit:g} s")
+        if "died" in reply:
+            self._child = None
+            return self._death(reply["died"])
+        return Outcome.from_values(reply["outcome"])
+
+    def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
+        """``outcome`` with the faults that explain it, or as it is where looking for them kills the
+        child or takes too long."""
+        if not outcome.explicable:
+            return outcome
+        if self._child is None:
+            self._await_child()
+        reply = self._ask(case, max(self._timeout, _EXPLAIN_TIMEOUT), outcome, brief)
+        if reply is None:
+            self._kill_child()
+        elif "died" in reply:
+            self._child = None
+        else:
+            explained = Outcome.from_values(reply["outcome"])
+            # The child may have failed meanwhile: the findings are those of the run.
+            return outcome.explained_by(explained)
+        return outcome
+
+    def _ask(
+        self, case: DecodeCase, limit: float, outcome: Outcome | None, brief: bool
+    ) -> dict[str, Any] | None:
+        self._output.clear()
+        try:
+            self._channel.send((case, limit, outcome, brief))
+        except OSError:
+            raise TargetError("the worker process is gone") from None
+        return self._receive(limit)
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._channel.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _await_child(self) -> Facts:
+        reply = self._receive(_LOAD_TIMEOUT)
+        if reply is None:
+            raise TargetError(f"importing the target took more than {_LOAD_TIMEOUT:g} s")
+        if "refused" in reply:
+            raise TargetError(reply["refused"])
+        if "died" in reply:
+            death = self._death(reply["died"])
+            raise TargetError(f"importing the target: {death.findings[0].evidence}")
+        self._child = reply["pid"]
+        return Facts.from_values(reply["facts"])
+
+    def _receive(self, timeout: float) -> dict[str, Any] | None:
+        try:
+            if not self._channel.poll(timeout):
+                return None
+            reply: dict[str, Any] = json.loads(self._channel.recv_bytes())
+        except (EOFError, OSError, ValueError):
+            raise TargetError(f"the worker process is gone{self._last_output()}") from None
+        return reply
+
+    def _kill_child(self) -> None:
+        assert self._child is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child, signal.SIGKILL)
+        self._child = None
+        # The answer may have come just now; what follows it is the news of the death.
+        while (reply := self._receive(_GRACE)) is not None and "died" not in reply:
+            pass
+
+    def _death(self, status: int) -> Outcome:
+        code = os.waitstatus_to_exitcode(status)
+        if code >= 0:
+            return _found(Verdict.CRASH, f"ended the process with status {code}")
+        name = signal.Signals(-code).name
+        if -code == signal.SIGALRM:
+            return _found(Verdict.TIMEOUT, "did not return in time")
+        hint = ", from outside; often for lack of memory" if -code == signal.SIGKILL else ""
+        return _found(Verdict.CRASH, f"died of {name}{hint}{self._last_output()}")
+
+    def _read_output(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            while block := os.read(stream.fileno(), 65536):
+                self._output += block
+                del self._output[:-_OUTPUT_KEPT]
+
+    def _last_output(self) -> str:
+        """Where Python was, as faulthandler says; or else the last line that was printed."""
+        time.sleep(0.05)  # the reader may be a moment behind
+        text = self._output.decode(errors="replace")
+        frames = re.findall(r'File "(.*)", line (\d+) in (\S+)', text)
+        if frames:
+            # The innermost one of the user's own; a crash is mostly in a library that it calls.
+            libraries = (sys.prefix, sys.base_prefix)
+            own = [frame for frame in frames if not frame[0].startswith(libraries)]
+            file, line, function = (own or frames)[0]
+            return f" ({Path(file).name}, line {line}, in {function})"
+        lines = [line for line in text.splitlines() if line.strip()]
+        return f" ({lines[-1].strip()[:200]!r})" if lines else ""
+
+
+def _found(verdict: Verdict, evidence: str) -> Outcome:
+    return Outcome((Finding(verdict, evidence),))
+
+
+def nursery(fd: int) -> None:
+    """Fork a child, and another whenever one dies, until nobody asks any more."""
+    channel = Connection(fd)
+    spec = TargetSpec.from_json(channel.recv_bytes().decode())
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            _child(channel, spec)
+        status = os.waitpid(pid, 0)[1]
+        if os.waitstatus_to_exitcode(status) == 0:
+            return
+        if os.waitstatus_to_exitcode(status) != _RESTART:
+            channel.send_bytes(json.dumps({"died": status}).encode())
+
+
+def _child(channel: Connection, spec: TargetSpec) -> None:
+    """Load the target and run cases; leaves the process, by status 0 where there is no more to
+    do."""
+    _limit_memory(spec)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    faulthandler.enable()
+
+    def send(reply: dict[str, Any]) -> None:
+        channel.send_bytes(json.dumps(reply).encode())
+
+    try:
+        runner = LocalRunner(spec)
+    except TargetError as error:
+        send({"refused": str(error)})
+        os._exit(0)
+    send({"pid": os.getpid(), "facts": dataclasses.asdict(runner.facts)})
+    while True:
+        try:
+            case, limit, known, brief = channel.recv()
+        except EOFError:
+            os._exit(0)
+        signal.alarm(int(limit) + _GRACE)
+        spoilt = False
+        try:
+            outcome = runner.diagnosed(case, known, brief=brief) if known else runner.run(case)
+        except MemoryError:
+            outcome, spoilt = _found(Verdict.OOM, "left no memory to judge its result"), True
+        except Exception as error:
+            # What a target broke may show only while its result is looked at.
+            text = f"its result cannot be judged: {type(error).__name__}: {error}"
+            outcome, spoilt = _found(Verdict.ERROR, text.splitlines()[0]), True
+        signal.alarm(0)
+        spoilt = spoilt or poisoned(spec.device)
+        send({"outcome": outcome.to_values()})
+        if spoilt:
+            os._exit(_RESTART)
+
+
+def _limit_memory(spec: TargetSpec) -> None:
+    """Make a target that exhausts memory fail to allocate, before the machine does."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    statm = Path("/proc/self/statm")
+    # CUDA reserves more addresses than there is memory.
+    if spec.device != "cpu" or not statm.exists():
+        return
+    page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+    threads = _MEMORY_PER_THREAD * (os.cpu_count() or 1)
+    used = int(statm.read_text(encoding="ascii").split()[0]) * page
+    limit = used + threads + min(_MEMORY, page * pages // 2)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

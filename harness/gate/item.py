@@ -1,0 +1,94 @@
+"""One thing that a gate checks, and the processes in which it does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from harness.case import DecodeCase
+from harness.function.run import LocalRunner, Outcome, TargetSpec
+from harness.function.worker import Worker
+from harness.verdict import Verdict
+
+TIMEOUT = 300.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that was checked. ``verdict`` OK passes; ``notice`` is worth saying and passes;
+    ``not_run`` is the reason why nothing was checked, or "". ``why`` explains, ``repro`` repeats.
+    """
+
+    name: str
+    verdict: Verdict = Verdict.OK
+    evidence: str = ""
+    why: tuple[str, ...] = ()
+    repro: str = ""
+    notice: bool = False
+    not_run: str = ""
+    path: str = ""
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether this makes the gate red."""
+        return not self.verdict.passes and not self.notice
+
+
+@dataclass
+class Step:
+    """Checks of one kind; ``counted`` says how many single verdicts they stand for."""
+
+    name: str
+    items: list[Item] = field(default_factory=list)
+    counted: int = 0
+    seconds: float = 0.0
+
+    @property
+    def failures(self) -> list[Item]:
+        """What makes the gate red."""
+        return [item for item in self.items if item.failed]
+
+
+class Paths:
+    """Runs every path in a process of its own, which is replaced when it dies; or here."""
+
+    def __init__(self, device: str, isolated: bool) -> None:
+        self.device, self.isolated = device, isolated
+        self._runners: dict[str, Worker | LocalRunner] = {}
+
+    def of(self, name: str) -> Worker | LocalRunner:
+        """The runner of one path."""
+        if name not in self._runners:
+            spec = TargetSpec(name, self.device)
+            self._runners[name] = Worker(spec, TIMEOUT) if self.isolated else LocalRunner(spec)
+        return self._runners[name]
+
+    def judge(self, name: str, case: DecodeCase, *, explain: bool) -> Item:
+        """One path on one case."""
+        start = time.monotonic()
+        runner = self.of(name)
+        outcome = runner.run(case)
+        if explain and not outcome.verdict.passes:
+            outcome = runner.diagnosed(case, outcome)
+        return _item_of(name, case, self.device, outcome, time.monotonic() - start)
+
+    def close(self) -> None:
+        """End all processes."""
+        for runner in self._runners.values():
+            if isinstance(runner, Worker):
+                runner.close()
+
+
+def _item_of(name: str, case: DecodeCase, device: str, outcome: Outcome, seconds: float) -> Item:
+    on = "" if device == "cpu" else f" --device {device}"
+    return Item(
+        f"{name} {case}",
+        outcome.verdict,
+        "; ".join(f.evidence for f in outcome.findings),
+        outcome.sentences,
+        f"python -m harness repro '{case}'{on}",
+        not_run=outcome.findings[0].evidence if outcome.verdict is Verdict.UNSUPPORTED else "",
+        path=name,
+        seconds=seconds,
+    )

@@ -1,0 +1,242 @@
+"""What a team runs before a merge that touches attention: checks in order of their value.
+
+Kept cases and known failures first, then the compile contract, probes, the ledger, proof that this
+very run can fail, and drawn cases until the time is up.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path as File
+
+import torch
+
+from harness.case import DTYPES, DecodeCase, InvalidCase
+from harness.case.kept import FOLDER, load_all
+from harness.case.probes import sweep
+from harness.faults import FAULTS
+from harness.faults.kill_matrix import kill_matrix
+from harness.faults.mutants import Scope
+from harness.gate.item import TIMEOUT, Item, Paths, Step
+from harness.ledger.entries import Change, Ledger
+from harness.ledger.measure import Unrecordable, measure_all
+from harness.paths import PATHS, Path
+from harness.strategies.paths import fit, sampled_cases
+from harness.support.progress import Progress
+from harness.verdict import Finding, Problem, Verdict, contract
+from harness.verdict.known_failures import known_failure
+
+SCRIPTS = File("fixtures") / "repro"
+PROBED = (
+    "S=200,pos=99,H=4,Hkv=2,D=16,block=32",
+    "S=160,pos=100/31,H=2,D=32,block=64,mask=window:40",
+    "S=100,pos=60/-1,H=2,D=16,Q=3,block=32",
+)
+COMPILED = "S=1024,pos=700,H=4,Hkv=2,mode=compiled"
+SMOKE = ("no-query-offset", "offset-one-high", "newest-block-dropped", "scale-one-percent-off")
+SMOKE_EXAMPLES = 100
+_FUZZ_BATCH = 50
+
+
+@dataclass
+class Gate:
+    """A run: ``seconds`` of budget, from now; ``excluded`` counts drawn cases left out because
+    torch is known to be wrong there."""
+
+    device: str
+    seconds: float
+    seed: int
+    ledger: Ledger | None
+    progress: Progress
+    isolated: bool = True
+    steps: list[Step] = field(default_factory=list)
+    excluded: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + self.seconds
+        self.paths = Paths(self.device, self.isolated)
+        self.sound = [path for path in PATHS.values() if not path.known_wrong]
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def failures(self) -> list[Item]:
+        """Everything that makes it red."""
+        return [item for step in self.steps for item in step.failures]
+
+    def run(self) -> None:
+        """All steps, or as many as there is time for; drawing takes what is left.
+
+        ``steps`` holds what was done, also where this is interrupted.
+        """
+        plan: list[tuple[str, Callable[[Step], Iterator[Item]]]] = [
+            ("kept cases", self._kept),
+            ("compile contract", self._contract),
+            ("probes", self._probes),
+            ("proof that this run can fail", self._smoke),
+            ("ledger", self._ledger),
+            ("known failures", self._known),
+            ("drawn cases", self._fuzz),
+        ]
+        try:
+            for name, items in plan:
+                step = Step(name)
+                self.steps.append(step)
+                start = time.monotonic()
+                if not self.left:
+                    step.items.append(Item(name, not_run="no time left"))
+                for item in items(step) if self.left else ():
+                    step.items.append(item)
+                    if item.failed:
+                        self.progress(f"{item.verdict}: {item.name}")
+                    self.progress(f"{name}: {step.counted} verdicts, {self.left:.0f} s left")
+                step.seconds = time.monotonic() - start
+        finally:
+            self.paths.close()
+
+    def _run(self, path: Path, case: DecodeCase, step: Step) -> Item:
+        """One verdict; the first failure of a path in each step is explained."""
+        step.counted += 1
+        known = any(item.path == path.name for item in step.failures)
+        return self.paths.judge(path.name, case, explain=not known)
+
+    def _kept(self, step: Step) -> Iterator[Item]:
+        for kept in load_all(FOLDER):
+            if kept.known_failure:
+                continue
+            for path in self.sound:
+                if kept.path in ("", path.name) and not path.unsupported(kept.case, self.device):
+                    yield self._run(path, kept.case, step)
+
+    def _contract(self, step: Step) -> Iterator[Item]:
+        for path in self.sound:
+            case = contract.CASE.replace(kv_heads=1 if path.name == "fixed-packed" else 0)
+            if reason := path.unsupported(case, self.device):
+                yield Item(f"contract of {path.name}", not_run=reason)
+                continue
+            broken = self._broken(path, case)
+            for what in contract.PROMISES:
+                step.counted += 1
+                name = f"{path.name}: {what}"
+                found = broken.get(what)
+                yield Item(name, found.verdict, found.evidence) if found else Item(name)
+        case = DecodeCase.from_text(COMPILED)
+        for path in self.sound:
+            if not path.static:
+                continue
+            if reason := path.unsupported(case, self.device):
+                yield Item(f"{path.name} compiled", not_run=reason)
+            else:
+                yield self._run(path, case, step)
+
+    def _broken(self, path: Path, case: DecodeCase) -> dict[str, Finding]:
+        try:
+            return contract.broken(path, self.device, case)
+        except Exception as error:
+            found = Finding(Verdict.ERROR, f"{type(error).__name__}: {error}".splitlines()[0])
+            return dict.fromkeys(contract.PROMISES, found)
+
+    def _probes(self, step: Step) -> Iterator[Item]:
+        for text in PROBED:
+            for dtype in DTYPES if self.left else ():
+                for case in sweep(DecodeCase.from_text(text).replace(dtype=dtype)):
+                    yield from self._judged(case, step)
+                yield Item(f"{text},dtype={dtype}", evidence="every needle, uniform, integers")
+
+    def _judged(self, case: DecodeCase, step: Step) -> Iterator[Item]:
+        """Every sound path on a case, without what torch is known to do wrong."""
+        for path in self.sound:
+            try:
+                problem = Problem.of(fit(case, path))
+            except InvalidCase:
+                continue
+            if path.unsupported(problem.case, self.device):
+                continue
+            if known := known_failure(path, problem, self.device):
+                self.excluded[known.name] += 1
+                continue
+            item = self._run(path, problem.case, step)
+            if item.failed:
+                yield item
+
+    def _smoke(self, step: Step) -> Iterator[Item]:
+        cases = sampled_cases(SMOKE_EXAMPLES, self.seed)
+        faults = [FAULTS[name] for name in SMOKE]
+        for cell in kill_matrix(faults, DTYPES, cases, lambda text: None, (Scope.ALL, Scope.HEAD)):
+            step.counted += 1
+            name = f"{cell.fault} planted in {cell.scope} rows, {cell.dtype}"
+            if cell.killed_by:
+                yield Item(name, evidence=f"{cell.killed_by} after {cell.examples} examples")
+            else:
+                missed = f"not caught in {cell.examples} examples: this run cannot see it"
+                yield Item(name, Verdict.WRONG, missed)
+
+    def _ledger(self, step: Step) -> Iterator[Item]:
+        if self.ledger is None:
+            yield Item("ledger", not_run="there is no ledger for this device")
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            measured = list(measure_all(self.device, DTYPES, ["eager"], self.progress))
+        except Unrecordable as error:
+            yield Item("ledger", Verdict.WRONG, str(error))
+            return
+        finally:
+            torch.set_num_threads(threads)
+        missing = 0
+        for change, entry, record in self.ledger.compare(measured):
+            step.counted += 1
+            now = f"worst {entry.worst_utilisation:.3g}, median {entry.median_utilisation:.3g}"
+            if change is Change.LOOSENED and record is not None:
+                before = f"{record.worst_utilisation:.3g} and {record.median_utilisation:.3g}"
+                evidence = f"{now} of the budget, recorded {before}"
+                yield Item(entry.key_text, Verdict.REGRESSED, evidence, repro=entry.worst_case)
+            elif change is Change.TIGHTENED:
+                yield Item(entry.key_text, evidence=f"{change}: {now}", notice=True)
+            missing += change is Change.MISSING
+        if missing:
+            text = f"no record of {missing} entries: this torch, hardware or threads are new"
+            yield Item("ledger", evidence=text, notice=True)
+        else:
+            yield Item("ledger", evidence="every entry has a record")
+
+    def _known(self, step: Step) -> Iterator[Item]:
+        """Scripts of FINDINGS.md: 1 while the defect is there, 0 once it is fixed."""
+        for script in sorted(SCRIPTS.glob("*/script.py")):
+            name = script.parent.name
+            if self.device != "cpu":
+                yield Item(name, not_run="a finding on the CPU")
+                continue
+            if self.left < self.seconds / 2:
+                yield Item(name, not_run="no time left for it")
+                continue
+            start = time.monotonic()
+            done = subprocess.run(
+                [sys.executable, str(script)], capture_output=True, check=False, timeout=TIMEOUT
+            )
+            step.counted += 1
+            seconds = time.monotonic() - start
+            if done.returncode == 0:
+                fixed = "FIXED in this torch: take it out of FINDINGS.md and known_failures.py"
+                yield Item(name, evidence=fixed, notice=True, seconds=seconds)
+            else:
+                yield Item(name, evidence="still there", seconds=seconds)
+
+    def _fuzz(self, step: Step) -> Iterator[Item]:
+        run = self.seed
+        while self.left > 0:
+            run += 1
+            for case in sampled_cases(_FUZZ_BATCH, run):
+                if self.left <= 0:
+                    break
+                yield from self._judged(case, step)
+            yield Item(f"drawn with seed {run}", evidence=f"{step.counted} verdicts so far")

@@ -1,0 +1,1 @@
+"""The bug report gpt-fast#233, answered."""

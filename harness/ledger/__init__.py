@@ -1,0 +1,1 @@
+"""How much of its budget each path uses on fixed cases, as recorded."""

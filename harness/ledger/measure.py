@@ -1,0 +1,110 @@
+"""Measure the ledger's cases on paths: one entry for each path, dtype, mode and kind of data."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from harness.case import InvalidCase
+from harness.ledger.cases import KINDS, cases
+from harness.ledger.entries import Entry
+from harness.oracle.error import Error
+from harness.paths import PATHS, Path
+from harness.support.environment import environment
+from harness.support.progress import Progress
+from harness.verdict import Finding, Problem, attempt, errors_of
+from harness.verdict.known_failures import known_failure
+
+
+class Unrecordable(ValueError):
+    """A path whose error on a ledger case is beyond its budget: WRONG, and no tolerance."""
+
+
+def hardware(device: str) -> str:
+    """The device model, or the processor's architecture and the capability that torch uses."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_properties(device).name
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def recordable(mode: str) -> list[Path]:
+    """Paths that count; compiled, only those that compile once for all positions."""
+    paths = [path for path in PATHS.values() if not path.known_wrong]
+    return [path for path in paths if mode == "eager" or path.static]
+
+
+def measure_all(
+    device: str, dtypes: Sequence[str], modes: Sequence[str], progress: Progress
+) -> Iterator[Entry]:
+    """Every entry that this machine can measure.
+
+    Raises:
+        Unrecordable: naming the path and the case.
+    """
+    for mode in modes:
+        for dtype in dtypes:
+            for kind in KINDS:
+                progress(f"{mode} {dtype} {kind}")
+                problems = list(_problems(mode, kind, dtype))
+                for path in recordable(mode):
+                    entry = measure_entry(path, problems, kind, device)
+                    if entry is not None:
+                        yield entry
+
+
+def _problems(mode: str, kind: str, dtype: str) -> Iterator[Problem]:
+    for case in cases(mode, kind, dtype):
+        try:
+            yield Problem.of(case)
+        except InvalidCase:
+            continue
+
+
+def measure_entry(
+    path: Path, problems: Iterable[Problem], kind: str, device: str = "cpu"
+) -> Entry | None:
+    """The figures of a path over the problems that it takes, without known failures of torch; None
+    where none is left.
+
+    Raises:
+        Unrecordable: where an error is beyond the budget, or the path raised.
+    """
+    errors: list[tuple[Error, Problem]] = []
+    for problem in problems:
+        case = problem.case
+        if path.unsupported(case, device) or known_failure(path, problem, device):
+            continue
+        result = attempt(path, problem.inputs.clone().to(device))
+        if isinstance(result, Finding):
+            raise Unrecordable(f"{path.name} is {result.verdict} on {case}: {result.evidence}")
+        error = errors_of(path, problem, result)["output"]
+        if not error.utilisation <= 1:
+            used = f"{error.utilisation:.3g} times its budget"
+            raise Unrecordable(f"{path.name} is WRONG on {case}: {used}")
+        errors.append((error, problem))
+    if not errors:
+        return None
+    worst, at = max(errors, key=lambda pair: pair[0].utilisation)
+    case = at.case
+    return Entry(
+        path=path.name,
+        dtype=case.dtype,
+        mode=case.mode,
+        kind=kind,
+        torch=torch.__version__.partition("+")[0],
+        hardware=hardware(device),
+        threads=torch.get_num_threads(),
+        cases=len(errors),
+        worst_utilisation=worst.utilisation,
+        median_utilisation=statistics.median(e.utilisation for e, _ in errors),
+        relative_l2=max(e.relative_l2 for e, _ in errors),
+        max_abs=max(e.max_abs for e, _ in errors),
+        signed_mean=worst.signed_mean,
+        worst_case=str(case),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        environment=environment(device),
+    )

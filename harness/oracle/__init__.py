@@ -1,0 +1,1 @@
+"""Attention in float64, and the error that rounding alone can explain."""

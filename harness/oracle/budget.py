@@ -1,0 +1,147 @@
+"""The error that rounding alone can explain: an elementwise worst-case bound.
+
+Per slot ``j`` of a row, with ``w = (|q| . |k_j|) * scale``, ``s`` the score after all score_mods,
+``b`` the sum of absolute intermediate values of the score_mods and ``g = |s - max s|``::
+
+    ds           = (D + 3) u_acc w + 2 u_acc (g + |s| + b)
+                   + u_score (|s| + b)             where scores are narrower than the accumulator
+                   + 2 u_operand w                 where operands are narrower than the inputs
+    weight_error = expm1(ds_j + sum_j p_j ds_j) + u_weight + (n + 4) u_acc   [+ u_operand]
+    error        = sum_j (p_j weight_error_j + tiny_weight) |v_j| + u_out |o| + tiny_out
+
+Dot products and sums: Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed., section
+3.1 (gamma_n, to first order). The bound with ``sqrt(n)`` for ``n`` (Higham and Mary 2019) is
+probabilistic and is exceeded where rounding errors all point one way, so it is not used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from harness.inputs import Inputs
+from harness.oracle.golden import Chunk, Golden, chunks
+
+UNIT_ROUNDOFF = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "tf32": 2.0**-11,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
+# Tensor cores truncate when they align addends, so their float32 sums lose one more bit.
+TENSOR_CORE_ROUNDOFF = 2.0**-23
+# exp may flush results to zero; half of float16's smallest subnormal is 2^-25.
+_TINY = {"float16": 2.0**-25}
+_TINY_OTHERWISE = 2.0**-124
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a path declares of its arithmetic, by dtype name; None stands for the input's dtype, and
+    for ``weight`` for the operand's where that is narrower: weights are operands of p @ v.
+
+    Raises:
+        ValueError: for a precision this module has no unit roundoff for.
+    """
+
+    operand: str | None = None
+    score: str = "float32"
+    weight: str | None = None
+    accumulator: str = "float32"
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and value not in UNIT_ROUNDOFF:
+                raise ValueError(
+                    f"precision {field.name}: {value!r} is not one of {' '.join(UNIT_ROUNDOFF)}"
+                )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Float64 bounds: ``output`` ``[B, Hq, Q, Dv]`` and ``logsumexp`` ``[B, Hq, Q]``; 0 in rows
+    with nothing to attend, whose result is exact."""
+
+    output: Tensor
+    logsumexp: Tensor
+
+
+def tiny(dtype: str) -> float:
+    """What flushing to zero may cost a weight or an output of this dtype."""
+    return _TINY.get(dtype, _TINY_OTHERWISE)
+
+
+def budget(
+    inputs: Inputs,
+    golden: Golden,
+    precision: Precision | None = None,
+    *,
+    tensor_cores: bool = False,
+    source: Callable[[int], Iterable[Chunk]] | None = None,
+) -> Budget:
+    """The bound for one case and one declared precision.
+
+    Args:
+        tensor_cores: whether sums may run on CUDA tensor cores (one bit less).
+        source: the slots of a sequence in chunks, where ``golden`` is not of the attendable ones
+            but of a hypothesis about a wrong output; heads grouped as the case's.
+    """
+    case, precision = inputs.case, precision or Precision()
+    weight_dtype, output_dtype = precision.weight or case.dtype, precision.output or case.dtype
+    u_accumulator = UNIT_ROUNDOFF[precision.accumulator]
+    if tensor_cores:
+        u_accumulator = max(u_accumulator, TENSOR_CORE_ROUNDOFF)
+    u_score = UNIT_ROUNDOFF[precision.score]
+    u_score = u_score if u_score > u_accumulator else 0.0
+    u_operand = UNIT_ROUNDOFF[precision.operand or case.dtype]
+    u_operand = u_operand if u_operand > UNIT_ROUNDOFF[case.dtype] else 0.0
+    u_weight, u_output = UNIT_ROUNDOFF[weight_dtype], UNIT_ROUNDOFF[output_dtype]
+    u_weight = u_weight if precision.weight else max(u_weight, u_operand)
+
+    bound = Budget(torch.zeros_like(golden.output), torch.zeros_like(golden.logsumexp))
+    for sequence in range(case.batch):
+        logsumexp = golden.logsumexp[sequence].unflatten(0, (case.kv_heads, -1))
+        empty = logsumexp == -math.inf
+        normaliser = logsumexp.masked_fill(empty, 0.0).unsqueeze(-1)
+        highest = golden.highest[sequence].unflatten(0, (case.kv_heads, -1)).unsqueeze(-1)
+        count, mean_ds, mean_growth = (torch.zeros_like(logsumexp) for _ in range(3))
+        grown, magnitude, flushed = (
+            torch.zeros(*logsumexp.shape, case.value_dim, dtype=torch.float64) for _ in range(3)
+        )
+        for chunk in source(sequence) if source else chunks(inputs, sequence):
+            attended = chunk.score > -math.inf
+            s = chunk.score.masked_fill(~attended, 0.0)
+            p = torch.exp(chunk.score - normaliser)
+            gap = (highest - s).masked_fill(~attended, 0.0)
+            size = s.abs() + chunk.intermediate
+            ds = (case.head_dim + 3) * u_accumulator * chunk.product
+            ds = ds + 2 * u_accumulator * (gap + size)
+            ds = ds + u_score * size + 2 * u_operand * chunk.product
+            growth = p * torch.expm1(ds)
+            absolute = chunk.value.abs()
+            count += attended.sum(dim=-1)
+            mean_ds += (p * ds).sum(dim=-1)
+            mean_growth += growth.sum(dim=-1)
+            grown += growth @ absolute
+            magnitude += p @ absolute
+            flushed += attended.double() @ absolute
+
+        # expm1(ds_j + m) = exp(m) expm1(ds_j) + expm1(m), with m = sum_j p_j ds_j.
+        sums = (count + 4) * u_accumulator
+        common = torch.expm1(mean_ds) + u_weight + u_operand + sums
+        error = torch.exp(mean_ds).unsqueeze(-1) * grown + common.unsqueeze(-1) * magnitude
+        error = (error + tiny(weight_dtype) * flushed).flatten(0, 1)
+        error = error + u_output * golden.output[sequence].abs() + tiny(output_dtype)
+        bound.output[sequence] = error.masked_fill(empty.flatten(0, 1).unsqueeze(-1), 0.0)
+
+        rounding = sums + 4 * u_accumulator * (normaliser.squeeze(-1).abs() + 1)
+        total = (torch.log1p(mean_growth) + rounding).masked_fill(empty, 0.0)
+        bound.logsumexp[sequence] = total.flatten(0, 1)
+    return bound

@@ -1,0 +1,6 @@
+"""The implementations under test, by name."""
+
+from harness.paths.path import Path, Result
+from harness.paths.registry import PATHS
+
+__all__ = ["PATHS", "Path", "Result"]

@@ -1,0 +1,1 @@
+"""Standalone scripts that need torch alone."""

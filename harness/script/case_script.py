@@ -1,0 +1,221 @@
+"""A standalone script for a case: Python's standard library and torch alone.
+
+It draws the same bits as ``harness.inputs``, computes golden and the rounding budget densely
+in float64, runs the calls and exits 1 while one of them is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.case import DecodeCase
+from harness.issue233.answer import REPORT_URL
+from harness.oracle.budget import Precision
+from harness.paths import PATHS
+from harness.paths.calls import filled
+from harness.script.inputs import LAYOUT_CODE, drawn
+from harness.script.inputs import filled as filled_tail
+from harness.script.oracle import budget_lines, golden_lines
+from harness.script.text import both, bracketed, script
+
+# Position t of a query row is ``pos[b] + q``.
+_MASKS = {
+    "window": "(kv <= t) & (kv > t - {0})",
+    "sinks": "(kv <= t) & ((kv > t - {0}) | (kv < {1}))",
+    "prefix": "(kv <= t) | (kv < {0})",
+    "document": "(kv <= t) & (kv // {0} == t // {0})",
+}
+_SCORES = {
+    "softcap": "{0} * torch.tanh(s / {0})",
+    "alibi": "s - slopes[h].to(s.dtype) * (pos[b] + q - kv)",
+    "bias": "s + table[h, (pos[b] + q - kv).clamp(0, {1})]",
+    "shift": "s + {0}",
+}
+# The absolute intermediate values of a score_mod, for the budget.
+_SIZES = {
+    "alibi": "(slopes.double()[h] * (pos[b] + q - kv)).abs()",
+    "bias": "table[h, (pos[b] + q - kv).clamp(0, {1})].abs()",
+}
+_TABLES = {"alibi": "slopes", "bias": "table"}
+INPUTS_END = "# Golden, and what rounding can explain: float64 over the attended slots."
+_SLICED = "lambda b, h, q, kv: q >= kv"
+
+# Name of a call, its mask_mod, and how many slots of the cache it gets.
+_Call = tuple[str, str, str]
+
+
+def report_script(case: DecodeCase, device: str) -> str:
+    """Who is right in gpt-fast#233: both of the report's sides, and what each should have been.
+
+    Exits 1 while one of the report's two computations is wrong.
+    """
+    last = case.input_pos[0]
+    length = str(last + 1)
+    calls = [
+        ("full cache, as reported", "attends", "S"),
+        ("sliced cache, as reported", _SLICED, length),
+        ("sliced cache, with the query offset", "attends", length),
+    ]
+    end = [
+        "full, sliced = (x.double() for x in outputs[:2])",
+        f"k, v = (x[:, :, :{length}].cpu().double() for x in (key, value))",
+        "sdpa = torch.nn.functional.scaled_dot_product_attention",
+        "other = sdpa(query.cpu().double(), k, v, scale=SCALE)",
+        'print(f"float64 SDPA, filled slots: {(other - golden).abs().max():.3g} from golden")',
+        "mean = (full - sliced).abs().mean()",
+        'print(f"mean error {mean:.6f}, relative {mean / sliced.abs().mean():.1%}")',
+        'print(f"std: full cache {full.std():.6f}, sliced cache {sliced.std():.6f}")',
+        "first = torch.equal(sliced, value[:, :, :1].cpu().double())",
+        'print("the sliced side equals v[:, :, :1] bit for bit:", first)',
+        f'print("its one query has q_idx 0, sees slot 0 alone, and sits at {last}")',
+        "sys.exit(any(wrong[:2]))",
+    ]
+    title = f"{REPORT_URL}: exit code 1 while a side is off."
+    return script(title, case, device, [*_body(case, device, calls), *end])
+
+
+def case_script(case: DecodeCase, device: str) -> str:
+    """The same calls as the harness's FlexAttention paths on one case.
+
+    Exits 1 while one of them is wrong.
+    """
+    calls = [("the whole cache", "attends", "S")]
+    if PATHS["sliced-offset"].unsupported(case, device) is None:
+        sliced = ("the filled slots", "attends", str(filled(case)))
+        calls.append(sliced)
+    title = "FlexAttention decoding against float64: exit code 1 while a call is wrong."
+    return script(title, case, device, [*_body(case, device, calls), "sys.exit(any(wrong))"])
+
+
+def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
+    yield from _functions(case)
+    yield ""
+    yield ""
+    yield from drawn(case, device)
+    yield 'b, h, q, kv = torch.meshgrid(*map(torch.arange, (B, HQ, Q, S)), indexing="ij")'
+    yield "allowed = attends(b, h, q, kv)"
+    yield from filled_tail(case)
+    yield ""
+    yield INPUTS_END
+    scores = ["score_mod(s, b, h, q, kv)"] if case.score_specs else []
+    yield from golden_lines(case, scores)
+    yield from budget_lines(case, device, Precision(), _intermediates(case))
+    yield ""
+    yield from _placed(case, device)
+    # Of several calls the outputs are kept, to be compared with each other.
+    yield ("outputs, wrong = [], []" if len(calls) > 2 else "wrong = []")
+    lines = [*_call(case), *_row(case)]
+    if len(calls) > 2:
+        lines.append("outputs.append(out)")
+    if len(calls) == 1:
+        name, mask_mod, length = calls[0]
+        yield f'name, mask_mod, n = "{name}", {mask_mod}, {length}'
+        yield from lines
+        return
+    yield from bracketed("calls = {", [f'"{name}": ({f}, {n})' for name, f, n in calls], "}")
+    yield "for name, (mask_mod, n) in calls.items():"
+    yield from ("    " + line for line in lines)
+
+
+def _functions(case: DecodeCase) -> Iterator[str]:
+    """What flex_attention gets, and the golden result alike."""
+    name, arguments = case.mask_spec
+    yield ""
+    yield "def attends(b, h, q, kv):"
+    if name == "causal":
+        yield "    return (kv <= pos[b] + q) & (pos[b] >= 0)"
+    else:
+        yield "    t = pos[b] + q  # the query's position"
+        yield f"    return ({_MASKS[name].format(*arguments)}) & (pos[b] >= 0)"
+    if case.score_specs:
+        yield ""
+        yield ""
+        yield "def score_mod(s, b, h, q, kv):"
+        *first, last = (_formatted(_SCORES[name], numbers) for name, numbers in case.score_specs)
+        yield from (f"    s = {score}" for score in first)
+        yield f"    return {last}"
+    if case.mode == "eager":
+        return
+    mode = "" if case.mode == "compiled" else f', mode="{case.mode}"'
+    yield ""
+    yield ""
+    yield f"@torch.compile(fullgraph=True, dynamic={case.dynamic}{mode})"
+    if case.views == "inside":
+        yield "def attention(query, key, value, mask, n):"
+        yield from _cut(case, "    ")
+    else:
+        yield "def attention(query, k, v, mask):"
+    yield f"    return {_flex(case)}"
+
+
+def _formatted(text: str, arguments: tuple[int, ...]) -> str:
+    return text.format(*arguments, *(n - 1 for n in arguments))
+
+
+def _intermediates(case: DecodeCase) -> list[str]:
+    constant = 0
+    terms = []
+    for name, arguments in case.score_specs:
+        if name in _SIZES:
+            terms.append(_formatted(_SIZES[name], arguments))
+        else:
+            constant += 4 * arguments[0] if name == "softcap" else abs(arguments[0])
+    return [str(constant), *terms] if constant else terms
+
+
+def _cut(case: DecodeCase, indent: str = "") -> Iterator[str]:
+    """``k, v``, what the call gets: the views of the buffers, and of them the first slots."""
+    yield from both("k, v", f"x{LAYOUT_CODE[case.layout][1]}[:, :, :n]", indent=indent)
+
+
+def _flex(case: DecodeCase) -> str:
+    score_mod = "score_mod" if case.score_specs else "None"
+    return f"flex_attention(query, k, v, {score_mod}, mask, SCALE, HQ != HKV)"
+
+
+def _placed(case: DecodeCase, device: str) -> Iterator[str]:
+    """The caches in their buffers, and everything on its device."""
+    if case.layout != "contiguous":
+        yield from both("key, value", LAYOUT_CODE[case.layout][0])
+    if device != "cpu":
+        names = "query, key, value, pos"
+        for score, name in _TABLES.items():
+            names += f", {name}" if score in dict(case.score_specs) else ""
+        yield from both(names, "x.to(DEVICE)", names)
+
+
+def _call(case: DecodeCase) -> Iterator[str]:
+    yield from _block_mask(case)
+    if case.mode != "eager" and case.views == "inside":
+        call = "attention(query, key, value, mask, n)"
+    else:
+        yield from _cut(case)
+        call = _flex(case) if case.mode == "eager" else "attention(query, k, v, mask)"
+    yield f"out = {call}.cpu()"
+
+
+def _block_mask(case: DecodeCase) -> Iterator[str]:
+    block = case.block_size
+    if case.recipe == "row":
+        yield f"past = {_SLICED}  # gpt-fast's square mask"
+        yield f"mask = create_block_mask(past, 1, None, S, S, DEVICE, {block})"
+        yield f"mask = mask[:, :, pos[:1] // {block[0]}]"
+        yield "mask.mask_mod, mask.seq_lengths = mask_mod, (1, S)"
+    elif case.recipe == "kv-blocks":
+        rows, columns = -(-case.q_len // block[0]), -(-case.cache_len // block[1])
+        index = f"torch.arange({columns}, dtype=torch.int32, device=DEVICE)"
+        yield f"index = {index}.repeat(B, 1, {rows}, 1)"
+        yield f"blocks = torch.full_like(index[..., 0], {columns}), index, None, None, {block}"
+        yield "mask = BlockMask.from_kv_blocks(*blocks, mask_mod, (Q, S))"
+    else:
+        yield f"mask = create_block_mask(mask_mod, B, None, Q, n, DEVICE, {block})"
+
+
+def _row(case: DecodeCase) -> Iterator[str]:
+    """One row of the error table."""
+    yield "error = (out - golden).abs()"
+    yield "wrong.append(not (error <= budget).all())"
+    yield f"worst = {'(error / budget.clamp(min=1e-300)).max()' if case.batch else '0.0'}"
+    yield 'word = "WRONG" if wrong[-1] else "OK"'
+    relative = "{error.norm() / golden.norm():9.3%}"
+    yield f'print(f"{{name:36}} {relative} {{worst:9.3g}} budgets {{word}}")'

@@ -1,0 +1,204 @@
+"""A standalone script for a user's function and a case: stdlib, torch, and that function.
+
+It holds what its verdict takes to see again, and no more: a wrong result needs the oracle, a
+crash does not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.case import DecodeCase
+from harness.case.visible import tail
+from harness.oracle.budget import Precision
+from harness.script.endings import crash, ending, mutated
+from harness.script.inputs import LAYOUT_CODE, drawn, filled, other_tail
+from harness.script.oracle import budget_lines, exact_lines, golden_lines
+from harness.script.text import both, bracketed, quoted, script
+from harness.verdict import Verdict
+from harness.verdict.junk import M_PERTURB, PERTURB
+
+INPUTS_END = "# The function under test."
+_ENDS = (Verdict.ERROR, Verdict.CRASH, Verdict.TIMEOUT, Verdict.OOM)
+_REPEATS = (Verdict.LEAK, Verdict.NONDETERMINISTIC)
+
+
+def target_script(
+    target: str,
+    case: DecodeCase,
+    device: str,
+    verdict: Verdict = Verdict.WRONG,
+    *,
+    precision: Precision | None = None,
+    timeout: float = 30.0,
+) -> str:
+    """A script that calls the function on the case and exits 1 while the verdict holds.
+
+    - WRONG, NONFINITE: the result against float64, with a table of the largest errors;
+    - LEAK, NONDETERMINISTIC: calls with another tail and with junk in new memory, bit for bit;
+    - MUTATED: the caches' memory, the inputs and the process's settings, before and after;
+    - ERROR: what it raises; OOM: the same with memory limited;
+    - CRASH: the calls in a child process, whose status is shown; TIMEOUT: a traceback of where
+      it hangs after ``timeout`` seconds.
+    """
+    title = f"Exit code 1 while {target} is {verdict} on this case."
+    return script(title, case, device, _body(target, case, device, verdict, precision, timeout))
+
+
+def _body(
+    target: str,
+    case: DecodeCase,
+    device: str,
+    verdict: Verdict,
+    precision: Precision | None,
+    timeout: float,
+) -> Iterator[str]:
+    if verdict is Verdict.CRASH:
+        yield from crash()
+    yield from drawn(case, device)
+    yield "distance = (pos[:, None] + torch.arange(Q))[:, None, :, None] - torch.arange(S)"
+    window = f" & (distance < {case.mask_spec[1][0]})" if case.mask != "causal" else ""
+    yield f"allowed = (distance >= 0){window} & (pos >= 0).view(B, 1, 1, 1)"
+    yield from filled(case)
+    yield ""
+    yield INPUTS_END
+    yield from _import(target, case)
+    yield from _call(case, device, verdict)
+    if verdict is Verdict.MUTATED:
+        yield from mutated(case)
+    elif verdict in _ENDS:
+        yield from ending(verdict, timeout, device, _others(case, device))
+    elif verdict in _REPEATS:
+        yield from _repeats(case, device)
+    else:
+        yield from _numbers(case, device, precision or Precision())
+
+
+def _import(target: str, case: DecodeCase) -> Iterator[str]:
+    place, _, name = target.rpartition(":")
+    folder, module = "", place
+    if place.endswith(".py"):
+        folder, module = str(Path(place).parent), Path(place).stem
+    yield from bracketed("sys.path.insert(", ["0", quoted(folder)], ")")
+    if folder and module in (*sys.stdlib_module_names, "torch"):
+        # The import system would find the other one.
+        first, dot, rest = name.partition(".")
+        end = f")[{quoted(first)}]{dot}{rest}"
+        yield from bracketed("decode = runpy.run_path(", [quoted(place)], end)
+    else:
+        yield from bracketed("decode = importlib.import_module(", [quoted(module)], f").{name}")
+    if case.mode != "eager":
+        yield f"decode = torch.compile(decode, fullgraph=True, dynamic={case.dynamic})"
+
+
+def _options(case: DecodeCase, device: str) -> Iterator[str]:
+    name, numbers = case.mask_spec
+    scores = dict(case.score_specs)
+    if name == "window":
+        yield f"window={numbers[0]}"
+    if "softcap" in scores:
+        yield f"softcap={float(scores['softcap'][0])}"
+    if "alibi" in scores:
+        yield "alibi_slopes=slopes" + ("" if device == "cpu" else ".to(DEVICE)")
+    if case.scale is not None:
+        yield "scale=SCALE"
+
+
+def _copies(case: DecodeCase, indent: str = "") -> Iterator[str]:
+    yield f"{indent}q, k, v, p = (x.to(DEVICE, copy=True) for x in (query, key, value, pos))"
+    if case.layout != "contiguous":
+        yield from both("k, v", "".join(LAYOUT_CODE[case.layout]), "k, v", indent)
+
+
+def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
+    """``call(key, value)``, every time with tensors of its own."""
+    yield from bracketed("options = dict(", list(_options(case, device)), ")")
+    if verdict is Verdict.MUTATED:
+        yield from _copies(case)
+        return
+    yield ""
+    yield ""
+    yield "def call(key, value):"
+    yield from _copies(case, "    ")
+    call = "return decode(q, k, v, p, **options)"
+    if verdict is Verdict.ERROR:
+        # Or else sys.exit(0) in the function would end the script as if all were well.
+        yield "    try:"
+        yield "        with torch.no_grad():"
+        yield f"            {call}"
+        yield "    except SystemExit as exit:"
+        yield '        raise RuntimeError(f"called sys.exit({exit.code!r})") from None'
+    else:
+        yield "    with torch.no_grad():"
+        yield f"        {call}"
+    yield ""
+    yield ""
+
+
+def _numbers(case: DecodeCase, device: str, precision: Precision) -> Iterator[str]:
+    scores, sizes = [], []
+    for name, numbers in case.score_specs:
+        if name == "softcap":
+            scores.append(f"{numbers[0]} * torch.tanh(s / {numbers[0]})")
+            sizes.append(str(4 * numbers[0]))
+        else:
+            scores.append("s - slopes.double().view(HQ, 1, 1) * distance")
+            sizes.append("(slopes.double().view(HQ, 1, 1) * distance).abs()")
+    yield "out = call(key, value)"
+    yield 'facts = [getattr(out, x, None) for x in ("shape", "dtype", "device", "layout")]'
+    yield "wanted = [(B, HQ, Q, DV), DTYPE, query.to(DEVICE).device, torch.strided]"
+    yield "if facts != wanted:"
+    yield '    sys.exit(f"{type(out).__name__} is {facts}, should be {wanted}")'
+    yield "# Golden, and what rounding can explain: float64 over the attended slots."
+    yield from golden_lines(case, scores)
+    yield from budget_lines(case, device, precision, sizes)
+    yield from exact_lines(case, precision)
+    yield ""
+    yield "error = (out.cpu() - golden).abs()"
+    yield "used = (error / budget.clamp(min=1e-300)).nan_to_num(math.inf).flatten()"
+    yield 'print("[b, h, q, d]: result, should be, error in rounding budgets")'
+    yield "for i in used.argsort(descending=True)[:5]:"
+    yield "    at = torch.unravel_index(i, out.shape)"
+    yield '    print(f"{[*map(int, at)]}: {out[at]:.6g}, {golden[at]:.6g}, {used[i]:.3g}")'
+    yield "sys.exit(not (error <= budget).all())"
+
+
+def _others(case: DecodeCase, device: str) -> Iterator[str]:
+    """The further calls that a function is judged by, as statements between ``call``s."""
+    if tail(case).any():
+        yield "given = key, value"
+        yield from other_tail(case)
+        yield "call(key, value)  # other values in slots that nobody attends"
+        yield "key, value = given"
+    yield from _junk(device)
+    yield "call(key, value)  # with junk in new memory"
+
+
+def _junk(device: str) -> Iterator[str]:
+    if device == "cpu":
+        yield f"ctypes.CDLL(None).mallopt({M_PERTURB}, {PERTURB})  # glibc: new memory holds junk"
+    else:
+        yield "sizes = [2**n for n in range(9, 27)]"
+        yield "[torch.full((n,), 254, dtype=torch.uint8, device=DEVICE) for n in sizes]"
+
+
+def _repeats(case: DecodeCase, device: str) -> Iterator[str]:
+    yield "out = call(key, value).cpu().clone()"
+    yield "again = {}"
+    if tail(case).any():
+        yield "given = key, value"
+        yield from other_tail(case)
+        yield 'again["other values in slots that nobody attends"] = call(key, value).cpu().clone()'
+        yield "key, value = given"
+    yield from _junk(device)
+    yield 'again["junk in new memory"] = call(key, value).cpu().clone()'
+    yield "bad = False"
+    yield "for what, other in again.items():"
+    yield "    changed = (out != other) & ~(out.isnan() & other.isnan())"
+    yield '    print(f"with {what}: {changed.sum()} of {out.numel()} elements changed")'
+    yield "    for i in changed.nonzero().tolist()[:5]:"
+    yield '        print(f"  {tuple(i)}: {out[tuple(i)]:.6g}, then {other[tuple(i)]:.6g}")'
+    yield "    bad = bad or bool(changed.any())"
+    yield "sys.exit(bad)"

@@ -1,0 +1,134 @@
+"""A case's tensors as statements of a standalone script: the same bits as ``harness.inputs``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.case import NONFINITE_TAILS, DecodeCase
+from harness.case.fields import Spec
+from harness.case.visible import tail
+from harness.inputs import LEVER, LOW, NEEDLE, POISON
+from harness.script.text import integers
+
+# How a cache x comes to lie in a buffer of its own, and the view of the buffer that is the cache.
+LAYOUT_CODE = {
+    "contiguous": ("x", ""),
+    # Where S or Hkv is 1, contiguous() would copy nothing.
+    "bshd": ("torch.stack(x.unbind(1), 2)", ".transpose(1, 2)"),
+    "longer": ("torch.nn.functional.pad(x, (0, 0, 8, 8), value=math.nan)", "[:, :, 8:-8]"),
+    "stacked": ("torch.stack([x * math.nan, x, x * math.nan])", "[1]"),
+    "expanded": ("x[:1].clone()", ".expand(B, -1, -1, -1)"),
+    "wider": ("torch.nn.functional.pad(x, (8, 8), value=math.nan)", "[..., 8:-8]"),
+    "stepped": ("torch.stack([x, x * math.nan], 3).flatten(2, 3)", "[:, :, ::2]"),
+}
+_NORMAL, _POISON = "randn", str(POISON)
+_FILLS = {
+    "zeros": ("0.0", "0.0"),
+    "leftovers": (_NORMAL, _NORMAL),
+    "poison": (_NORMAL, _POISON),
+    "max": (_POISON, "torch.finfo(DTYPE).max"),
+    "nan": ("math.nan", "math.nan"),
+    "inf": ("math.inf", "math.inf"),
+}
+
+
+def drawn(case: DecodeCase, device: str) -> Iterator[str]:
+    """Constants, ``pos``, and ``query, key, value`` (``table``, ``slopes``) before their tail."""
+    sizes = [case.batch, case.heads, case.kv_heads, case.q_len]
+    sizes += [case.cache_len, case.head_dim, case.value_dim]
+    scale = "D**-0.5" if case.scale is None else repr(case.scale)
+    names = dict(case.score_specs)
+    yield f"B, HQ, HKV, Q, S, D, DV = {', '.join(map(str, sizes))}"
+    yield f'DEVICE, DTYPE, SCALE = "{device}", torch.{case.dtype}, {scale}'
+    yield from integers("pos", case.input_pos)
+    yield f"g = torch.Generator().manual_seed({case.seed})"
+    yield "query = torch.randn(B, HQ, Q, D, generator=g)"
+    yield "key, value = (torch.randn(B, HKV, S, n, generator=g) for n in (D, DV))"
+    if "bias" in names:
+        yield f"table = torch.randn(HQ, {names['bias'][0]}, generator=g)"
+    if "alibi" in names:
+        yield "slopes = 2.0 ** (-8 * (torch.arange(1, HQ + 1) / HQ))"
+    if case.layout == "expanded":
+        yield "key, value = (x[:1].expand(B, -1, -1, -1).clone() for x in (key, value))"
+    yield from _logits(case)
+    if case.dtype != "float32":
+        yield "query, key, value = (x.to(DTYPE) for x in (query, key, value))"
+
+
+def _step(case: DecodeCase) -> float:
+    """What coordinate 0 of a key adds to a score by 1, where the query's is the lever."""
+    return 1 / (case.softmax_scale * _lever(case))
+
+
+def _lever(case: DecodeCase) -> float:
+    return (LEVER / case.softmax_scale) ** 0.5
+
+
+def _logits(case: DecodeCase) -> Iterator[str]:
+    if case.logits == "x5":
+        yield "query *= 5"
+    elif case.logits == "huge":
+        yield "key[:, :, 0] *= 30"
+    elif case.logits == "equal":
+        yield "key = key[:, :, :1].expand_as(key).clone()"
+    elif case.logits == "low":
+        low = LOW / (case.softmax_scale * _lever(case))
+        yield f"query[..., 0], key[..., 0] = {_lever(case)!r}, {low!r}"
+    if case.probe in ("uniform", "integers"):
+        yield "query.zero_()"
+    if case.probe == "integers":
+        yield "value = (value * 4).round().clamp(-8, 8)"
+
+
+def filled(case: DecodeCase) -> Iterator[str]:
+    """``tail``, where there is one, and what lies there; the needle."""
+    if tail(case).any():
+        yield "tail = ~allowed.any(1).any(1)[:, None, :, None]  # slots that nobody attends"
+        if case.layout == "expanded":
+            yield "free = tail.all(0, keepdim=True)"
+        key, value = _FILLS[case.tail]
+        yield from _fill(case, key, value)
+    yield from _needle(case)
+
+
+def other_tail(case: DecodeCase) -> Iterator[str]:
+    """Change the tail as the search for leaks does, with the numbers that it draws."""
+    if case.tail in ("zeros", "leftovers"):
+        # Of leftovers, the poison has the same keys.
+        yield from _fill(case, _NORMAL if case.tail == "zeros" else "", _POISON)
+    else:
+        yield from _fill(case, "" if case.tail == "poison" else _NORMAL, _NORMAL)
+
+
+def _fill(case: DecodeCase, key: str, value: str) -> Iterator[str]:
+    # Of an expanded cache, another sequence may attend the slot.
+    free, rows = ("free", "[:1]") if case.layout == "expanded" else ("tail", "")
+    if key == value != _NORMAL:
+        yield f"key, value = (x.masked_fill({free}, {key}) for x in (key, value))"
+        return
+    for name, fill in (("key", key), ("value", value)):
+        if fill == _NORMAL:
+            old = f"torch.randn({name}{rows}.shape, generator=g).to(DTYPE)"
+            yield f"{name} = torch.where({free}, {old}, {name})"
+        elif fill:
+            yield f"{name} = {name}.masked_fill({free}, {fill})"
+
+
+def _needle(case: DecodeCase) -> Iterator[str]:
+    name, arguments = Spec.parse_one(case.probe)
+    if name != "needle":
+        return
+    base, slot, step = LOW if case.logits == "low" else 0.0, arguments[0], _step(case)
+    if case.logits != "low":
+        yield f"query[..., 0] = {_lever(case)!r}"
+    if not tail(case).any():
+        yield f"key[..., 0] = {base * step!r}"
+    else:
+        yield f"key[..., :1] = torch.where(tail, key[..., :1], {base * step!r})"
+    yield f"key[:, :, {slot}] = torch.tensor([{(base + NEEDLE) * step!r}] + [0.0] * (D - 1))"
+    yield f"value[:, :, {slot}] = torch.arange(1, DV + 1) % 7 + 3  # gets nearly all the weight"
+
+
+def spoilt(case: DecodeCase) -> bool:
+    """Whether the oracle must not multiply with what lies in the tail."""
+    return case.tail in NONFINITE_TAILS and bool(tail(case).any())

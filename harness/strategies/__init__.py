@@ -1,0 +1,1 @@
+"""Hypothesis draws cases: for the paths, and for a function of a user."""

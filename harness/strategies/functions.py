@@ -1,0 +1,164 @@
+"""Cases for a user's function: everything in its domain, biased to edges, each cheap to run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from hypothesis import strategies as st
+
+from harness.case import DTYPES, NONFINITE_TAILS, TAILS, DecodeCase
+from harness.case.domain import HEAD_DIMS, MAX_BATCH, MAX_Q_LEN, STRIDED, Domain
+from harness.strategies.paths import (
+    GROUPS,
+    KV_HEADS,
+    LOGITS,
+    Q_LENS,
+    SCALES,
+    SOFTCAPS,
+    often,
+    positions,
+    probes,
+    sampled_cases,
+    upto,
+)
+
+EDGES = (16, 32, 64, 128, 256, 512)
+
+# Bounds on one example's scores (B Hq Q S) and cache elements (B Hkv S D).
+_MAX_SCORES = 2**14
+_MAX_CACHE = 2**16
+_BATCH_OF_DRAWS = 100
+
+
+def decode_cases(
+    *,
+    dtype: str | Iterable[str] = DTYPES,
+    supports: Iterable[str] = (),
+    head_dims: Iterable[int] = HEAD_DIMS,
+    cache_len: tuple[int, int] = (1, 1024),
+) -> st.SearchStrategy[DecodeCase]:
+    """Cases for a function of the signature that ``python -m harness check`` takes.
+
+    Args:
+        dtype: one of float32 bfloat16 float16, or several.
+        supports: features beyond the base, see ``harness.case.domain.FEATURES``.
+        cache_len: fewest and most slots.
+
+    Raises:
+        DomainError: for an unknown feature or an impossible range.
+    """
+    dtypes = (dtype,) if isinstance(dtype, str) else tuple(dtype)
+    # Unknown names are for Domain to name, so what was given goes there as it is.
+    return supported(Domain(supports, tuple(head_dims), cache_len, dtypes))  # type: ignore[arg-type]
+
+
+@st.composite
+def _cache_lens(draw: st.DrawFn, low: int, high: int) -> int:
+    edges = [n for edge in EDGES for n in (edge - 1, edge, edge + 1)]
+    edges = [low, high, *(n for n in edges if low < n < high)]
+    few = st.integers(low, min(high, low + 63))
+    return draw(st.one_of(few, st.sampled_from(edges), st.integers(low, high)))
+
+
+@st.composite
+def geometries(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCase:
+    """What a compiled kernel is specialised to, with every sequence at position 0."""
+
+    def has(feature: str) -> bool:
+        return feature in domain.features and draw(st.booleans())
+
+    cache_len = draw(_cache_lens(*domain.cache_len))
+    q_len = 1
+    if cache_len > 1 and has("chunk"):
+        longest = min(MAX_Q_LEN, cache_len, max(2, _MAX_SCORES // cache_len))
+        q_len = draw(upto(longest, Q_LENS))
+    head_dim = draw(upto(max(1, _MAX_CACHE // cache_len), sorted(domain.head_dims)))
+    value_dim = head_dim
+    if has("value_dim"):
+        other = [n for n in (*HEAD_DIMS, 8, 24) if n != head_dim]
+        value_dim = draw(st.sampled_from(other))
+    room = max(1, _MAX_CACHE // (cache_len * max(head_dim, value_dim)))
+    batch = draw(upto(max(2, room), range(1, MAX_BATCH + 1)))
+    heads = max(2, _MAX_SCORES // (cache_len * q_len * batch))
+    kv_heads = draw(upto(min(heads, max(2, room // batch)), KV_HEADS[:-1]))
+    group = draw(upto(max(2, heads // kv_heads), GROUPS[1:])) if has("gqa") else 1
+    score = [f"softcap:{draw(st.sampled_from(SOFTCAPS))}"] if has("softcap") else []
+    score += ["alibi"] if has("alibi") else []
+    window = draw(_windows(cache_len)) if has("window") else None
+    return DecodeCase(
+        cache_len=cache_len,
+        input_pos=(0,) * batch,
+        heads=kv_heads * group,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        q_len=q_len,
+        dtype=draw(st.sampled_from(domain.dtypes)),
+        mask="causal" if window is None else f"window:{window}",
+        score="+".join(score) or "none",
+        scale=draw(st.sampled_from([s for s in SCALES if s])) if has("scale") else None,
+        layout=draw(st.sampled_from(STRIDED)) if has("strided") else "contiguous",
+        mode=mode,
+    )
+
+
+def _windows(cache_len: int) -> st.SearchStrategy[int]:
+    edges = [n for edge in EDGES for n in (edge - 1, edge, edge + 1) if n <= cache_len]
+    return st.one_of(st.sampled_from([1, 2, cache_len, *edges]), st.integers(1, cache_len))
+
+
+@st.composite
+def data_of(draw: st.DrawFn, geometry: DecodeCase, domain: Domain) -> DecodeCase:
+    """The geometry with positions and values drawn."""
+    block = draw(st.sampled_from(EDGES))
+    one = positions(geometry.cache_len, geometry.q_len, block)
+    if "idle" in domain.features:
+        live = one
+        one = st.integers(0, 4).flatmap(lambda n: live if n < 4 else st.just(-1))
+    ragged = "ragged" in domain.features and draw(st.booleans())
+    count = geometry.batch
+    input_pos = draw(st.tuples(*[one] * count)) if ragged else (draw(one),) * count
+    tails = [t for t in TAILS if t not in NONFINITE_TAILS]
+    if "nonfinite_tail" in domain.features and draw(st.booleans()):
+        tails = list(NONFINITE_TAILS)
+    case = geometry.replace(
+        input_pos=input_pos,
+        tail=draw(st.sampled_from(tails)),
+        logits=draw(often("normal", *LOGITS[1:])),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+    # Needles go to the edges of the blocks that a kernel may have; the case's own are not its.
+    return case.replace(probe=draw(probes(case.replace(block_size=(block, block)))))
+
+
+@st.composite
+def supported(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCase:
+    """Any case in ``domain``."""
+    return draw(data_of(draw(geometries(domain, mode)), domain))
+
+
+def domain_cases(
+    domain: Domain, source: int, *, compiled_geometries: int = 0
+) -> Iterator[DecodeCase]:
+    """Different cases, the same for the same ``source``, until none is left.
+
+    With ``compiled_geometries``, compiled calls of that many geometries: each takes seconds to
+    compile, and a second graph for one of them is what counting graphs is to find.
+    """
+    strategy = supported(domain)
+    if compiled_geometries:
+        geometry = geometries(domain, "compiled")
+        count = compiled_geometries
+        distinct = list(dict.fromkeys(sampled_cases(2 * count, f"{source}/geometries", geometry)))
+        # The first is always the simplest, which shows least.
+        few = distinct[1 : count + 1] or distinct
+        strategy = st.sampled_from(few).flatmap(lambda drawn: data_of(drawn, domain))
+    seen: set[DecodeCase] = set()
+    for batch in itertools.count():
+        fresh = dict.fromkeys(sampled_cases(_BATCH_OF_DRAWS, f"{source}/{batch}", strategy))
+        new = [case for case in fresh if case not in seen]
+        if not new:
+            return
+        seen.update(new)
+        yield from new

@@ -1,0 +1,229 @@
+"""Hypothesis strategies for decode cases: plain values, biased to edges, never tensors.
+
+``path_cases`` draws a whole case; ``decode_data`` draws what may change without a recompile.
+Sizes are capped together, so that one example stays cheap while every value still occurs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from harness.case import DTYPES, LAYOUTS, NONFINITE_TAILS, TAILS, DecodeCase
+from harness.case.probes import needle_slots
+
+if TYPE_CHECKING:
+    from harness.paths import Path
+
+BLOCKS = ((128, 128), (16, 16), (32, 32), (64, 64), (256, 256), (128, 32), (16, 128), (64, 256))
+CACHE_LENS = (1, 2, 7, 511, 512, 513, 1000, 1024, 1025, 2046, 2048, 4096)
+HEAD_DIMS = (64, 16, 32, 80, 96, 128, 192, 256, 1, 3, 17, 40)
+Q_LENS = (2, 3, 5, 8, 16, 17, 64, 127, 128)
+GROUPS = (1, 2, 3, 4, 5, 7, 8)
+KV_HEADS = (1, 2, 3, 4, 8, 32)
+SCALES = (None, 0.05, 0.5, 1.0)
+SOFTCAPS = (1, 5, 20, 50)
+SHIFTS = (0, -1, -30, -95, -100, -300)
+LOGITS = ("normal", "x5", "low", "huge", "equal")
+
+# Bounds on one example's scores (B Hq Q S) and cache elements (B Hkv S D).
+_MAX_SCORES = 2**16
+_MAX_CACHE = 2**18
+
+
+def often(common: Any, *rare: Any) -> st.SearchStrategy[Any]:
+    """The common value half the time."""
+    return st.one_of(st.just(common), st.sampled_from(rare)) if rare else st.just(common)
+
+
+def upto(limit: int, values: Iterable[int]) -> st.SearchStrategy[int]:
+    """Those of the values that are within the limit, or the first where none is."""
+    possible = list(values)
+    return st.sampled_from([v for v in possible if v <= limit] or possible[:1])
+
+
+@st.composite
+def cache_lens(draw: st.DrawFn, block: int) -> int:
+    """Around block edges, off them, and on both sides of where split decoding starts."""
+    edges = [n for k in (1, 2, 3) for n in (k * block - 1, k * block, k * block + 1) if n > 0]
+    return draw(st.one_of(st.sampled_from(edges), st.integers(1, 64), st.sampled_from(CACHE_LENS)))
+
+
+@st.composite
+def positions(draw: st.DrawFn, cache_len: int, q_len: int, block: int) -> int:
+    """Of one live sequence: first, second, around block edges, last, anywhere."""
+    last = cache_len - q_len
+    edges = [n for k in range(1, 4) for n in (k * block - 1, k * block, k * block + 1) if n <= last]
+    edges += [n for n in (0, 1, last) if n <= last]
+    return draw(st.one_of(st.sampled_from(edges), st.integers(0, last)))
+
+
+@st.composite
+def input_positions(
+    draw: st.DrawFn, case: DecodeCase, batch: int, *, shared: bool = False
+) -> tuple[int, ...]:
+    """Of a batch: one position for all, or each its own, idle sequences among them."""
+    one = positions(case.cache_len, case.q_len, case.block_size[1])
+    if shared or draw(st.booleans()):
+        return (draw(one),) * batch
+    idle = st.integers(0, 4).flatmap(lambda n: st.just(-1) if n == 0 else one)
+    return tuple(draw(st.lists(idle, min_size=batch, max_size=batch)))
+
+
+@st.composite
+def masks(draw: st.DrawFn, cache_len: int, block: int) -> str:
+    """Every kind, with sizes around the block and inside it."""
+    size = st.one_of(st.sampled_from([1, 2, block - 1 or 1, block, block + 1]), st.integers(1, 300))
+    kind = draw(st.sampled_from(["causal", "causal", "window", "sinks", "prefix", "document"]))
+    if kind == "causal":
+        return kind
+    if kind == "sinks":
+        return f"sinks:{draw(size)}:{draw(st.integers(1, 6))}"
+    if kind == "prefix":
+        return f"prefix:{min(draw(size), cache_len)}"
+    return f"{kind}:{draw(size)}"
+
+
+@st.composite
+def scores(draw: st.DrawFn) -> str:
+    """Half the time none; else any of the score_mods, together in their order."""
+    if draw(st.booleans()):
+        return "none"
+    parts = [
+        f"softcap:{draw(st.sampled_from(SOFTCAPS))}",
+        "alibi",
+        f"bias:{draw(st.integers(1, 64))}",
+        f"shift:{draw(st.sampled_from(SHIFTS))}",
+    ]
+    return "+".join(part for part in parts if draw(st.booleans())) or "none"
+
+
+@st.composite
+def probes(draw: st.DrawFn, case: DecodeCase) -> str:
+    """Needles where ``needle_slots`` says, or anywhere; equal weights; integers."""
+    kind = draw(st.sampled_from(["none", "none", "needle", "needle", "uniform", "integers"]))
+    if kind != "needle":
+        return kind
+    inside = map(st.sampled_from, needle_slots(case).values())
+    return f"needle:{draw(st.one_of(*inside, st.integers(0, case.cache_len - 1)))}"
+
+
+@st.composite
+def decode_data(draw: st.DrawFn, geometry: DecodeCase) -> DecodeCase:
+    """The geometry with positions and values drawn: no recompile between two of these."""
+    batch, shared = geometry.batch, geometry.recipe == "row"
+    case = geometry.replace(
+        input_pos=draw(input_positions(geometry, batch, shared=shared)),
+        tail=draw(st.sampled_from(TAILS)),
+        logits=draw(often("normal", *LOGITS[1:])),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+    return case.replace(probe=draw(probes(case)))
+
+
+@st.composite
+def path_cases(
+    draw: st.DrawFn,
+    *,
+    min_batch: int = 0,
+    min_q_len: int = 1,
+    causal: bool = False,
+    idle: bool = False,
+) -> DecodeCase:
+    """A whole case, eager.
+
+    Args:
+        min_batch: fewest sequences, 0 or 1.
+        min_q_len: fewest query tokens per sequence, 1 or 2.
+        causal: no mask under which a query attends a later slot.
+        idle: at least one sequence is idle.
+    """
+    block = draw(st.sampled_from(BLOCKS))
+    recipes = ["fresh", "fresh", "kv-blocks", *(["row"] if min_q_len == 1 and not idle else [])]
+    recipe = draw(st.sampled_from(recipes))
+    cache_len = draw(cache_lens(block[1]).filter(lambda n: n >= min_q_len))
+    q_len = min_q_len
+    if recipe != "row" and cache_len > 1 and draw(st.booleans()):
+        q_len = draw(upto(min(max(2, _MAX_SCORES // cache_len), cache_len), Q_LENS))
+    head_dim = draw(upto(_MAX_CACHE // cache_len, HEAD_DIMS))
+    value_dim = draw(often(head_dim, *HEAD_DIMS))
+    widest = max(head_dim, value_dim)
+    room = max(1, _MAX_CACHE // (cache_len * widest))
+    fewest = max(min_batch, int(idle))
+    batch = draw(upto(room, [n for n in (1, 2, 1, 2, 3, 4, 0) if n >= fewest]))
+    heads = min(32, _MAX_SCORES // (cache_len * q_len * max(1, batch)))
+    kv_heads = draw(upto(min(heads, room // max(1, batch)), KV_HEADS))
+    group = draw(upto(heads // kv_heads, GROUPS))
+    geometry = DecodeCase(
+        cache_len=cache_len,
+        input_pos=(0,) * batch,
+        heads=kv_heads * group,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        q_len=q_len,
+        dtype=draw(st.sampled_from(DTYPES)),
+        block_size=block,
+        mask="causal" if recipe == "row" else draw(masks(cache_len, block[1])),
+        score=draw(scores()),
+        scale=draw(st.sampled_from(SCALES)),
+        layout=draw(often("contiguous", *(n for n in LAYOUTS if batch or n != "expanded"))),
+        views=draw(st.sampled_from(["outside", "inside"])),
+        recipe=recipe,
+    )
+    if causal and geometry.mask_spec[0] == "prefix":
+        geometry = geometry.replace(mask="causal")
+    case = draw(decode_data(geometry))
+    if idle and max(case.input_pos) >= 0:
+        spare = draw(st.integers(0, batch - 1))
+        case = case.replace(
+            input_pos=tuple(-1 if b == spare else p for b, p in enumerate(case.input_pos))
+        )
+    return case
+
+
+def sampled_cases(
+    count: int, run: int | str = 0, cases: st.SearchStrategy[DecodeCase] | None = None
+) -> list[DecodeCase]:
+    """The first ``count`` cases that Hypothesis draws with this seed; the same in every run."""
+    drawn: list[DecodeCase] = []
+
+    @seed(run)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=path_cases() if cases is None else cases)
+    def collect(case: DecodeCase) -> None:
+        drawn.append(case)
+
+    collect()
+    return drawn
+
+
+def fit(case: DecodeCase, path: Path, **fixed: Any) -> DecodeCase:
+    """``case`` with ``fixed`` applied and, one by one until ``path`` takes it, what it refuses
+    put right: so that no drawn example is wasted on a path's contract."""
+    case = case.replace(**fixed)
+    live = max(case.input_pos, default=-1)
+    simpler: list[dict[str, Any]] = [
+        {"recipe": "fresh"},
+        {"tail": "leftovers" if case.tail in NONFINITE_TAILS else case.tail},
+        {"score": "+".join(s for s in case.score.split("+") if "softcap" not in s) or "none"},
+        {"input_pos": (max(live, 0),) * case.batch},
+    ]
+    for change in simpler:
+        if path.refuses(case) is None and case.tail not in _never(path):
+            break
+        case = case.replace(**change)
+    return case
+
+
+def _never(path: Path) -> tuple[str, ...]:
+    return NONFINITE_TAILS if path.ignores == "finite" else ()

@@ -1,0 +1,94 @@
+"""One word per path and case, with its evidence. Never a bare bool."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from harness.case import DecodeCase
+from harness.inputs import Inputs, make_inputs
+from harness.oracle.error import Error
+from harness.oracle.golden import Golden, golden
+
+
+class Verdict(enum.StrEnum):
+    """The outcome of one path on one case."""
+
+    OK = "OK"
+    UNSUPPORTED = "UNSUPPORTED"
+    MUTATED = "MUTATED"
+    WRONG = "WRONG"
+    NONFINITE = "NONFINITE"
+    LEAK = "LEAK"
+    NONDETERMINISTIC = "NONDETERMINISTIC"
+    REGRESSED = "REGRESSED"
+    ERROR = "ERROR"
+    OOM = "OOM"
+    CRASH = "CRASH"
+    TIMEOUT = "TIMEOUT"
+
+    @property
+    def passes(self) -> bool:
+        """Whether this verdict leaves the exit code at 0."""
+        return self in (Verdict.OK, Verdict.UNSUPPORTED)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict and the evidence for it."""
+
+    verdict: Verdict
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case with its inputs (on the CPU) and its golden; shared by the paths judged on it."""
+
+    case: DecodeCase
+    inputs: Inputs
+    golden: Golden
+
+    @classmethod
+    def of(cls, case: DecodeCase) -> Problem:
+        """Draw the inputs and compute golden.
+
+        Raises:
+            InvalidCase: where no implementation can be held to the case.
+        """
+        return cls.given(make_inputs(case))
+
+    @classmethod
+    def given(cls, inputs: Inputs) -> Problem:
+        """Golden of inputs that are there already; raises as ``of`` does."""
+        return cls(inputs.case, inputs, golden(inputs))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found of one path on one case.
+
+    ``findings`` are in the order in which they were looked for; the first is the verdict, and
+    without any it is OK. ``error`` and ``logsumexp_error`` are None where nothing comparable came
+    back.
+    """
+
+    path: str
+    case: DecodeCase
+    device: str
+    findings: tuple[Finding, ...] = ()
+    error: Error | None = None
+    logsumexp_error: Error | None = None
+    output: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The first finding's verdict, or OK."""
+        return self.findings[0].verdict if self.findings else Verdict.OK
+
+    @property
+    def verdicts(self) -> str:
+        """All different verdicts, the leading one first: ``LEAK, WRONG``."""
+        return ", ".join(dict.fromkeys(f.verdict for f in self.findings)) or Verdict.OK

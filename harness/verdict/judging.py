@@ -1,0 +1,229 @@
+"""How a path is judged: what is looked for, in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import traceback
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from harness.case.visible import tail, visible_slots
+from harness.inputs import Inputs, make_inputs
+from harness.oracle.budget import Budget, budget
+from harness.oracle.error import Error, measure
+from harness.oracle.golden import Golden
+from harness.paths import Path, Result
+from harness.verdict.judgement import Finding, Judgement, Problem, Verdict
+from harness.verdict.junk import junk_memory
+from harness.verdict.process_state import kept_settings
+
+# What the tail is changed to; both ends are finite wherever the case's own tail is.
+_OTHER_TAIL = {"zeros": "poison", "leftovers": "poison"}
+# Of torch's CPU allocator, and of C++.
+_OUT_OF_MEMORY = re.compile("allocate memory|bad_alloc")
+
+
+def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
+    """Run ``path`` on the problem and say what is right or wrong with it.
+
+    The order: inputs and settings of the process unchanged; type, shape, dtype, device; finite;
+    exact relations (the tail changes no bit, a second run with junk in the allocator changes no
+    bit); error within budget, where rows with nothing to attend have a budget of 0.
+    """
+    case = problem.case
+    if reason := path.unsupported(case, device):
+        return Judgement(path.name, case, device, (Finding(Verdict.UNSUPPORTED, reason),))
+    before = problem.inputs.to(device)
+    # A copy: on the CPU a path that writes into its inputs would change the problem for the others.
+    inputs = before.clone()
+    changed: list[str] = []
+    result = attempt(path, inputs, changed)
+    if isinstance(result, Finding):
+        return Judgement(path.name, case, device, (result,))
+    findings = mutations(before, inputs)
+    findings += [Finding(Verdict.MUTATED, f"changed {setting}") for setting in changed]
+    if wrong := malformed(before, result):
+        return Judgement(path.name, case, device, (*findings, *wrong))
+    # A copy: a path may return a buffer that its next call overwrites.
+    result = dataclasses.replace(result, output=result.output.detach().clone())
+    findings += nonfinite(result)
+    findings += leaks(path, problem, result, device)
+    findings += changes_on_repeat(path, problem, result, device)
+    errors = errors_of(path, problem, result)
+    findings += beyond_budget(errors) + inexact(path, problem, result)
+    return Judgement(
+        path.name,
+        case,
+        device,
+        tuple(findings),
+        errors["output"],
+        errors.get("logsumexp"),
+        result.output.cpu(),
+    )
+
+
+def attempt(path: Path, inputs: Inputs, changed: list[str] | None = None) -> Result | Finding:
+    """The path's result, or what it raised as a finding.
+
+    Settings of the process that it changed are put back, and named in ``changed``.
+    """
+    try:
+        with kept_settings() as names:
+            result = path(inputs)
+            if inputs.query.is_cuda:
+                # What a kernel did wrong is reported by whatever call comes next.
+                torch.cuda.synchronize(inputs.query.device)
+        if changed is not None:
+            changed += names
+        return result
+    except NotImplementedError as error:
+        return Finding(Verdict.UNSUPPORTED, f"raised {_line(error)}")
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return Finding(Verdict.OOM, _line(error))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
+            return Finding(Verdict.OOM, _line(error))
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return Finding(Verdict.ERROR, f"{_line(error)} (line {frame.lineno} of {frame.name})")
+
+
+def errors_of(path: Path, problem: Problem, result: Result) -> dict[str, Error]:
+    """The errors of the output and, where there is one, of the logsumexp, in natural base."""
+    gold, on_gpu = problem.golden, result.output.is_cuda
+    bound = budget(problem.inputs, gold, path.precision, tensor_cores=on_gpu)
+    return compare(result, gold, bound)
+
+
+def compare(result: Result, wanted: Golden | Result, bound: Budget) -> dict[str, Error]:
+    """The errors of a result against another, on the CPU, in units of ``bound``."""
+    errors = {"output": measure(result.output.cpu(), wanted.output, bound.output)}
+    if result.logsumexp is not None and wanted.logsumexp is not None:
+        actual = result.logsumexp.cpu()
+        errors["logsumexp"] = measure(actual, wanted.logsumexp, bound.logsumexp)
+    return errors
+
+
+def beyond_budget(errors: Mapping[str, Error]) -> list[Finding]:
+    """A finding for each error that rounding cannot explain."""
+    return [
+        Finding(
+            Verdict.WRONG,
+            f"{name} at {error.index} is {error.actual:.6g}, should be {error.golden:.6g}"
+            f" +- {error.allowed:.2g} ({error.utilisation:.3g} times the rounding budget)",
+        )
+        for name, error in errors.items()
+        if error.utilisation > 1
+    ]
+
+
+def inexact(path: Path, problem: Problem, result: Result) -> list[Finding]:
+    """A finding where integers are not summed exactly.
+
+    Under ``probe=integers`` all scores are 0, so a row over 2^k slots has weights 2^-k and sums of
+    small integers: exact in float32 in any order, and rounded once, to the output's dtype.
+    """
+    case = problem.case
+    exact = path.precision.accumulator in ("float32", "float64") and path.precision.output is None
+    if case.probe != "integers" or case.score != "none" or not exact:
+        return []
+    wanted, output = problem.golden.output.to(problem.inputs.query.dtype), result.output.cpu()
+    for b in range(case.batch):
+        count = visible_slots(case, b).sum(-1)
+        rows = (count & (count - 1)) == 0
+        wrong = (output[b] != wanted[b]) & rows[:, None]
+        if wrong.any():
+            index = tuple(int(i) for i in wrong.nonzero()[0])
+            evidence = (
+                f"output at {(b, *index)} is {output[b][index].item():.9g}, should be exactly"
+                f" {wanted[b][index].item():.9g}: integers over {int(count[index[1]])} slots"
+            )
+            return [Finding(Verdict.WRONG, evidence)]
+    return []
+
+
+def mutations(before: Inputs, after: Inputs) -> list[Finding]:
+    """A finding for each input tensor whose bits changed."""
+    changed = [
+        name
+        for name, tensor in after.tensors.items()
+        if not _same_bits(before.tensors[name], tensor)
+    ]
+    return [Finding(Verdict.MUTATED, f"changed its input {name}") for name in changed]
+
+
+def malformed(inputs: Inputs, result: Result) -> list[Finding]:
+    """What is wrong with the result before any number: type, shape, dtype, device."""
+    case, output = inputs.case, result.output
+    if not isinstance(output, Tensor):
+        return [Finding(Verdict.WRONG, f"returned {type(output).__name__}, not a tensor")]
+    shape = (case.batch, case.heads, case.q_len, case.value_dim)
+    facts = [
+        ("shape", tuple(output.shape), shape),
+        ("dtype", output.dtype, inputs.query.dtype),
+        ("device", output.device, inputs.query.device),
+        ("layout", output.layout, torch.strided),
+    ]
+    if result.logsumexp is not None:
+        facts.append(("logsumexp's shape", tuple(result.logsumexp.shape), shape[:3]))
+    return [
+        Finding(Verdict.WRONG, f"{what} is {actual}, should be {wanted}")
+        for what, actual, wanted in facts
+        if actual != wanted
+    ]
+
+
+def nonfinite(result: Result) -> list[Finding]:
+    """A finding where the output is NaN or inf: golden never is."""
+    bad = ~result.output.isfinite()
+    if not bad.any():
+        return []
+    return [Finding(Verdict.NONFINITE, f"{_where(bad)} NaN or inf; golden is finite")]
+
+
+def leaks(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
+    """A finding where other values in the slots that nobody attends change a bit."""
+    case = problem.case
+    if not tail(case).any():
+        return []
+    other = case.replace(tail=_OTHER_TAIL.get(case.tail, "leftovers"))
+    second = attempt(path, make_inputs(other).to(device))
+    what = f"the tail changed from {case.tail} to {other.tail}"
+    return _differs(Verdict.LEAK, what, result, second)
+
+
+def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
+    """A finding where a second run, with junk in newly allocated memory, changes a bit."""
+    inputs = problem.inputs.to(device).clone()
+    with junk_memory(device):
+        second = attempt(path, inputs)
+    return _differs(
+        Verdict.NONDETERMINISTIC, "a second run, with junk in new memory", result, second
+    )
+
+
+def _differs(verdict: Verdict, what: str, first: Result, second: Result | Finding) -> list[Finding]:
+    if isinstance(second, Finding):
+        # What it raised is the finding, unless it is a refusal that comes and goes.
+        raised = verdict if second.verdict is Verdict.UNSUPPORTED else second.verdict
+        return [Finding(raised, f"{what}: {second.evidence}")]
+    changed = first.output.ne(second.output) & ~(first.output.isnan() & second.output.isnan())
+    if not changed.any():
+        return []
+    return [Finding(verdict, f"{what}: {_where(changed)} changed")]
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+
+def _where(bad: Tensor) -> str:
+    first = tuple(int(i) for i in bad.nonzero()[0])
+    return f"{int(bad.sum())} of {bad.numel()} elements, the first at {first},"
