@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from harness.case import DecodeCase, InvalidCase
-from harness.case.domain import FEATURES
-from harness.case.domain import Domain as Cases
-from harness.faults.mutants import MODEL, Domain
+from harness.case.domain import FEATURES, Domain
+from harness.faults.mutants import MODEL, Scope
 from harness.function.load import target_path
 from harness.inputs import make_inputs
 from harness.oracle.budget import Precision
@@ -29,7 +28,7 @@ from tests.support import NIGHTLY
 
 ROOT = Path(__file__).parents[1]
 TARGETS = Path(__file__).with_name("targets.py")
-EVERYTHING = Cases(tuple(FEATURES), (16, 24, 64), (1, 300))
+EVERYTHING = Domain(tuple(FEATURES), (16, 24, 64), (1, 300))
 # What cannot be asked of a user's function: sinks, and a position before the sequence's first.
 # ALiBi without the offset is a constant for all slots of a row, which the softmax takes out.
 INEXPRESSIBLE = {
@@ -101,15 +100,15 @@ def failures(names: list[str]) -> dict[str, tuple[DecodeCase, Verdict]]:
     return found
 
 
-@pytest.mark.parametrize("domain", [Domain.ALL, Domain.HEAD] if NIGHTLY else [Domain.ALL])
-def test_every_mutant_shows_again_in_its_script(domain: Domain, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scope", [Scope.ALL, Scope.HEAD] if NIGHTLY else [Scope.ALL])
+def test_every_mutant_shows_again_in_its_script(scope: Scope, tmp_path: Path) -> None:
     """Exit 1 for the mutant, exit 0 for the sound model in the same script; by night also for a
     fault in one head."""
     planted = {name: name.partition("@")[::2] for name in MUTANTS}
     names = [
         name
         for name, (fault, where) in planted.items()
-        if (where or Domain.ALL) == domain and fault not in INEXPRESSIBLE
+        if (where or Scope.ALL) == scope and fault not in INEXPRESSIBLE
     ]
     found = failures(names)
     assert set(names) == set(found)

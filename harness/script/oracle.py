@@ -68,8 +68,7 @@ def exact_lines(case: DecodeCase, precision: Precision) -> Iterator[str]:
     if case.probe != "integers" or case.score != "none" or not exact:
         return
     yield "exact = (n & (n - 1)) == 0  # integers over 2^k slots: any order, rounded once"
-    yield "golden = torch.where(exact, golden.to(DTYPE).double(), golden)"
-    yield "budget = budget.masked_fill(exact, 0)"
+    yield "budget = torch.where(exact, (golden.to(DTYPE) - golden).abs(), budget)"
 
 
 def _power(x: float) -> str:
