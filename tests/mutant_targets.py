@@ -5,13 +5,15 @@ They see what a user's function sees, its arguments; the case is read off them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.case import DecodeCase
-from harness.case.domain import FEATURES
+from harness.case import MASKS, SCORES, DecodeCase
+from harness.case.features import FEATURES
+from harness.case.kinds import Kind
 from harness.faults import FAULTS, FaultKind
 from harness.faults.mutants import MODEL, mutant, scopes
 from harness.inputs import Inputs
@@ -26,14 +28,10 @@ def _decode(path: Path) -> Decode:
         key_cache: Tensor,
         value_cache: Tensor,
         input_pos: Tensor,
-        *,
-        window: int | None = None,
-        softcap: float | None = None,
-        alibi_slopes: Tensor | None = None,
         scale: float | None = None,
+        **options: Any,
     ) -> Tensor:
-        scores = [] if softcap is None else [f"softcap:{int(softcap)}"]
-        scores += [] if alibi_slopes is None else ["alibi"]
+        parameters = {name: x for name, x in options.items() if isinstance(x, Tensor)}
         case = DecodeCase(
             cache_len=key_cache.size(2),
             input_pos=tuple(input_pos.tolist()),
@@ -43,19 +41,36 @@ def _decode(path: Path) -> Decode:
             value_dim=value_cache.size(3),
             q_len=query.size(2),
             dtype=str(query.dtype).removeprefix("torch."),
-            mask="causal" if window is None else f"window:{window}",
-            score="+".join(scores) or "none",
+            mask=_text(MASKS, options) or "causal",
+            score=_text(SCORES, options) or "none",
             scale=scale,
             # The caches are views already, of whichever layout.
             layout="contiguous" if key_cache.is_contiguous() else "longer",
         )
-        inputs = _Views(case, query, key_cache, value_cache, input_pos, alibi_slopes, None)
+        inputs = _Views(case, query, key_cache, value_cache, input_pos, parameters)
         output = path(inputs).output
         assert isinstance(output, torch.Tensor)
         return output
 
     decode.supports = set(FEATURES)  # type: ignore[attr-defined]
     return decode
+
+
+def _text(kinds: Mapping[str, Kind], options: Mapping[str, Any]) -> str:
+    """The kinds that a call's options ask for: of masks the one that takes most of them."""
+    asked = []
+    for kind in sorted(kinds.values(), key=lambda kind: -len(kind.options)):
+        parameter = getattr(kind, "parameter", None)
+        names = [*kind.options, *([parameter.name] if parameter else [])]
+        if kind.feature and set(names) <= set(options):
+            asked.append(kind)
+    if kinds is MASKS:
+        asked = asked[:1]
+    texts = {
+        kind.name: kind.text({n: int(options[a.option]) for n, a in kind.arguments.items()})
+        for kind in asked
+    }
+    return "+".join(texts[name] for name in kinds if name in texts)
 
 
 class _Views(Inputs):

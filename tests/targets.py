@@ -11,7 +11,7 @@ import time
 import torch
 from torch import Tensor
 
-from harness.case.domain import FEATURES
+from harness.case.features import FEATURES
 
 
 def sound(
@@ -21,17 +21,23 @@ def sound(
     input_pos: Tensor,
     *,
     window: int | None = None,
+    sinks: int = 0,
+    prefix: int = 0,
+    dilation: int = 1,
     softcap: float | None = None,
     alibi_slopes: Tensor | None = None,
+    sink_logits: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """The whole contract, dense, in float32."""
     group = query.size(1) // key_cache.size(1)
     t = input_pos[:, None] + torch.arange(query.size(2), device=query.device)
     distance = t[:, :, None] - torch.arange(key_cache.size(2), device=query.device)
-    allowed = (distance >= 0) & (input_pos >= 0)[:, None, None]
+    slot = torch.arange(key_cache.size(2), device=query.device)
+    allowed = (distance >= 0) & (distance % dilation == 0)
     if window is not None:
-        allowed &= distance < window
+        allowed &= (distance < window) | (slot < sinks)
+    allowed = (allowed | (slot < prefix)) & (input_pos >= 0)[:, None, None]
     used = allowed.any(1)[:, None, :, None]
     key, value = (
         torch.where(used, cache, 0).float().repeat_interleave(group, 1)
@@ -43,7 +49,11 @@ def sound(
     if alibi_slopes is not None:
         scores = scores - alibi_slopes[:, None, None] * distance[:, None]
     scores = scores.masked_fill(~allowed[:, None], -torch.inf)
-    return (torch.softmax(scores, -1).nan_to_num(0.0) @ value).to(query.dtype)
+    if sink_logits is not None:
+        logits = sink_logits[:, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, logits], -1)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)[..., : key.size(2)]
+    return (weights @ value).to(query.dtype)
 
 
 sound.supports = set(FEATURES)  # type: ignore[attr-defined]

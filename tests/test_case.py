@@ -44,7 +44,7 @@ def any_case(draw: st.DrawFn) -> DecodeCase:
         recipe=draw(st.sampled_from(["fresh", "row", "kv-blocks"])),
         mode=mode,
         dynamic=draw(st.booleans()) and mode != "eager",
-        tail=draw(st.sampled_from(TAILS)),
+        tail=draw(st.sampled_from(list(TAILS))),
         logits=draw(st.sampled_from(["normal", "x5", "low", "huge", "equal"])),
         probe=draw(
             st.sampled_from(["none", "uniform", "integers"])

@@ -13,7 +13,8 @@ import pytest
 
 from harness import cli
 from harness.case import DecodeCase
-from harness.case.domain import FEATURES, Domain, features_of
+from harness.case.domain import Domain
+from harness.case.features import FEATURES, features_of
 from harness.function.shrink import shrink
 from harness.script.function_script import target_script
 from harness.strategies.functions import domain_cases

@@ -93,9 +93,9 @@ def test_a_failing_path_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_judged_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
     """All paths UNSUPPORTED is not a success."""
-    import harness.paths.registry
+    import harness.paths.path
 
-    monkeypatch.setattr(harness.paths.registry, "why_not", lambda device: "no compiler here")
+    monkeypatch.setattr(harness.paths.path, "why_not", lambda device: "no compiler here")
     assert run("repro", SMALL + ",mode=compiled") == cli.USAGE
 
 

@@ -95,7 +95,7 @@ def test_a_probe_sweep_has_a_needle_in_every_block_and_at_every_edge() -> None:
     case = DecodeCase.from_text("S=200,pos=99,block=32,mask=window:40")
     slots = needle_slots(case)
     assert slots["inside"] == [16, 48, 80, 112, 144, 176, 199]
-    assert slots["window"] == [59, 60]
+    assert slots["mask"] == [59, 60]
     assert {0, 31, 32, 95, 96, 99, 100} <= set(slots["edge"])
     probes = [c.probe for c in sweep(case)]
     assert probes[-2:] == ["uniform", "integers"]

@@ -78,8 +78,7 @@ def test_the_sound_model_is_never_accused() -> None:
 def test_a_sound_path_keeps_the_contract(name: str) -> None:
     """One graph for all positions, no state between calls."""
     path = PATHS[name]
-    case = contract.CASE.replace(kv_heads=1) if name == "fixed-packed" else contract.CASE
-    assert contract.broken(path, case=case) == {}
+    assert contract.broken(path) == {}
 
 
 def test_each_contract_check_catches_the_fault_that_it_is_for() -> None:

@@ -28,7 +28,7 @@ def test_a_tail_changes_no_slot_that_is_attended() -> None:
     case = DecodeCase.from_text("S=20,pos=5/-1/19,H=2,mask=window:3,dtype=fp16")
     unused = tail(case)[:, None, :, None].expand(3, 2, 20, 64)
     plain = make_inputs(case)
-    for name in TAILS[1:]:
+    for name in list(TAILS)[1:]:
         other = make_inputs(case.replace(tail=name))
         assert torch.equal(plain.query, other.query)
         assert torch.equal(plain.key_cache[~unused], other.key_cache[~unused])

@@ -50,13 +50,17 @@ def dense(case: DecodeCase) -> torch.Tensor:
         for cache in (inputs.key_cache, inputs.value_cache)
     )
     score = inputs.query.double() @ key.mT * case.softmax_scale
-    for name, arguments in case.score_specs:
-        if name == "softcap":
-            score = arguments[0] * torch.tanh(score / arguments[0])
+    if "softcap" in case.scores:
+        cap = case.scores["softcap"]["softcap"]
+        score = cap * torch.tanh(score / cap)
     rest = "+".join(s for s in case.score.split("+") if not s.startswith("softcap"))
     plain = make_inputs(case.replace(score=rest or "none"))
     bias = torch.stack([additive_bias(plain, b) for b in range(case.batch)])
-    p = torch.softmax((score + bias).masked_fill(~allowed, -math.inf), dim=-1)
+    score = (score + bias).masked_fill(~allowed, -math.inf)
+    if (column := inputs.column()) is not None:
+        logit = column.double()[:, None, None].expand(*score.shape[:3], 1)
+        score = torch.cat([score, logit], -1)
+    p = torch.softmax(score, dim=-1)[..., : case.cache_len]
     return p.nan_to_num(0.0) @ value
 
 

@@ -14,11 +14,11 @@ import torch.nn.attention.flex_attention as flex_module
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from harness.case import DTYPES, DecodeCase
+from harness.case import DTYPES, SCORES, DecodeCase
 from harness.case.kept import load_all
 from harness.function.testing import assert_clean
 from harness.paths import PATHS
-from harness.strategies.paths import SHIFTS, path_cases
+from harness.strategies.paths import path_cases
 from harness.verdict import (
     Finding,
     Problem,
@@ -45,6 +45,7 @@ def untraced() -> Iterator[None]:
 
 SWITCH = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 # The packed fixed path is the fixed path on a query of another shape: compiled, it is drawn too.
+SHIFTS = SCORES["shift"].arguments["shift"].likely(1)
 SOUND = [n for n, path in PATHS.items() if not path.known_wrong and n != "fixed-packed"]
 KEPT = [
     kept.case
@@ -83,7 +84,7 @@ def observe(case: DecodeCase) -> None:
     """Events for ``--hypothesis-show-statistics``."""
     for name in ("layout", "tail", "logits", "recipe", "dtype", "batch"):
         event(f"{name} {getattr(case, name)}")
-    event(f"mask {case.mask_spec[0]}")
+    event(f"mask {case.mask_kind.name}")
     event("q_len 1" if case.q_len == 1 else "q_len > 1")
 
 

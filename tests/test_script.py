@@ -98,17 +98,16 @@ def test_a_script_exits_1_where_its_calls_are_wrong(tmp_path: Path) -> None:
 def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Under 80 lines of black's own 88 columns, also where a GPU makes the head longer."""
+    """Under 80 lines of black's own 88 columns, also where a GPU makes the head longer; a logit
+    without a value, which flex_attention does not know, takes some more."""
     gpu = environment("cpu") | dict(device="cuda:0", gpu="NVIDIA H200", cuda="13.0", tf32=False)
     monkeypatch.setattr(script_text, "environment", lambda device: gpu)
     cases = [*map(DecodeCase.from_text, CASES), *sampled_cases(100, 0)]
-    for text in [
-        *(case_script(case, "cuda:0") for case in cases),
-        report_script(REPORT_CASE, "cpu"),
-    ]:
+    scripts = [(case_script(case, "cuda:0"), 95 if case.has_column else 80) for case in cases]
+    for text, limit in [*scripts, (report_script(REPORT_CASE, "cpu"), 80)]:
         assert black.format_str(text, mode=black.Mode()) == text
         lines = text.splitlines()
-        assert len(lines) < 80, text
+        assert len(lines) < limit, text
         assert max(len(line) for line in lines if not line.startswith("Case: ")) <= 88
         assert "harness" not in text
 

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 
-from harness.case import DTYPES, LAYOUTS, TAILS, DecodeCase
+from harness.case import DTYPES, LAYOUTS, MASKS, SCORES, TAILS, DecodeCase
 from harness.paths import PATHS
 from harness.strategies.paths import (
     BLOCKS,
@@ -17,8 +17,6 @@ from harness.strategies.paths import (
     LOGITS,
     Q_LENS,
     SCALES,
-    SHIFTS,
-    SOFTCAPS,
     decode_data,
     fit,
     path_cases,
@@ -59,13 +57,12 @@ def kinds(case: DecodeCase) -> Iterator[tuple[str, object]]:
     yield "value_dim differs", case.value_dim != case.head_dim
     yield "q_len", case.q_len
     yield "scale", case.scale
-    yield "mask", case.mask_spec[0]
+    yield "mask", case.mask_kind.name
     yield "probe", case.probe.split(":")[0]
     yield "cache_len", case.cache_len
-    for name, arguments in case.score_specs or [("none", ())]:
+    for name, arguments in case.scores.items() or [("none", {})]:
         yield "score", name
-        if name in ("softcap", "shift"):
-            yield name, arguments[0]
+        yield from arguments.items()
     for multiple in (1, 2, 3):
         yield f"cache_len - {multiple} blocks", case.cache_len - multiple * block
     live = [p for p in case.input_pos if p >= 0]
@@ -83,17 +80,18 @@ def kinds(case: DecodeCase) -> Iterator[tuple[str, object]]:
         yield "needle at the newest slot", slot == live[0] + case.q_len - 1
         yield "needle at slot 0", slot == 0
         yield "needle at a block edge", slot % block in (0, block - 1)
-        if case.mask_spec[0] == "window":
-            yield "needle just outside the window", slot == live[0] - case.mask_spec[1][0]
+        if "window" in case.mask_arguments:
+            outside = live[0] - case.mask_arguments["window"]
+            yield "needle just outside the window", slot == outside
     if case.batch:
         yield "slots per sequence reach 512", case.cache_len / case.batch >= 512
 
 
 PROMISED: dict[str, tuple[object, ...]] = {
     "dtype": DTYPES,
-    "layout": LAYOUTS,
+    "layout": tuple(LAYOUTS),
     "views": ("outside", "inside"),
-    "tail": TAILS,
+    "tail": tuple(TAILS),
     "logits": LOGITS,
     "recipe": ("fresh", "row", "kv-blocks"),
     "block": BLOCKS,
@@ -104,12 +102,12 @@ PROMISED: dict[str, tuple[object, ...]] = {
     "value_dim differs": (True, False),
     "q_len": (1, *Q_LENS),
     "scale": SCALES,
-    "mask": ("causal", "window", "sinks", "prefix", "document"),
+    "mask": tuple(MASKS),
     "probe": ("none", "needle", "uniform", "integers"),
     "cache_len": CACHE_LENS,
-    "score": ("none", "softcap", "alibi", "bias", "shift"),
-    "softcap": SOFTCAPS,
-    "shift": SHIFTS,
+    "score": ("none", *SCORES),
+    "softcap": (1, 5, 20, 50),
+    "shift": (0, -1, -30, -95, -100, -300),
     "cache_len - 1 blocks": (-1, 0, 1),
     "cache_len - 2 blocks": (-1, 0, 1),
     "cache_len - 3 blocks": (-1, 0, 1),
@@ -164,5 +162,5 @@ def test_asked_for_features_are_there(case: DecodeCase) -> None:
     """Arguments of ``path_cases`` hold in every case."""
     assert case.batch >= 1
     assert case.q_len >= 2
-    assert case.mask_spec[0] != "prefix"
+    assert case.mask_kind.causal
     assert -1 in case.input_pos

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
-from harness.case.domain import FEATURES, Domain, DomainError, features_of, outside
+from harness.case.domain import Domain, DomainError, outside
+from harness.case.features import FEATURES, features_of
 from harness.function.load import TargetError, declared_precision, load, target_path
 from harness.function.testing import assert_decodes
 from harness.inputs import make_inputs
@@ -66,6 +67,9 @@ def test_strided_caches_have_stride_1_over_the_head_dim(layout: str) -> None:
         ("S=9,pos=3,H=4,Hkv=2,D=16,Q=2", "gqa chunk"),
         ("S=9,pos=3,D=16,Dv=8,tail=inf,scale=1.0", "scale value_dim nonfinite_tail"),
         ("S=9,pos=3,D=16,layout=bshd,score=alibi,mask=window:2", "window alibi strided"),
+        ("S=9,pos=3,D=16,score=sink,mask=sinks:2:1", "sinks sink"),
+        ("S=9,pos=3,D=16,mask=prefix:4", "prefix"),
+        ("S=9,pos=3,D=16,mask=dilated:8:2", "dilated"),
     ],
 )
 def test_a_case_needs_the_features_that_it_has(text: str, features: str) -> None:
@@ -83,7 +87,6 @@ def test_a_case_needs_the_features_that_it_has(text: str, features: str) -> None
     [
         "S=9,B=5,pos=3",
         "S=200,pos=3,Q=129",
-        "S=9,pos=3,mask=sinks:2:1",
         "S=9,pos=3,mask=document:2",
         "S=9,pos=3,score=bias:3",
         "S=9,pos=3,score=alibi+shift:1",

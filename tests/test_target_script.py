@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from harness.case import DecodeCase, InvalidCase
-from harness.case.domain import FEATURES, Domain
+from harness.case.domain import Domain
+from harness.case.features import FEATURES
 from harness.faults.mutants import MODEL, Scope
 from harness.function.load import target_path
 from harness.inputs import make_inputs
@@ -248,7 +249,8 @@ def test_the_function_gets_the_harness_tensors(layout: str) -> None:
 def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Under 80 lines for every verdict, wherever the function lies, on CPU and GPU."""
+    """Under 80 lines for every verdict, wherever the function lies, on CPU and GPU; some more
+    where a logit without a value takes part."""
     gpu = environment("cpu") | dict(device="cuda:0", gpu="NVIDIA H200", cuda="13.0", tf32=False)
     monkeypatch.setattr(script_text, "environment", lambda device: gpu)
     declared = Precision(score="bfloat16", operand="bfloat16", output="float16")
@@ -259,7 +261,7 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
             text = target_script(target, case, device, kind, precision=declared)
             assert black.format_str(text, mode=black.Mode()) == text
             lines = text.splitlines()
-            assert len(lines) < 80, text
+            assert len(lines) < (95 if case.has_column else 80), text
             assert (
                 max(len(line) for line in lines if "folder" not in line and line[:4] != "Case")
                 <= 88

@@ -1,5 +1,6 @@
 """Verdicts: each can occur, each says why, and sound paths get none of the bad ones."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -156,6 +157,7 @@ def test_a_wrong_number_is_shown_with_its_place_and_bound() -> None:
     assert "output at (" in evidence
     assert "should be" in evidence
     assert "times the rounding budget" in evidence
+    assert re.search(r"; \d+ of 192 elements are beyond theirs$", evidence)
 
 
 def test_a_path_without_a_promise_for_nan_tails_is_not_held_to_one() -> None:

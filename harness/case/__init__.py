@@ -2,22 +2,33 @@
 
 from harness.case.decode_case import (
     DTYPES,
-    LAYOUTS,
     MAX_CACHE_LEN,
-    NONFINITE_TAILS,
-    TAILS,
+    RECIPES,
+    SHORT_DTYPES,
     CaseError,
     DecodeCase,
     InvalidCase,
 )
+from harness.case.kinds import UnknownKind, stated
+from harness.case.layouts import LAYOUTS
+from harness.case.masks import MASKS
+from harness.case.scores import SCORES
+from harness.case.tails import FINITE_TAILS, NONFINITE_TAILS, TAILS
 
 __all__ = [
     "DTYPES",
+    "FINITE_TAILS",
     "LAYOUTS",
+    "MASKS",
     "MAX_CACHE_LEN",
     "NONFINITE_TAILS",
+    "RECIPES",
+    "SCORES",
+    "SHORT_DTYPES",
     "TAILS",
     "CaseError",
     "DecodeCase",
     "InvalidCase",
+    "UnknownKind",
+    "stated",
 ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +29,15 @@ from harness.case.fields import (
     Pair,
     Spec,
 )
+from harness.case.kinds import Kind, stated
+from harness.case.layouts import LAYOUTS, Layout
+from harness.case.masks import MASKS, MaskKind
+from harness.case.scores import SCORES, ScoreKind
+from harness.case.tails import TAILS, TailKind
 
 DTYPES = ("float32", "bfloat16", "float16")
-LAYOUTS = ("contiguous", "bshd", "longer", "stacked", "expanded", "wider", "stepped")
-TAILS = ("zeros", "leftovers", "poison", "max", "nan", "inf")
-NONFINITE_TAILS = ("nan", "inf")
+RECIPES = ("fresh", "row", "kv-blocks")
+SHORT_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 MAX_CACHE_LEN = 2**20
 
 
@@ -43,6 +48,17 @@ class CaseError(ValueError):
 class InvalidCase(ValueError):
     """A case that no implementation can be held to: its golden leaves the output dtype's range,
     or a score reaches 1e4."""
+
+
+def _arguments(kinds: Mapping[str, Kind]) -> dict[str, tuple[Integer, ...]]:
+    return {
+        name: tuple(argument.type_ for argument in kind.arguments.values())
+        for name, kind in kinds.items()
+    }
+
+
+def _forms(kinds: Mapping[str, Kind]) -> str:
+    return "; ".join(f"{kind.form} ({kind.help})" for kind in kinds.values())
 
 
 def _field(key: str, type_: FieldType, help: str, **default: Any) -> Any:
@@ -72,7 +88,7 @@ class DecodeCase:
     q_len: int = _field("Q", Integer(1, 4096), "query tokens per sequence", default=1)
     dtype: str = _field(
         "dtype",
-        Choice(DTYPES, short={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}),
+        Choice(DTYPES, short=SHORT_DTYPES),
         "of query, key, value and output",
         default="float32",
     )
@@ -81,37 +97,19 @@ class DecodeCase:
     )
     mask: str = _field(
         "mask",
-        Spec(
-            {
-                "causal": (),
-                "window": (Integer(1),),
-                "sinks": (Integer(1), Integer(1)),
-                "prefix": (Integer(1),),
-                "document": (Integer(1),),
-            }
-        ),
-        "causal; window:W; sinks:W:N (window W and the first N slots); prefix:P; document:L",
+        Spec(_arguments(MASKS)),
+        _forms(MASKS),
         default="causal",
     )
     score: str = _field(
         "score",
-        Spec(
-            {
-                "none": (),
-                "softcap": (Integer(1),),
-                "alibi": (),
-                "bias": (Integer(1),),
-                "shift": (Integer(-1000, 1000),),
-            },
-            joined=True,
-        ),
-        "score_mods in this order, joined by +: softcap:C, alibi, bias:R (relative, R entries),"
-        " shift:X",
+        Spec({"none": (), **_arguments(SCORES)}, joined=True),
+        f"score_mods in this order, joined by +: {_forms(SCORES)}",
         default="none",
     )
     scale: float | None = _field("scale", OptionalNumber(), "1/sqrt(D)", default=None)
     layout: str = _field(
-        "layout", Choice(LAYOUTS), "how both caches lie in memory", default="contiguous"
+        "layout", Choice(tuple(LAYOUTS)), "how both caches lie in memory", default="contiguous"
     )
     views: str = _field(
         "views",
@@ -121,7 +119,7 @@ class DecodeCase:
     )
     recipe: str = _field(
         "recipe",
-        Choice(("fresh", "row", "kv-blocks")),
+        Choice(RECIPES),
         "block mask: built fresh, a row of a precomputed square one (gpt-fast), from_kv_blocks",
         default="fresh",
     )
@@ -130,7 +128,10 @@ class DecodeCase:
     )
     dynamic: bool = _field("dynamic", Flag(), "torch.compile with dynamic shapes", default=False)
     tail: str = _field(
-        "tail", Choice(TAILS), "what lies in the slots that nobody may attend", default="zeros"
+        "tail",
+        Choice(tuple(TAILS)),
+        "what lies in the slots that nobody may attend",
+        default="zeros",
     )
     logits: str = _field(
         "logits",
@@ -180,14 +181,15 @@ class DecodeCase:
                 )
         if self.dynamic and self.mode == "eager":
             raise CaseError("dynamic: needs mode=compiled or mode=reduce-overhead")
-        name, arguments = self.mask_spec
-        if name == "prefix" and arguments[0] > self.cache_len:
-            raise CaseError(f"mask: prefix {arguments[0]} exceeds cache_len (S) {self.cache_len}")
+        for name, argument in self.mask_kind.arguments.items():
+            value = self.mask_arguments[name]
+            if argument.in_cache and value > self.cache_len:
+                raise CaseError(f"mask: {name} {value} exceeds cache_len (S) {self.cache_len}")
         name, arguments = Spec.parse_one(self.probe)
         if name == "needle" and arguments[0] >= self.cache_len:
             raise CaseError(f"probe: needle slot must be below cache_len (S) {self.cache_len}")
-        if self.layout == "expanded" and self.batch == 0:
-            raise CaseError("layout: expanded needs at least one sequence to expand")
+        if self.layout_kind.shared and self.batch == 0:
+            raise CaseError(f"layout: {self.layout} needs at least one sequence to share")
 
     @property
     def batch(self) -> int:
@@ -200,14 +202,60 @@ class DecodeCase:
         return self.head_dim**-0.5 if self.scale is None else self.scale
 
     @property
-    def mask_spec(self) -> tuple[str, tuple[int, ...]]:
-        """The mask's name and arguments."""
-        return Spec.parse_one(self.mask)
+    def mask_kind(self) -> MaskKind:
+        """The mask's entry in the table of kinds."""
+        return stated(MASKS, self.mask.partition(":")[0], "mask")
 
     @property
-    def score_specs(self) -> list[tuple[str, tuple[int, ...]]]:
-        """The score_mods' names and arguments, in the order in which they apply."""
-        return [s for s in map(Spec.parse_one, self.score.split("+")) if s[0] != "none"]
+    def plainly_causal(self) -> bool:
+        """Whether every query attends all slots up to its own."""
+        return self.mask_kind is MASKS["causal"]
+
+    @property
+    def mask_arguments(self) -> dict[str, int]:
+        """The mask's arguments by name."""
+        return dict(zip(self.mask_kind.arguments, Spec.parse_one(self.mask)[1], strict=True))
+
+    @property
+    def scores(self) -> dict[str, dict[str, int]]:
+        """The score_mods in the order in which they apply, each with its arguments by name."""
+        specs = [Spec.parse_one(text) for text in self.score.split("+") if text != "none"]
+        return {
+            name: dict(zip(stated(SCORES, name, "score").arguments, numbers, strict=True))
+            for name, numbers in specs
+        }
+
+    @property
+    def score_kinds(self) -> list[ScoreKind]:
+        """The score_mods' entries in the table of kinds, in the order in which they apply."""
+        return [SCORES[name] for name in self.scores]
+
+    @property
+    def options(self) -> dict[str, int | float]:
+        """Arguments of mask and score_mods, by the keyword in which a user's function gets them."""
+        given: list[tuple[Kind, dict[str, int]]] = [(self.mask_kind, self.mask_arguments)]
+        given += [(kind, self.scores[kind.name]) for kind in self.score_kinds]
+        return {
+            argument.option: float(values[name]) if argument.as_float else values[name]
+            for kind, values in given
+            for name, argument in kind.arguments.items()
+            if argument.option
+        }
+
+    @property
+    def has_column(self) -> bool:
+        """Whether a logit without a value takes part in the softmax."""
+        return any(kind.column for kind in self.score_kinds)
+
+    @property
+    def tail_kind(self) -> TailKind:
+        """The tail's entry in the table of kinds."""
+        return stated(TAILS, self.tail, "tail")
+
+    @property
+    def layout_kind(self) -> Layout:
+        """The layout's entry in the table of kinds."""
+        return stated(LAYOUTS, self.layout, "layout")
 
     @property
     def shared_position(self) -> bool:

@@ -1,4 +1,4 @@
-"""Domain: which cases a user's function says it can take. Plain values, no torch.
+"""Domain: the cases that a user's function says it can take. Plain values, no torch.
 
 Without any declaration a function gets 1 to 4 sequences at one position, one query token each,
 as many KV heads as query heads, contiguous caches, and no options. Each feature lifts one of
@@ -7,57 +7,21 @@ these limits; they combine freely.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.case import DTYPES, MAX_CACHE_LEN, NONFINITE_TAILS, DecodeCase
+from harness.case import DTYPES, MASKS, MAX_CACHE_LEN, SCORES, DecodeCase
+from harness.case.features import FEATURES, features_of
+from harness.case.kinds import Kind
+from harness.case.layouts import STRIDED
 
-FEATURES = {
-    "gqa": "fewer KV heads than query heads",
-    "ragged": "entries of input_pos differ",
-    "chunk": "Q in 2..128",
-    "idle": "input_pos[b] == -1: all rows of the sequence are 0",
-    "window": "option window=W, a sliding window that counts the token itself",
-    "softcap": "option softcap=c, s = c * tanh(s / c)",
-    "alibi": "option alibi_slopes, float32 [Hq]",
-    "scale": "option scale, instead of 1 / sqrt(D)",
-    "value_dim": "Dv != D",
-    "strided": "caches that are not contiguous, with stride 1 over D",
-    "nonfinite_tail": "slots that nobody attends may hold inf and NaN",
-}
-OPTIONS = {
-    "window": "window",
-    "softcap": "softcap",
-    "alibi": "alibi_slopes",
-    "scale": "scale",
-}
 HEAD_DIMS = (16, 32, 64, 128, 256)
 MAX_BATCH = 4
 MAX_Q_LEN = 128
-STRIDED = ("bshd", "longer", "stacked", "stepped", "expanded")
 
 
 class DomainError(ValueError):
     """A declaration that cannot be; the message says what is allowed."""
-
-
-def features_of(case: DecodeCase) -> tuple[str, ...]:
-    """The features that a case needs, in the order of ``FEATURES``."""
-    scores = dict(case.score_specs)
-    needs = {
-        "gqa": case.heads != case.kv_heads,
-        "ragged": len(set(case.input_pos)) > 1,
-        "chunk": case.q_len > 1,
-        "idle": -1 in case.input_pos,
-        "window": case.mask_spec[0] == "window",
-        "softcap": "softcap" in scores,
-        "alibi": "alibi" in scores,
-        "scale": case.scale is not None,
-        "value_dim": case.value_dim != case.head_dim,
-        "strided": case.layout != "contiguous",
-        "nonfinite_tail": case.tail in NONFINITE_TAILS,
-    }
-    return tuple(name for name, needed in needs.items() if needed)
 
 
 @dataclass(frozen=True)
@@ -127,17 +91,21 @@ def known_features(names: Iterable[str]) -> tuple[str, ...]:
 def outside(case: DecodeCase) -> str | None:
     """Why no function of this signature can be asked for ``case``, or None."""
     layouts = ("contiguous", *STRIDED)
-    others = [name for name, _ in case.score_specs if name not in ("softcap", "alibi")]
+    others = [kind.name for kind in case.score_kinds if not kind.feature]
     reasons = {
         f"{case.batch} sequences; a function gets 1 to {MAX_BATCH}": (1 <= case.batch <= MAX_BATCH),
         f"Q={case.q_len}; a function gets at most {MAX_Q_LEN}": case.q_len <= MAX_Q_LEN,
-        f"mask={case.mask}; a function is asked for causal and window": (
-            case.mask_spec[0] in ("causal", "window")
+        f"mask={case.mask}; a function is asked for {_offered(MASKS)}": (
+            case.plainly_causal or case.mask_kind.feature != ""
         ),
-        f"score={'+'.join(others)}; a function is asked for softcap and alibi": not others,
+        f"score={'+'.join(others)}; a function is asked for {_offered(SCORES)}": not others,
         f"layout={case.layout}; a function gets {' '.join(layouts)}": case.layout in layouts,
         "recipe and views are for paths that build a block mask": (
             case.recipe == "fresh" and case.views == "outside"
         ),
     }
     return next((reason for reason, fine in reasons.items() if not fine), None)
+
+
+def _offered(kinds: Mapping[str, Kind]) -> str:
+    return " ".join(kind.name for kind in kinds.values() if kind.feature or not kind.arguments)

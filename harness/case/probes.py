@@ -14,20 +14,19 @@ from harness.case import DecodeCase
 
 def needle_slots(case: DecodeCase) -> dict[str, list[int]]:
     """Slots worth a needle, in groups: ``edge`` (the first ones, the newest and the next, the edges
-    of the first and the current block), ``window`` (just outside and just inside each sequence's),
-    ``inside`` (one in every block)."""
+    of the first and the current block), ``mask`` (just outside and just inside where each
+    sequence's mask begins or ends), ``inside`` (one in every block)."""
     block = case.block_size[1]
-    edge, window = {0, 1, block - 1, block}, set()
+    edge, mask = {0, 1, block - 1, block}, set()
     for position in case.input_pos:
         newest, begin = position + case.q_len - 1, position // block * block
         edge |= {newest, newest + 1, begin, begin - 1}
-        if case.mask_spec[0] in ("window", "sinks"):
-            width = case.mask_spec[1][0]
-            window |= {position - width, position - width + 1}
+        for name, argument in case.mask_kind.arguments.items():
+            mask |= set(argument.edge(position, case.mask_arguments[name]))
     inside = {
         min(start + block // 2, case.cache_len - 1) for start in range(0, case.cache_len, block)
     }
-    groups = {"edge": edge, "window": window, "inside": inside}
+    groups = {"edge": edge, "mask": mask, "inside": inside}
     return {
         name: slots
         for name, group in groups.items()

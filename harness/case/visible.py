@@ -1,19 +1,34 @@
 """Which slots a query may attend, from the position arithmetic alone.
 
-The rule that everything is judged by. What is judged states it again, ``harness.paths.masks`` for
-FlexAttention and ``harness.decoding.block_mask`` for the fixed path, on purpose: a mistake in
-either shows as a disagreement.
+The rule that everything is judged by. What is judged states it again, on purpose, so that a mistake
+in either shows as a disagreement: ``harness.paths.masks`` for FlexAttention and SDPA,
+``harness.decoding.block_mask`` for the fixed path with its arguments from ``harness.paths.calls``,
+and the text of standalone scripts in ``harness.case.masks``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from harness.case import DecodeCase
+from harness.case import DecodeCase, stated
+
+# Whether a token at position ``t`` attends slot ``j``; W counts the token itself.
+_RULES: dict[str, Callable[..., Tensor]] = {
+    "causal": lambda t, j: j <= t,
+    "window": lambda t, j, window: (j <= t) & (j > t - window),
+    "sinks": lambda t, j, window, sinks: (j <= t) & ((j > t - window) | (j < sinks)),
+    "prefix": lambda t, j, prefix: (j <= t) | (j < prefix),
+    "document": lambda t, j, document: (j <= t) & (j // document == t // document),
+    "dilated": lambda t, j, window, dilation: (
+        (j <= t) & (j > t - window) & ((t - j) % dilation == 0)
+    ),
+}
 
 
-def visible(case: DecodeCase, t: Tensor, slots: Tensor) -> Tensor:
+def visible(case: DecodeCase, t: Tensor, slots: Tensor, **changed: int | Tensor) -> Tensor:
     """Whether a query token at position ``t`` may attend slot ``j``; the two are broadcast.
 
     It may iff ``j <= t`` and, for
@@ -21,20 +36,17 @@ def visible(case: DecodeCase, t: Tensor, slots: Tensor) -> Tensor:
     - ``window:W``: ``j > t - W`` (W counts the token itself);
     - ``sinks:W:N``: ``j > t - W`` or ``j < N``;
     - ``prefix:P``: ``j <= t`` or ``j < P``;
-    - ``document:L``: ``j // L == t // L`` (documents of L slots, packed).
+    - ``document:L``: ``j // L == t // L`` (documents of L slots, packed);
+    - ``dilated:W:R``: ``j > t - W`` and ``t - j`` is a multiple of R.
+
+    Args:
+        changed: arguments of the mask, in place of the case's own; broadcast too where tensors.
+
+    Raises:
+        UnknownKind: for a mask that this rule does not know.
     """
-    past = slots <= t
-    name, arguments = case.mask_spec
-    if name == "window":
-        return past & (slots > t - arguments[0])
-    if name == "sinks":
-        window, sinks = arguments
-        return past & ((slots > t - window) | (slots < sinks))
-    if name == "prefix":
-        return past | (slots < arguments[0])
-    if name == "document":
-        return past & (slots // arguments[0] == t // arguments[0])
-    return past
+    rule = stated(_RULES, case.mask_kind.name, "the rule which slots are visible")
+    return rule(t, slots, **(case.mask_arguments | changed))
 
 
 def visible_slots(case: DecodeCase, sequence: int) -> Tensor:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.case import DTYPES, DecodeCase
-from harness.case.domain import FEATURES, HEAD_DIMS, Domain, DomainError, known_features
+from harness.case.domain import HEAD_DIMS, Domain, DomainError, known_features
+from harness.case.features import FEATURES
 from harness.commands.shared import (
     NOT_OK,
     OK,

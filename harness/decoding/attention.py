@@ -58,7 +58,7 @@ def offset_score_mod(
     return absolute
 
 
-def decode_attention(
+def decode_attention(  # noqa: PLR0912  # one call, step by step
     query: Tensor,
     key_cache: Tensor,
     value_cache: Tensor,
@@ -73,6 +73,7 @@ def decode_attention(
     mask_mod: MaskMod | None = None,
     block_size: int | tuple[int, int] = 128,
     pack_gqa: bool = False,
+    sink_logits: Tensor | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of a decode step over the full buffers of a KV cache.
@@ -98,6 +99,8 @@ def decode_attention(
         window, sinks, prefix, mask_mod, block_size: as for `decode_block_mask`.
         pack_gqa: pack the heads of a group into rows, so that a key block is read once per group;
             a given ``block_mask`` needs ``gqa_group=Hq // Hkv``.
+        sink_logits: ``[Hq]``, a logit per head that takes part in the softmax without a value
+            (GPT-OSS); it needs the logsumexp.
         return_lse: also return the logsumexp of the scores (torch 2.13 cannot compile it on CPU).
 
     Returns:
@@ -112,7 +115,7 @@ def decode_attention(
         # As flex_attention does, but before the group, which the mods need as a plain int.
         for tensor in (query, key_cache, value_cache):
             torch._dynamo.mark_static(tensor, 1)
-    group = _check_inputs(query, key_cache, value_cache)
+    group = _check_inputs(query, key_cache, value_cache, sink_logits)
     check_positions("input_pos", input_pos, like=query)
     batch, heads, q_len, head_dim = query.shape
     kv_heads, cache_len, value_dim = value_cache.shape[1:]
@@ -171,7 +174,7 @@ def decode_attention(
         scale=scale,
         enable_gqa=query.size(1) != kv_heads,
         kernel_options=options,
-        return_aux=AuxRequest(lse=return_lse),
+        return_aux=AuxRequest(lse=return_lse or sink_logits is not None),
     )
     lse = aux.lse
     if group > 1:
@@ -180,7 +183,24 @@ def decode_attention(
         if lse is not None:
             lse = lse.reshape(batch, kv_heads, q_len, group).transpose(2, 3)
             lse = lse.reshape(batch, heads, q_len)
-    return out if lse is None else (out, lse)
+    if lse is None:
+        return out
+    if sink_logits is not None:
+        out, lse = add_sink(out, lse, sink_logits)
+    return (out, lse) if return_lse else out
+
+
+def add_sink(out: Tensor, lse: Tensor, sink_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """An attention output ``[B, H, Q, Dv]`` and its logsumexp ``[B, H, Q]`` as they are with one
+    more logit ``[H]`` in each softmax, which has no value.
+
+    Every weight then loses the same factor, sigmoid(lse - logit). A row with nothing to attend
+    stays 0 and -inf.
+    """
+    logit = sink_logits[:, None].to(lse.dtype)
+    factor = torch.sigmoid(lse - logit)
+    with_sink = torch.where(lse == -torch.inf, lse, torch.logaddexp(lse, logit))
+    return (out * factor[..., None]).to(out.dtype), with_sink
 
 
 def _own_storage(cache: Tensor, live: Tensor) -> Tensor:
@@ -192,7 +212,7 @@ def _own_storage(cache: Tensor, live: Tensor) -> Tensor:
     return cache if cache._base is None else torch.where(live, cache, 0)
 
 
-def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> int:
+def _check_inputs(query: Tensor, key: Tensor, value: Tensor, sink_logits: Tensor | None) -> int:
     """The GQA group of inputs that fit together."""
     for name, tensor in (("query", query), ("key_cache", key), ("value_cache", value)):
         if tensor.dim() != 4:
@@ -209,4 +229,6 @@ def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> int:
         raise ValueError(f"value_cache must be {wanted} to fit key_cache, got {list(value.shape)}")
     if query.size(1) % key.size(1):
         raise ValueError(f"query heads must be a multiple of {key.size(1)}, got {query.size(1)}")
+    if sink_logits is not None and sink_logits.shape != query.shape[1:2]:
+        raise ValueError(f"sink_logits must be [{query.size(1)}], got {list(sink_logits.shape)}")
     return query.size(1) // key.size(1)

@@ -48,8 +48,8 @@ def predict(
     # Scores whose softmax are these weights: some faults' weights are no softmax of their scores.
     score = (weights.log() + normaliser[..., None]).nan_to_num(nan=-math.inf, neginf=-math.inf)
     product = (broken.query.abs() @ _finite(broken.key).abs().mT) * broken.scale
-    caps = [4.0 * arguments[0] for name, arguments in case.score_specs if name == "softcap"]
-    intermediate = _finite(scores - products(broken)).abs() + sum(caps)
+    constant = sum(kind.constant(case.scores[kind.name]) for kind in case.score_kinds)
+    intermediate = _finite(scores - products(broken)).abs() + constant
     value = _finite(broken.value)
     score, product, intermediate = (
         x.broadcast_to(score.shape).unsqueeze(2) for x in (score, product, intermediate)
@@ -60,7 +60,8 @@ def predict(
 
     if fault.rounding is not None:
         precision = dataclasses.replace(precision, **fault.rounding)
-    inputs = dataclasses.replace(broken.inputs, case=case)
+    parameters = {name: x[broken.score_head] for name, x in broken.inputs.parameters.items()}
+    inputs = dataclasses.replace(broken.inputs, case=case, parameters=parameters)
     expected = Golden(output, normaliser, score.amax(-1).squeeze(2))
     bound = budget(inputs, expected, precision, source=source)
     return Prediction(output, logsumexp, bound.output, bound.logsumexp)

@@ -102,7 +102,7 @@ def scale_one_percent_off(a: Attention) -> Attention | None:
     "transformers PR#41083",
 )
 def scale_after_score_mods(a: Attention) -> Attention | None:
-    if not a.case.score_specs:
+    if all(kind.column for kind in a.case.score_kinds):
         return None
     return a.but(scores=lambda inner: a.scores(inner.but(scale=1.0)) * a.scale)
 
@@ -131,6 +131,9 @@ def scores_rounded(a: Attention) -> Attention | None:
     rounding={"weight": "bfloat16", "output": "bfloat16"},
 )
 def accumulated_in_bfloat16(a: Attention) -> Attention | None:
+    if a.column is not None:
+        return None  # the weights of the slots do not add up to 1 there
+
     def normalise(inner: Attention, s: Tensor) -> Weights:
         weights, logsumexp = softmax(inner, s)
         return weights / weights.amax(-1, keepdim=True).clamp(min=1e-30), logsumexp

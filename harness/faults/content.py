@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from harness.case.layouts import identity
 from harness.faults.fault import Register
 from harness.faults.model import Attention, Weights, softmax
 from harness.inputs import Inputs
@@ -173,7 +174,7 @@ def _reread(a: Attention, offset_limit: int | None = None) -> Attention | None:
     "pytorch PR#187506, #112577, #146377",
 )
 def strides_ignored(a: Attention) -> Attention | None:
-    return _reread(a) if a.case.layout != "contiguous" and a.case.batch else None
+    return _reread(a) if a.case.layout_kind.view is not identity and a.case.batch else None
 
 
 @fault(
@@ -183,6 +184,6 @@ def strides_ignored(a: Attention) -> Attention | None:
     "pytorch#190857, vllm#50427",
 )
 def offsets_wrap(a: Attention) -> Attention | None:
-    if a.case.layout != "contiguous" or a.inputs.key_cache.numel() <= 2**16:
+    if a.case.layout_kind.view is not identity or a.inputs.key_cache.numel() <= 2**16:
         return None
     return _reread(a, 2**16)

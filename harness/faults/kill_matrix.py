@@ -79,7 +79,7 @@ def measure_power(
             if not judgement.verdict.passes:
                 alarms.append(f"{MODEL.name} is {judgement.verdicts} on {problem.case}")
     for path in PATHS.values():
-        if not path.known_wrong and path.unsupported(contract.CASE, "cpu") is None:
+        if not path.known_wrong and path.unsupported(path.contract_case, "cpu") is None:
             count += 1
             broken = contract.broken(path)
             alarms += [f"{path.name} breaks {c}: {f.evidence}" for c, f in broken.items()]
@@ -134,7 +134,7 @@ def _kill(cell: Cell, path: Path, problem: Problem) -> bool:
 
 def _against_contract(cell: Cell, path: Path) -> None:
     start = time.perf_counter()
-    found = contract.broken(path, case=contract.CASE.replace(dtype=cell.dtype))
+    found = contract.broken(path, case=path.contract_case.replace(dtype=cell.dtype))
     cell.seconds = time.perf_counter() - start
     cell.examples = 1
     cell.killed_by = next(iter(found), None)

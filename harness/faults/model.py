@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.case import DecodeCase
+from harness.case import DecodeCase, stated
 from harness.case.visible import visible
 from harness.inputs import Inputs
 
@@ -30,7 +30,8 @@ class Attention:
     precision of the arithmetic; ``position`` int64 ``[B, 1, Q, 1]`` of each query token; ``slot``
     int64 ``[S]``; ``allowed`` bool ``[B, 1 or H, Q, S]``; ``distance`` int64 ``[B, 1, Q, S]``, what
     the score_mods take for position - slot; ``score_head`` int64 ``[H]``, the head whose slope and
-    bias each head uses. ``scores`` gives ``[B, H, Q, S]`` before the mask, ``normalise`` the
+    bias each head uses; ``column`` ``[H]`` the logit without a value in each head's softmax, None
+    where there is none. ``scores`` gives ``[B, H, Q, S]`` before the mask, ``normalise`` the
     weights ``[B, H, Q, S]`` and the logsumexp ``[B, H, Q]``, ``combine`` the output.
     """
 
@@ -43,6 +44,7 @@ class Attention:
     allowed: Tensor
     distance: Tensor
     score_head: Tensor
+    column: Tensor | None
     scale: float
     scores: Callable[[Attention], Tensor]
     normalise: Callable[[Attention, Tensor], Weights]
@@ -66,6 +68,7 @@ class Attention:
             allowed=visible(case, position, slot) & (start >= 0),
             distance=position - slot,
             score_head=torch.arange(case.heads),
+            column=None if (column := inputs.column()) is None else column.to(dtype),
             scale=case.softmax_scale,
             scores=scores,
             normalise=softmax,
@@ -103,9 +106,10 @@ class Attention:
         padded = torch.nn.functional.pad(mask, (0, -self.case.cache_len % size))
         return padded.unflatten(-1, (-1, size)).any(-1)
 
-    def visible(self, position: Tensor) -> Tensor:
-        """What live sequences would attend from other positions."""
-        return visible(self.case, position, self.slot) & self.live
+    def visible(self, position: Tensor, **changed: int | Tensor) -> Tensor:
+        """What live sequences would attend from other positions, or with other arguments of the
+        mask."""
+        return visible(self.case, position, self.slot, **changed) & self.live
 
     def but(self, **changes: object) -> Attention:
         """A copy with some steps changed."""
@@ -137,22 +141,40 @@ def products(a: Attention) -> Tensor:
     return a.query @ a.key.mT * a.scale
 
 
+def _softcap(a: Attention, s: Tensor, softcap: int) -> Tensor:
+    return softcap * torch.tanh(s / softcap)
+
+
+def _alibi(a: Attention, s: Tensor) -> Tensor:
+    slopes = a.inputs.parameter("alibi")[a.score_head].to(s.dtype)
+    return s - slopes[:, None, None] * a.distance
+
+
+def _bias(a: Attention, s: Tensor, bias: int) -> Tensor:
+    index = a.distance.clamp(0, bias - 1).expand_as(s)
+    table = a.inputs.parameter("bias")[a.score_head].to(s.dtype)
+    return s + table[None, :, None].expand(*s.shape[:3], -1).gather(-1, index)
+
+
+def _shift(a: Attention, s: Tensor, shift: int) -> Tensor:
+    return s + shift
+
+
+# A second statement of ``harness.oracle.golden``, on purpose: the model is a decode path too, and a
+# mistake in either shows as a false alarm.
+_SCORE_MODS: dict[str, Callable[..., Tensor]] = {
+    "softcap": _softcap,
+    "alibi": _alibi,
+    "bias": _bias,
+    "shift": _shift,
+    "sink": lambda a, s: s,  # see softmax
+}
+
+
 def score_mods(a: Attention, s: Tensor) -> Tensor:
     """The case's score_mods in their order."""
-    slopes, table = a.inputs.alibi_slopes, a.inputs.bias_table
-    for name, arguments in a.case.score_specs:
-        if name == "softcap":
-            s = arguments[0] * torch.tanh(s / arguments[0])
-        elif name == "alibi":
-            assert slopes is not None
-            s = s - slopes[a.score_head].to(s.dtype)[:, None, None] * a.distance
-        elif name == "bias":
-            assert table is not None
-            index = a.distance.clamp(0, arguments[0] - 1).expand_as(s)
-            rows = table[a.score_head].to(s.dtype)[None, :, None].expand(*s.shape[:3], -1)
-            s = s + rows.gather(-1, index)
-        else:
-            s = s + arguments[0]
+    for name, arguments in a.case.scores.items():
+        s = stated(_SCORE_MODS, name, "the dense model's score_mods")(a, s, **arguments)
     return s
 
 
@@ -165,8 +187,14 @@ def softmax(a: Attention, s: Tensor) -> Weights:
     """Masked softmax; a row with nothing to attend has weights 0 and logsumexp -inf."""
     s = s.masked_fill(~a.allowed, -math.inf)
     highest = s.amax(-1, keepdim=True)
+    empty = highest == -math.inf
+    if a.column is not None:
+        logit = a.column[a.score_head][:, None, None].expand_as(highest)
+        highest = torch.maximum(highest, logit).masked_fill(empty, -math.inf)
     p = torch.exp(s - highest.nan_to_num(nan=math.nan, neginf=0.0))
     total = p.sum(-1, keepdim=True)
+    if a.column is not None:
+        total = total + torch.exp(logit - highest).masked_fill(empty, 0.0)
     weights = p / total.masked_fill(total == 0, 1.0)
     return weights, (highest + total.log()).squeeze(-1)
 

@@ -97,18 +97,7 @@ def aligned_to_buffer_end(a: Attention) -> Attention | None:
 
 
 def _window(a: Attention) -> int | None:
-    name, arguments = a.case.mask_spec
-    return arguments[0] if name in ("window", "sinks") else None
-
-
-def _sinks(a: Attention) -> Tensor:
-    name, arguments = a.case.mask_spec
-    return a.slot < (arguments[1] if name == "sinks" else 0)
-
-
-def _window_of(a: Attention, width: int) -> Attention:
-    past, near = a.slot <= a.position, a.slot > a.position - width
-    return a.mask(past & (near | _sinks(a)))
+    return a.case.mask_arguments.get("window")
 
 
 @fault(
@@ -119,7 +108,7 @@ def _window_of(a: Attention, width: int) -> Attention:
 )
 def window_one_wide(a: Attention) -> Attention | None:
     width = _window(a)
-    return _window_of(a, width + 1) if width else None
+    return a.mask(a.visible(a.position, window=width + 1)) if width else None
 
 
 @fault(
@@ -130,7 +119,7 @@ def window_one_wide(a: Attention) -> Attention | None:
 )
 def window_one_narrow(a: Attention) -> Attention | None:
     width = _window(a)
-    return _window_of(a, width - 1) if width else None
+    return a.mask(a.visible(a.position, window=width - 1)) if width else None
 
 
 @fault(
@@ -141,7 +130,7 @@ def window_one_narrow(a: Attention) -> Attention | None:
 )
 def window_ignored_in_decode(a: Attention) -> Attention | None:
     decodes = _window(a) and a.case.q_len == 1
-    return a.mask(a.slot <= a.position) if decodes else None
+    return a.mask(a.visible(a.position, window=a.case.cache_len)) if decodes else None
 
 
 @fault(
@@ -154,7 +143,8 @@ def window_without_offset(a: Attention) -> Attention | None:
     width = _window(a)
     if not width:
         return None
-    return a.mask((a.slot <= a.position) & ((a.slot > a.token - width) | _sinks(a)))
+    # As wide as it takes for the window to begin where that of the query's number does.
+    return a.mask(a.visible(a.position, window=width + a.position - a.token))
 
 
 @fault(
@@ -168,7 +158,7 @@ def ring_wraps_early(a: Attention) -> Attention | None:
     if not width:
         return None
     # A key and value differ per row here, so the lost slot's own are taken from the sums.
-    lost = (a.slot == a.position - width + 1) & (a.position >= width - 1) & ~_sinks(a)
+    lost = a.allowed & ~a.visible(a.position, window=width - 1)
 
     def scores(inner: Attention) -> Tensor:
         return a.scores(inner).masked_fill(lost, 0.0)
@@ -190,9 +180,8 @@ def ring_wraps_late(a: Attention) -> Attention | None:
     width = _window(a)
     if not width:
         return None
-    past, near = a.slot <= a.position, a.slot >= a.position - width
     overwritten = (a.slot == a.position - 1) & (a.position >= width)
-    return a.mask(past & (near | _sinks(a)) & ~overwritten)
+    return a.mask(a.visible(a.position, window=width + 1) & ~overwritten)
 
 
 @fault(
@@ -202,7 +191,8 @@ def ring_wraps_late(a: Attention) -> Attention | None:
     "transformers PR#30414, #30670",
 )
 def left_padding_attended(a: Attention) -> Attention | None:
-    return a.mask(a.slot <= a.position) if a.case.mask_spec[0] == "document" else None
+    packed = "document" in a.case.mask_arguments
+    return a.mask(a.slot <= a.position) if packed else None
 
 
 @fault(
@@ -236,12 +226,12 @@ def table_of_first_sequence(a: Attention) -> Attention | None:
     "gemma-style softcap; transformers PR#41083",
 )
 def softcap_after_mask(a: Attention) -> Attention | None:
-    cap = dict(a.case.score_specs).get("softcap")
-    if cap is None:
+    if "softcap" not in a.case.scores:
         return None
+    cap = a.case.scores["softcap"]["softcap"]
 
     def scores(inner: Attention) -> Tensor:
-        return a.scores(inner).masked_fill(~a.allowed, -float(cap[0]))
+        return a.scores(inner).masked_fill(~a.allowed, -float(cap))
 
     return a.mask(torch.ones_like(a.allowed)).but(scores=scores)
 
@@ -253,14 +243,13 @@ def softcap_after_mask(a: Attention) -> Attention | None:
     "transformers PR#41083",
 )
 def sinks_missing_from_denominator(a: Attention) -> Attention | None:
-    width = _window(a)
-    if width is None or a.case.mask_spec[0] != "sinks":
+    if "sinks" not in a.case.mask_arguments:
         return None
-    sink_only = _sinks(a) & (a.slot <= a.position - width)
+    sink_only = a.allowed & ~a.visible(a.position, sinks=0)
 
     def normalise(inner: Attention, s: Tensor) -> Weights:
         weights, logsumexp = softmax(inner, s)
-        share = weights.masked_fill(sink_only, 0.0).sum(-1, keepdim=True)
+        share = 1 - weights.masked_fill(~sink_only, 0.0).sum(-1, keepdim=True)
         return weights / share.masked_fill(share == 0, 1.0), logsumexp
 
     return a.but(normalise=normalise)
@@ -283,4 +272,41 @@ def no_mask(a: Attention) -> Attention | None:
     "transformers PR#41083",
 )
 def score_mods_missing(a: Attention) -> Attention | None:
-    return a.but(scores=products) if a.case.score_specs else None
+    if all(kind.column for kind in a.case.score_kinds):
+        return None
+    return a.but(scores=products)
+
+
+@fault(
+    12,
+    "the sink's logit is missing from the softmax's denominator",
+    "normalise over the slots and the sink's logit together",
+    "transformers PR#41083",
+)
+def sink_logit_missing(a: Attention) -> Attention | None:
+    return None if a.column is None else a.but(column=None)
+
+
+@fault(
+    7,
+    "the dilation is ignored: every slot of the window is attended",
+    "attend a slot only where its distance is a multiple of the dilation",
+    "no public report known",
+)
+def dilation_ignored(a: Attention) -> Attention | None:
+    if "dilation" not in a.case.mask_arguments:
+        return None
+    return a.mask(a.visible(a.position, dilation=1))
+
+
+@fault(
+    7,
+    "the dilation is counted from slot 0 instead of from the query",
+    "take the distance of the query's position, not the slot's number",
+    "no public report known",
+)
+def dilation_from_slot_zero(a: Attention) -> Attention | None:
+    dilation = a.case.mask_arguments.get("dilation")
+    if dilation is None:
+        return None
+    return a.mask(a.visible(a.position, dilation=1) & (a.slot % dilation == 0))

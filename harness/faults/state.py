@@ -18,7 +18,7 @@ from harness.paths.calls import Call, flex_call, full_cache_refuses
 
 
 def _plain(case: DecodeCase) -> str | None:
-    if case.recipe != "fresh" or case.mask != "causal" or not case.shared_position:
+    if case.recipe != "fresh" or not case.plainly_causal or not case.shared_position:
         return "the planted fault is for one causal position"
     return full_cache_refuses(case)
 

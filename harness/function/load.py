@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.case.domain import OPTIONS, Domain, DomainError, known_features
+from harness.case.domain import Domain, DomainError, known_features
+from harness.case.features import options_of
 from harness.inputs import Inputs
 from harness.oracle.budget import Precision
 from harness.paths import Path, Result
@@ -50,7 +51,7 @@ def target_path(name: str, function: Function, domain: Domain, precision: Precis
 
     def prepare(inputs: Inputs) -> Call:
         tensors = {name: getattr(inputs, name) for name in ARGUMENTS}
-        return Call(call, dict(options=options_of(inputs), **tensors))
+        return Call(call, dict(options=call_options(inputs), **tensors))
 
     return TargetPath(
         name,
@@ -63,18 +64,11 @@ def target_path(name: str, function: Function, domain: Domain, precision: Precis
     )
 
 
-def options_of(inputs: Inputs) -> dict[str, Any]:
+def call_options(inputs: Inputs) -> dict[str, Any]:
     """The keyword arguments of a call: a key for each option that the case has, no other."""
     case = inputs.case
-    name, numbers = case.mask_spec
-    options: dict[str, Any] = {}
-    if name == "window":
-        options["window"] = numbers[0]
-    scores = dict(case.score_specs)
-    if "softcap" in scores:
-        options["softcap"] = float(scores["softcap"][0])
-    if "alibi" in scores:
-        options["alibi_slopes"] = inputs.alibi_slopes
+    options: dict[str, Any] = dict(case.options)
+    options |= inputs.parameters
     if case.scale is not None:
         options["scale"] = case.scale
     return options
@@ -185,7 +179,7 @@ def check_signature(function: Function, features: tuple[str, ...]) -> None:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return  # compiled code may not say
-    options = {option: None for feature, option in OPTIONS.items() if feature in features}
+    options = dict.fromkeys(options_of(features))
     try:
         signature.bind(*ARGUMENTS, **options)
     except TypeError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.case import DecodeCase
-from harness.case.domain import features_of
+from harness.case.features import features_of
 from harness.function.run import Facts, Outcome, TargetSpec
 from harness.function.shrink import shrink
 from harness.support.progress import Progress

@@ -7,14 +7,14 @@ tokens, cache, heads, positions, options, values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness.case import CaseError, DecodeCase
+from harness.case import MASKS, TAILS, CaseError, DecodeCase
 from harness.case.fields import Spec
+from harness.case.kinds import Kind
 
 Reduction = Callable[[DecodeCase], Iterator[dict[str, Any]]]
-TAILS = ("zeros", "leftovers", "poison", "max", "nan", "inf")
 
 
 def _below(value: int, least: int) -> Iterator[int]:
@@ -70,21 +70,32 @@ def _positions(case: DecodeCase) -> Iterator[dict[str, Any]]:
             yield {"input_pos": (*before, lower, *after)}
 
 
+def _lowered(kind: Kind, arguments: Mapping[str, int]) -> Iterator[str]:
+    """The kind with one argument lowered, and the others as they are."""
+    for name, argument in kind.arguments.items():
+        if argument.lowers:
+            for lower in _below(arguments[name], argument.low):
+                yield kind.text({**arguments, name: lower})
+
+
 def _mask(case: DecodeCase) -> Iterator[dict[str, Any]]:
-    name, numbers = case.mask_spec
-    if name == "causal":
-        return
-    yield {"mask": "causal"}
-    for window in _below(numbers[0], 1):
-        yield {"mask": f"{name}:{window}"}
+    kind, arguments = case.mask_kind, case.mask_arguments
+    # Kinds that do with fewer of the arguments, causal first.
+    for simpler in sorted(MASKS.values(), key=lambda other: len(other.arguments)):
+        if simpler.arguments.keys() < kind.arguments.keys():
+            yield {"mask": simpler.text(arguments)}
+    for text in _lowered(kind, arguments):
+        yield {"mask": text}
 
 
 def _score(case: DecodeCase) -> Iterator[dict[str, Any]]:
-    parts = case.score.split("+")
-    for index in range(len(parts)):
-        fewer = "+".join(parts[:index] + parts[index + 1 :]) or "none"
-        if fewer != case.score:
-            yield {"score": fewer}
+    present = {kind.name: kind.text(case.scores[kind.name]) for kind in case.score_kinds}
+    for kind in case.score_kinds:
+        fewer = [text for name, text in present.items() if name != kind.name]
+        yield {"score": "+".join(fewer) or "none"}
+    for kind in case.score_kinds:
+        for text in _lowered(kind, case.scores[kind.name]):
+            yield {"score": "+".join((present | {kind.name: text}).values())}
 
 
 def _to(name: str, *simpler: Any) -> Reduction:

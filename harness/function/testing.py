@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.case import DecodeCase, InvalidCase
-from harness.case.domain import Domain, features_of, outside
+from harness.case.domain import Domain, outside
+from harness.case.features import features_of
 from harness.function.load import declared_precision, target_path
 from harness.function.run import TargetSpec
 from harness.function.search import repro_command

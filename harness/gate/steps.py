@@ -118,11 +118,11 @@ class Gate:
 
     def _contract(self, step: Step) -> Iterator[Item]:
         for path in self.sound:
-            case = contract.CASE.replace(kv_heads=1 if path.name == "fixed-packed" else 0)
+            case = path.contract_case
             if reason := path.unsupported(case, self.device):
                 yield Item(f"contract of {path.name}", not_run=reason)
                 continue
-            broken = self._broken(path, case)
+            broken = self._broken(path)
             for what in contract.PROMISES:
                 step.counted += 1
                 name = f"{path.name}: {what}"
@@ -137,9 +137,9 @@ class Gate:
             else:
                 yield self._run(path, case, step)
 
-    def _broken(self, path: Path, case: DecodeCase) -> dict[str, Finding]:
+    def _broken(self, path: Path) -> dict[str, Finding]:
         try:
-            return contract.broken(path, self.device, case)
+            return contract.broken(path, self.device)
         except Exception as error:
             found = Finding(Verdict.ERROR, f"{type(error).__name__}: {error}".splitlines()[0])
             return dict.fromkeys(contract.PROMISES, found)

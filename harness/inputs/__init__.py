@@ -1,13 +1,5 @@
 """The tensors of a case, the same bits on every device."""
 
-from harness.inputs.tensors import (
-    LEVER,
-    LOW,
-    NEEDLE,
-    POISON,
-    Inputs,
-    free_slots,
-    make_inputs,
-)
+from harness.inputs.tensors import LEVER, LOW, NEEDLE, Inputs, free_slots, make_inputs, store
 
-__all__ = ["LEVER", "LOW", "NEEDLE", "POISON", "Inputs", "free_slots", "make_inputs"]
+__all__ = ["LEVER", "LOW", "NEEDLE", "Inputs", "free_slots", "make_inputs", "store"]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.case import DecodeCase
+from harness.case import LAYOUTS, SCORES, DecodeCase, stated
 from harness.case.fields import Spec
 from harness.case.visible import tail
-from harness.inputs.layouts import LAYOUTS, store
 
-POISON = 1e4
 # Coordinate 0 of query and key is the lever by which chosen slots get a chosen score: the query
 # holds sqrt(LEVER / scale) there, so that query * key * scale moves a score by up to hundreds
 # while both factors stay well inside float16.
@@ -28,10 +26,10 @@ NEEDLE = 40.0
 class Inputs:
     """What a path gets.
 
-    ``query`` is ``[B, Hq, Q, D]``, ``input_pos`` int64 ``[B]``, ``alibi_slopes`` float32 ``[Hq]``,
-    ``bias_table`` float32 ``[Hq, R]`` (None unless the case names them). The caches are
-    ``key_cache`` ``[B, Hkv, S, D]`` and ``value_cache`` ``[B, Hkv, S, Dv]``, views of the buffers
-    as the case's layout says.
+    ``query`` is ``[B, Hq, Q, D]``, ``input_pos`` int64 ``[B]``. The caches are ``key_cache``
+    ``[B, Hkv, S, D]`` and ``value_cache`` ``[B, Hkv, S, Dv]``, views of the buffers as the case's
+    layout says. ``parameters`` are what the case's score_mods need, float32 ``[Hq, ...]``, by name:
+    ``alibi_slopes`` ``[Hq]``, ``bias_table`` ``[Hq, R]``, ``sink_logits`` ``[Hq]``.
     """
 
     case: DecodeCase
@@ -39,34 +37,59 @@ class Inputs:
     key_buffer: Tensor
     value_buffer: Tensor
     input_pos: Tensor
-    alibi_slopes: Tensor | None
-    bias_table: Tensor | None
+    parameters: Mapping[str, Tensor]
 
     @property
     def key_cache(self) -> Tensor:
         """``[B, Hkv, S, D]``."""
-        return LAYOUTS[self.case.layout].view(self.key_buffer, self.case.batch)
+        return self.case.layout_kind.view(self.key_buffer, self.case.batch)
 
     @property
     def value_cache(self) -> Tensor:
         """``[B, Hkv, S, Dv]``."""
-        return LAYOUTS[self.case.layout].view(self.value_buffer, self.case.batch)
+        return self.case.layout_kind.view(self.value_buffer, self.case.batch)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor, by field name."""
+        """Every tensor, by name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        own = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        return own | dict(self.parameters)
+
+    def parameter(self, kind: str) -> Tensor:
+        """The tensor ``[Hq, ...]`` that a kind of score_mod needs."""
+        parameter = SCORES[kind].parameter
+        assert parameter is not None
+        return self.parameters[parameter.name]
+
+    def column(self) -> Tensor | None:
+        """``[Hq]``: the logit in each softmax that has no value; None without one."""
+        kinds = [kind.name for kind in self.case.score_kinds if kind.column]
+        return self.parameter(kinds[0]) if kinds else None
+
+    def with_tensors(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """A copy with every tensor changed."""
+        values: dict[str, Any] = {name: change(value) for name, value in self.tensors.items()}
+        parameters = {name: values.pop(name) for name in self.parameters}
+        return dataclasses.replace(self, **values, parameters=parameters)
 
     def to(self, device: str | torch.device) -> Inputs:
         """The same bits on another device."""
-        moved: dict[str, Any] = {name: value.to(device) for name, value in self.tensors.items()}
-        return dataclasses.replace(self, **moved)
+        return self.with_tensors(lambda tensor: tensor.to(device))
 
     def clone(self) -> Inputs:
         """A copy that shares no memory."""
-        copies: dict[str, Any] = {name: value.clone() for name, value in self.tensors.items()}
-        return dataclasses.replace(self, **copies)
+        return self.with_tensors(torch.clone)
+
+
+def store(cache: Tensor, layout: str) -> Tensor:
+    """The buffer in which ``cache`` lies in this layout; a shared one keeps sequence 0's."""
+    kind = stated(LAYOUTS, layout, "layout")
+    buffer = kind.allocate(cache)
+    if kind.shared:
+        return buffer.copy_(cache[:1])
+    kind.view(buffer, cache.size(0)).copy_(cache)
+    return buffer
 
 
 def make_inputs(case: DecodeCase) -> Inputs:
@@ -81,12 +104,12 @@ def make_inputs(case: DecodeCase) -> Inputs:
     query = normal(batch, case.heads, case.q_len, case.head_dim)
     key = normal(batch, case.kv_heads, slots, case.head_dim)
     value = normal(batch, case.kv_heads, slots, case.value_dim)
-    names = dict(case.score_specs)
-    table = normal(case.heads, *names["bias"]) if "bias" in names else None
-    exponent = torch.arange(1, case.heads + 1) / case.heads
-    slopes = 2.0 ** (-8 * exponent) if "alibi" in names else None
-
-    if case.layout == "expanded":
+    parameters = {
+        kind.parameter.name: kind.parameter.make(case.heads, case.scores[kind.name], normal)
+        for kind in case.score_kinds
+        if kind.parameter is not None
+    }
+    if case.layout_kind.shared:
         key, value = key[:1].expand_as(key).clone(), value[:1].expand_as(value).clone()
     _shape_logits(case, query, key)
     if case.probe == "integers":
@@ -101,8 +124,7 @@ def make_inputs(case: DecodeCase) -> Inputs:
         key_buffer=store(key, case.layout),
         value_buffer=store(value, case.layout),
         input_pos=torch.tensor(case.input_pos, dtype=torch.int64),
-        alibi_slopes=slopes,
-        bias_table=table,
+        parameters=parameters,
     )
 
 
@@ -144,27 +166,20 @@ def _plant_needle(case: DecodeCase, query: Tensor, key: Tensor, value: Tensor) -
 
 
 def free_slots(case: DecodeCase) -> Tensor:
-    """Bool ``[B, S]``: the tail, except where sequences share storage (``expanded``) and another
-    one attends the slot."""
+    """Bool ``[B, S]``: the tail, except where sequences share storage and another one attends the
+    slot."""
     unused = tail(case)
-    return unused.all(dim=0).expand_as(unused) if case.layout == "expanded" else unused
+    return unused.all(dim=0).expand_as(unused) if case.layout_kind.shared else unused
 
 
 def _fill_tail(case: DecodeCase, key: Tensor, value: Tensor, normal: Callable[..., Tensor]) -> None:
-    """Overwrite the slots that nobody attends."""
+    """Overwrite the slots that nobody attends, first keys, then values."""
     unused = free_slots(case)[:, None, :, None]
-    fills: tuple[float | Tensor, float | Tensor] = {
-        "zeros": (0.0, 0.0),
-        "leftovers": (0.0, 0.0),
-        "poison": (0.0, POISON),
-        "max": (POISON, torch.finfo(value.dtype).max),
-        "nan": (float("nan"), float("nan")),
-        "inf": (float("inf"), float("inf")),
-    }[case.tail]
-    if case.tail in ("leftovers", "poison"):
-        # Keys like any other, so that every slot would get its share of the weight.
-        old = 1 if case.layout == "expanded" else case.batch
-        other_key = normal(old, *key.shape[1:])
-        fills = (other_key, normal(old, *value.shape[1:]) if case.tail == "leftovers" else POISON)
-    for cache, fill in zip((key, value), fills, strict=True):
-        cache.copy_(torch.where(unused, torch.as_tensor(fill, dtype=cache.dtype), cache))
+    sequences = 1 if case.layout_kind.shared else case.batch
+    for cache, fill in ((key, case.tail_kind.key), (value, case.tail_kind.value)):
+        if fill == "normal":
+            other = normal(sequences, *cache.shape[1:]).to(cache.dtype)
+        else:
+            number = torch.finfo(cache.dtype).max if fill == "max" else fill
+            other = torch.as_tensor(number, dtype=cache.dtype)
+        cache.copy_(torch.where(unused, other, cache))

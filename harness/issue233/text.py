@@ -55,7 +55,7 @@ def _wrapped(text: str, indent: str) -> Iterator[str]:
 def _verdict_table(answer: Answer) -> Iterator[str]:
     header = ["path", "rel. error", "worst at b,h,i,d", "got", "should be", "budgets", "verdict"]
     yield from table(header, [_row(j) for j in answer.judgements])
-    yield "* known_wrong: there to be shown wrong, does not count"
+    yield "* known wrong: there to be shown wrong, does not count"
     second = answer.second_opinion
     if second is not None:
         yield f"golden and float64 SDPA differ by at most {second:.1e}"

@@ -9,6 +9,14 @@ Per slot ``j`` of a row, with ``w = (|q| . |k_j|) * scale``, ``s`` the score aft
     weight_error = expm1(ds_j + sum_j p_j ds_j) + u_weight + (n + 4) u_acc   [+ u_operand]
     error        = sum_j (p_j weight_error_j + tiny_weight) |v_j| + u_out |o| + tiny_out
 
+A logit in the softmax without a value (``score=sink``) is one slot more in ``n``, in ``max s`` and
+in ``sum_j p_j ds_j``. It may also be applied to the finished output, as sigmoid(logsumexp - logit):
+then the output is rounded once more, and the factor carries the error of the logsumexp::
+
+    column       = u_out + error(logsumexp) + 2 u_acc (|logsumexp| + |logit| + 4)
+
+which is added to the weight_error of all slots.
+
 Dot products and sums: Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed., section
 3.1 (gamma_n, to first order). The bound with ``sqrt(n)`` for ``n`` (Higham and Mary 2019) is
 probabilistic and is exceeded where rounding errors all point one way, so it is not used.
@@ -78,7 +86,13 @@ def tiny(dtype: str) -> float:
     return _TINY.get(dtype, _TINY_OTHERWISE)
 
 
-def budget(
+def _logit(inputs: Inputs, like: Tensor) -> Tensor | None:
+    """``[Hkv, G, Q]``, the logit that has no value, of each row; None without one."""
+    column = inputs.column()
+    return None if column is None else column.double().reshape(*like.shape[:2], 1).expand_as(like)
+
+
+def budget(  # noqa: PLR0915  # one formula, term by term
     inputs: Inputs,
     golden: Golden,
     precision: Precision | None = None,
@@ -133,15 +147,26 @@ def budget(
             magnitude += p @ absolute
             flushed += attended.double() @ absolute
 
+        size = normaliser.squeeze(-1).abs()
+        logit = _logit(inputs, logsumexp)
+        if logit is not None:
+            # Of a hypothesis the normaliser may lack the logit: a weight is 1 at most.
+            p = torch.exp((logit - normaliser.squeeze(-1)).clamp(max=0.0))
+            gap = (highest.squeeze(-1) - logit).abs().masked_fill(empty, 0.0)
+            ds = 2 * u_accumulator * (gap + logit.abs()) + u_score * logit.abs()
+            count, mean_ds = count + 1, mean_ds + p * ds
+            mean_growth = mean_growth + p * torch.expm1(ds)
+
         # expm1(ds_j + m) = exp(m) expm1(ds_j) + expm1(m), with m = sum_j p_j ds_j.
         sums = (count + 4) * u_accumulator
+        total = torch.log1p(mean_growth) + sums + 4 * u_accumulator * (size + 1)
         common = torch.expm1(mean_ds) + u_weight + u_operand + sums
+        if logit is not None:
+            common = common + u_output + total + 2 * u_accumulator * (size + logit.abs() + 4)
         error = torch.exp(mean_ds).unsqueeze(-1) * grown + common.unsqueeze(-1) * magnitude
         error = (error + tiny(weight_dtype) * flushed).flatten(0, 1)
         error = error + u_output * golden.output[sequence].abs() + tiny(output_dtype)
         bound.output[sequence] = error.masked_fill(empty.flatten(0, 1).unsqueeze(-1), 0.0)
 
-        rounding = sums + 4 * u_accumulator * (normaliser.squeeze(-1).abs() + 1)
-        total = (torch.log1p(mean_growth) + rounding).masked_fill(empty, 0.0)
-        bound.logsumexp[sequence] = total.flatten(0, 1)
+        bound.logsumexp[sequence] = total.masked_fill(empty, 0.0).flatten(0, 1)
     return bound

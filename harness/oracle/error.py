@@ -16,7 +16,8 @@ class Error:
     ``relative_l2`` is the norm of the difference over the norm of golden; ``max_abs``,
     ``mean_abs`` and ``signed_mean`` are in units of the values. ``utilisation`` is the largest
     |difference| / budget, reached at ``index`` (b, h, i, d) with the values ``actual``, ``golden``
-    and the bound ``allowed``. A nonfinite element is infinitely far.
+    and the bound ``allowed``; ``beyond`` of the ``elements`` are further off than their bound. A
+    nonfinite element is infinitely far.
     """
 
     relative_l2: float
@@ -28,13 +29,15 @@ class Error:
     actual: float
     golden: float
     allowed: float
+    beyond: int
+    elements: int
 
 
 def measure(actual: Tensor, golden: Tensor, allowed: Tensor) -> Error:
     """Measure ``actual`` (any dtype) against float64 ``golden`` with elementwise bounds
     ``allowed``; all three on the CPU with one shape. No elements: no error."""
     if actual.numel() == 0:
-        return Error(0.0, 0.0, 0.0, 0.0, 0.0, (), math.nan, math.nan, math.nan)
+        return Error(0.0, 0.0, 0.0, 0.0, 0.0, (), math.nan, math.nan, math.nan, 0, 0)
     actual = actual.double()
     same = actual == golden
     difference = torch.where(same, 0.0, actual - golden)
@@ -54,4 +57,6 @@ def measure(actual: Tensor, golden: Tensor, allowed: Tensor) -> Error:
         actual=actual[index].item(),
         golden=golden[index].item(),
         allowed=allowed[index].item(),
+        beyond=int((~(used <= 1)).sum()),
+        elements=used.numel(),
     )

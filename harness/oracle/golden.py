@@ -8,14 +8,14 @@ whatever the path runs on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.case import DecodeCase, InvalidCase
+from harness.case import DecodeCase, InvalidCase, stated
 from harness.case.visible import visible_slots
 from harness.inputs import Inputs
 
@@ -28,6 +28,7 @@ MAX_SCORE = 1e4
 class Golden:
     """``output`` float64 ``[B, Hq, Q, Dv]``, 0 in rows with nothing to attend; ``logsumexp``
     (natural base) and ``highest``, the largest score, float64 ``[B, Hq, Q]``, -inf in such rows.
+    In both a logit without a value (``score=sink``) takes part where a row attends anything.
     """
 
     output: Tensor
@@ -75,29 +76,57 @@ def chunks(inputs: Inputs, sequence: int) -> Iterator[Chunk]:
         )
 
 
+# A score ``[Hkv, G, Q, n]`` after its score_mod, and the absolute intermediate value.
+_Modified = tuple[Tensor, Tensor | int]
+
+
+def _softcap(inputs: Inputs, score: Tensor, distance: Tensor, softcap: int) -> _Modified:
+    return softcap * torch.tanh(score / softcap), 4 * softcap
+
+
+def _added(score: Tensor, bias: Tensor) -> _Modified:
+    return score + bias, bias.abs()
+
+
+def _alibi(inputs: Inputs, score: Tensor, distance: Tensor) -> _Modified:
+    slope = inputs.parameter("alibi").double().reshape(*score.shape[:2], 1, 1)
+    return _added(score, -slope * distance)
+
+
+def _bias(inputs: Inputs, score: Tensor, distance: Tensor, bias: int) -> _Modified:
+    index = distance.clamp(0, bias - 1)
+    table = inputs.parameter("bias").double()
+    return _added(score, table[:, index].unflatten(0, score.shape[:2]))
+
+
+def _shift(inputs: Inputs, score: Tensor, distance: Tensor, shift: int) -> _Modified:
+    return _added(score, torch.full_like(score, shift))
+
+
+def _unchanged(inputs: Inputs, score: Tensor, distance: Tensor) -> _Modified:
+    return score, 0
+
+
+# What is judged states these again, on purpose, so that a mistake in either shows:
+# ``harness.paths.masks`` for FlexAttention and SDPA, ``harness.faults.model`` for what a fault
+# would put out, and the text of standalone scripts in ``harness.case.scores``.
+_SCORE_MODS: dict[str, Callable[..., _Modified]] = {
+    "softcap": _softcap,
+    "alibi": _alibi,
+    "bias": _bias,
+    "shift": _shift,
+    "sink": _unchanged,
+}
+
+
 def _score_mods(inputs: Inputs, score: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
     """Scores ``[Hkv, G, Q, n]`` after the score_mods, and their absolute intermediates;
     ``distance`` ``[Q, n]`` is the query's position less the slot."""
-    grouped = score.shape[:2]
     intermediate = torch.zeros_like(score)
-    for name, arguments in inputs.case.score_specs:
-        if name == "softcap":
-            cap = arguments[0]
-            score = cap * torch.tanh(score / cap)
-            intermediate = intermediate + 4 * cap
-            continue
-        if name == "alibi":
-            assert inputs.alibi_slopes is not None
-            slope = inputs.alibi_slopes.double().reshape(*grouped, 1, 1)
-            bias = -slope * distance
-        elif name == "bias":
-            assert inputs.bias_table is not None
-            index = distance.clamp(0, arguments[0] - 1)
-            bias = inputs.bias_table.double()[:, index].unflatten(0, grouped)
-        else:
-            bias = torch.full_like(score, arguments[0])
-        score = score + bias
-        intermediate = intermediate + bias.abs()
+    for name, arguments in inputs.case.scores.items():
+        score_mod = stated(_SCORE_MODS, name, "the oracle's score_mods")
+        score, size = score_mod(inputs, score, distance, **arguments)
+        intermediate = intermediate + size
     return score, intermediate
 
 
@@ -113,6 +142,7 @@ def golden(inputs: Inputs) -> Golden:
     logsumexp = torch.full(output.shape[:3], -math.inf, dtype=torch.float64)
     maximum = logsumexp.clone()
     grouped = (case.kv_heads, case.heads // case.kv_heads, case.q_len)
+    column = inputs.column()
     for sequence in range(case.batch):
         total = torch.zeros(*grouped, case.value_dim, dtype=torch.float64)
         weight = torch.zeros(grouped, dtype=torch.float64)
@@ -128,6 +158,15 @@ def golden(inputs: Inputs) -> Golden:
             weight = weight * rescale + p.sum(dim=-1)
             total = total * rescale.unsqueeze(-1) + p @ chunk.value
             highest = new
+        if column is not None:
+            # A row with nothing to attend stays empty: there is nothing to normalise.
+            empty = highest == -math.inf
+            logit = column.double().reshape(*grouped[:2], 1)
+            new = torch.maximum(highest, logit).masked_fill(empty, 0.0)
+            rescale = torch.exp(highest - new)
+            weight = weight * rescale + torch.exp(logit - new).masked_fill(empty, 0.0)
+            total = total * rescale.unsqueeze(-1)
+            highest = new.masked_fill(empty, -math.inf)
         normaliser = weight.masked_fill(weight == 0, 1.0).unsqueeze(-1)
         output[sequence] = (total / normaliser).flatten(0, 1)
         logsumexp[sequence] = (highest + weight.log()).flatten(0, 1)
@@ -138,8 +177,8 @@ def golden(inputs: Inputs) -> Golden:
 
 
 def expressible_by_sdpa(case: DecodeCase) -> bool:
-    """Whether scaled_dot_product_attention can compute the case: softcap is not a bias."""
-    return "softcap" not in dict(case.score_specs)
+    """Whether ``second_opinion`` can compute the case: every score_mod is a bias, or a column."""
+    return all(kind.additive or kind.column for kind in case.score_kinds)
 
 
 def additive_bias(inputs: Inputs, sequence: int) -> Tensor:
@@ -152,7 +191,8 @@ def additive_bias(inputs: Inputs, sequence: int) -> Tensor:
 
 
 def second_opinion(inputs: Inputs) -> Tensor:
-    """``F.scaled_dot_product_attention`` in float64 over each sequence's attendable slots.
+    """``F.scaled_dot_product_attention`` in float64 over each sequence's visible slots; a logit
+    without a value is one slot more, with key and value 0 and the logit as its bias.
 
     Returns float64 ``[B, Hq, Q, Dv]``; rows with nothing to attend are 0.
 
@@ -161,17 +201,26 @@ def second_opinion(inputs: Inputs) -> Tensor:
     """
     case = inputs.case
     if not expressible_by_sdpa(case):
-        raise InvalidCase("SDPA cannot express softcap")
+        raise InvalidCase(f"SDPA cannot express {case.score}")
     output = torch.zeros(case.batch, case.heads, case.q_len, case.value_dim, dtype=torch.float64)
+    column = inputs.column()
     for sequence in range(case.batch):
         slots = visible_slots(case, sequence).any(dim=0).nonzero().flatten()
-        if slots.numel():
-            output[sequence] = F.scaled_dot_product_attention(
-                inputs.query[sequence].double(),
-                inputs.key_cache[sequence][:, slots].double(),
-                inputs.value_cache[sequence][:, slots].double(),
-                attn_mask=additive_bias(inputs, sequence)[..., slots],
-                scale=case.softmax_scale,
-                enable_gqa=True,
-            )
+        if not slots.numel():
+            continue
+        key = inputs.key_cache[sequence][:, slots].double()
+        value = inputs.value_cache[sequence][:, slots].double()
+        bias = additive_bias(inputs, sequence)[..., slots]
+        if column is not None:
+            key, value = (F.pad(cache, (0, 0, 0, 1)) for cache in (key, value))
+            logit = column.double().view(-1, 1, 1).expand(-1, case.q_len, 1)
+            bias = torch.cat([bias, logit], -1)
+        output[sequence] = F.scaled_dot_product_attention(
+            inputs.query[sequence].double(),
+            key,
+            value,
+            attn_mask=bias,
+            scale=case.softmax_scale,
+            enable_gqa=True,
+        )
     return output

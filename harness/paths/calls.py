@@ -1,6 +1,6 @@
 """What a decode path does: arguments made outside the compiled region, and the function to run.
 
-Each ``refuses`` function gives the reason why a case is outside a path's contract, or None.
+Each ``refuses`` function gives the reason why a path does not take a case, or None.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from harness.case import DecodeCase
-from harness.decoding.attention import decode_attention
+from harness.case import DecodeCase, stated
+from harness.case.layouts import identity
+from harness.decoding.attention import add_sink, decode_attention
 from harness.inputs import Inputs
-from harness.inputs.layouts import LAYOUTS, identity
 from harness.paths import masks
+from harness.paths.masks import absolute_score_mod, dilation_mod, document_mod
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def _flex(
     score_mod: masks.ScoreMod | None,
     scale: float | None,
     enable_gqa: bool,
+    sink_logits: Tensor | None,
     with_logsumexp: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     key, value = view(key, query.size(0)), view(value, query.size(0))
@@ -50,9 +52,11 @@ def _flex(
         scale=scale,
         enable_gqa=enable_gqa,
     )
-    if with_logsumexp:
+    if with_logsumexp or sink_logits is not None:
         output, aux = flex_attention(query, key, value, return_aux=AuxRequest(lse=True), **keywords)
-        return output, aux.lse
+        if sink_logits is None:
+            return output, aux.lse
+        return add_sink(output, aux.lse, sink_logits)
     return flex_attention(query, key, value, **keywords)
 
 
@@ -85,7 +89,7 @@ def _tensors(inputs: Inputs, length: int | None = None) -> dict[str, Any]:
     common = dict(query=inputs.query, scale=case.scale, enable_gqa=case.heads != case.kv_heads)
     if case.views == "inside":
         caches = dict(key=inputs.key_buffer, value=inputs.value_buffer)
-        return dict(**common, **caches, view=LAYOUTS[case.layout].view, length=length)
+        return dict(**common, **caches, view=case.layout_kind.view, length=length)
     key, value = inputs.key_cache, inputs.value_cache
     if length is not None:
         key, value = key[:, :, :length], value[:, :, :length]
@@ -94,9 +98,7 @@ def _tensors(inputs: Inputs, length: int | None = None) -> dict[str, Any]:
 
 def filled(case: DecodeCase) -> int:
     """Slots in use where all sequences share one position: what a sliced cache keeps."""
-    name, arguments = case.mask_spec
-    prefix = arguments[0] if name == "prefix" else 0
-    return max(case.input_pos[0] + case.q_len, prefix)
+    return max(case.input_pos[0] + case.q_len, case.mask_arguments.get("prefix", 0))
 
 
 def _with_logsumexp(inputs: Inputs) -> bool:
@@ -109,6 +111,7 @@ def flex_call(inputs: Inputs, block_mask: BlockMask | None, length: int | None =
     arguments = dict(
         block_mask=block_mask,
         score_mod=masks.score_mod(inputs),
+        sink_logits=inputs.column(),
         with_logsumexp=_with_logsumexp(inputs),
         **_tensors(inputs, length),
     )
@@ -130,7 +133,7 @@ def full_cache_refuses(case: DecodeCase) -> str | None:
     """gpt-fast's row is for one causal token at one position."""
     if case.recipe != "row":
         return None
-    if case.mask != "causal" or case.q_len != 1 or not case.shared_position:
+    if not case.plainly_causal or case.q_len != 1 or not case.shared_position:
         return "recipe=row is for one causal query token at a position shared by the batch"
     return None
 
@@ -143,14 +146,12 @@ def sliced(inputs: Inputs, mod: masks.MaskMod) -> Call:
 
 def sliced_refuses(case: DecodeCase) -> str | None:
     """A slice has one length, for all sequences."""
-    if not case.shared_position:
-        return "a slice needs one position shared by the batch"
-    return None if case.recipe == "fresh" else "a slice's block mask is built fresh"
+    return None if case.shared_position else "a slice needs one position shared by the batch"
 
 
 def as_reported_refuses(case: DecodeCase) -> str | None:
     """The report's mask knows causal attention alone."""
-    if case.mask != "causal" or case.score != "none":
+    if not case.plainly_causal or case.scores:
         return "the report's slice is plain causal"
     return sliced_refuses(case)
 
@@ -175,7 +176,7 @@ def sdpa_sliced(inputs: Inputs) -> Call:
     """SDPA over the filled slots, with a mask only where it needs one."""
     case = inputs.case
     length = filled(case)
-    plain = case.q_len == 1 and case.mask == "causal" and case.score == "none"
+    plain = case.q_len == 1 and case.plainly_causal and not case.scores
     attn_mask = None if plain else _attn_mask(inputs)[..., :length]
     return Call(_sdpa, dict(attn_mask=attn_mask, **_tensors(inputs, length)))
 
@@ -186,10 +187,9 @@ def sdpa_full(inputs: Inputs) -> Call:
 
 
 def sdpa_refuses(case: DecodeCase) -> str | None:
-    """What SDPA cannot express."""
-    if "softcap" in dict(case.score_specs):
-        return "SDPA cannot express softcap"
-    return None if case.recipe == "fresh" else "SDPA takes no block mask"
+    """SDPA takes score_mods as a bias."""
+    others = [kind.name for kind in case.score_kinds if not kind.additive]
+    return f"SDPA cannot express {', '.join(others)}" if others else None
 
 
 def sdpa_sliced_refuses(case: DecodeCase) -> str | None:
@@ -211,31 +211,49 @@ def _decode(
     return decode_attention(query, key, value, return_lse=with_logsumexp, **arguments)
 
 
+def _documents(inputs: Inputs, document: int) -> dict[str, Any]:
+    return {"mask_mod": document_mod(inputs, document)}
+
+
+def _dilation(inputs: Inputs, window: int, dilation: int) -> dict[str, Any]:
+    return {"window": window, "mask_mod": dilation_mod(dilation)}
+
+
+def _as_they_are(inputs: Inputs, **arguments: int) -> dict[str, Any]:
+    return arguments
+
+
+# What ``decode_block_mask`` is asked for, by kind of mask. It states the rule of the oracle,
+# ``harness.case.visible``, for itself, as a library that knows no cases.
+_MASK_ARGUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "causal": _as_they_are,
+    "window": _as_they_are,
+    "sinks": _as_they_are,
+    "prefix": _as_they_are,
+    "document": _documents,
+    "dilated": _dilation,
+}
+
+
 def fixed(inputs: Inputs, *, pack_gqa: bool = False) -> Call:
-    """decode_attention, which makes its block table inside the call."""
+    """decode_attention, which makes its block table inside the call.
+
+    Raises:
+        UnknownKind: for a mask or a score_mod of which it is not known how to ask for it.
+    """
     case = inputs.case
-    name, numbers = case.mask_spec
+    mask = stated(_MASK_ARGUMENTS, case.mask_kind.name, "the fixed path's masks")
     arguments = dict(
         input_pos=inputs.input_pos,
-        score_mod=masks.absolute_score_mod(inputs),
-        window=numbers[0] if name in ("window", "sinks") else None,
-        sinks=numbers[1] if name == "sinks" else 0,
-        prefix=numbers[0] if name == "prefix" else 0,
-        mask_mod=masks.document_mod(inputs) if name == "document" else None,
+        score_mod=absolute_score_mod(inputs),
+        sink_logits=inputs.column(),
         block_size=case.block_size,
         pack_gqa=pack_gqa,
         with_logsumexp=_with_logsumexp(inputs),
     )
-    return Call(_decode, arguments | _tensors(inputs))
-
-
-def fixed_refuses(case: DecodeCase) -> str | None:
-    """Its block mask is not for the case to choose."""
-    return None if case.recipe == "fresh" else "the fixed path makes its own block table"
+    return Call(_decode, arguments | mask(inputs, **case.mask_arguments) | _tensors(inputs))
 
 
 def packed_refuses(case: DecodeCase) -> str | None:
     """Packing needs a group."""
-    if case.heads == case.kv_heads:
-        return "there is no group to pack"
-    return fixed_refuses(case)
+    return "there is no group to pack" if case.heads == case.kv_heads else None

@@ -1,7 +1,6 @@
 """mask_mods, score_mods and block masks for FlexAttention, from the tensors of a case.
 
-Positions are captured as tensors, never as Python ints: an int is one graph per position. The
-rule of ``harness.case.visible`` stands here a second time, on purpose.
+Positions are captured as tensors, never as Python ints: an int is one graph per position.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from harness.case import stated
 from harness.inputs import Inputs
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -23,78 +23,115 @@ def causal_without_offset(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor
     return q >= kv
 
 
-def visible(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-    """No mask at all."""
-    return kv >= 0
-
-
 def mask_mod(inputs: Inputs) -> MaskMod:
-    """The case's mask, with query ``q`` of sequence ``b`` at ``input_pos[b] + q``."""
+    """The case's mask, with query ``q`` of sequence ``b`` at ``input_pos[b] + q``.
+
+    Raises:
+        UnknownKind: for a mask that is not stated here.
+    """
     case = inputs.case
-    name, arguments = case.mask_spec
     # An idle sequence sits so far left that every slot is in its future.
     nowhere = -case.cache_len - case.q_len
     start = inputs.input_pos.masked_fill(inputs.input_pos < 0, nowhere)
+    make = stated(_MASK_MODS, case.mask_kind.name, "the mask_mods for flex_attention")
+    rule = make(inputs, **case.mask_arguments)
 
-    def causal(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return kv <= start[b] + q
+    def mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return rule(b, h, start[b] + q, kv)
 
-    def window(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        t = start[b] + q
-        return (kv <= t) & (t - kv < arguments[0])
-
-    def sinks(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        t = start[b] + q
-        return (kv <= t) & ((t - kv < arguments[0]) | (kv < arguments[1]))
-
-    def prefix(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        t = start[b] + q
-        return (kv <= t) | ((kv < arguments[0]) & (t >= 0))
-
-    same_document = document_mod(inputs)
-
-    def document(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        t = start[b] + q
-        return (kv <= t) & same_document(b, h, t, kv)
-
-    mods = (causal, window, sinks, prefix, document)
-    return {mod.__name__: mod for mod in mods}[name]
+    return mod
 
 
-def document_mod(inputs: Inputs) -> MaskMod:
-    """Whether slot ``kv`` lies in the document of position ``q``; documents are packed."""
-    case = inputs.case
-    length = case.mask_spec[1][0] if case.mask_spec[0] == "document" else case.cache_len
-    document_id = torch.arange(case.cache_len, device=inputs.input_pos.device) // length
-    last = case.cache_len - 1
+def _causal(inputs: Inputs) -> MaskMod:
+    return lambda b, h, t, kv: kv <= t
 
-    def same_document(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        # q and kv run over whole blocks, so past the end of document_id.
-        return document_id[q.clamp(0, last)] == document_id[kv.clamp(max=last)]
+
+def _window(inputs: Inputs, window: int) -> MaskMod:
+    return lambda b, h, t, kv: (kv <= t) & (t - kv < window)
+
+
+def _sinks(inputs: Inputs, window: int, sinks: int) -> MaskMod:
+    return lambda b, h, t, kv: (kv <= t) & ((t - kv < window) | (kv < sinks))
+
+
+def _prefix(inputs: Inputs, prefix: int) -> MaskMod:
+    return lambda b, h, t, kv: (kv <= t) | ((kv < prefix) & (t >= 0))
+
+
+def _document(inputs: Inputs, document: int) -> MaskMod:
+    same_document = document_mod(inputs, document)
+    return lambda b, h, t, kv: (kv <= t) & same_document(b, h, t, kv)
+
+
+def _dilated(inputs: Inputs, window: int, dilation: int) -> MaskMod:
+    near, every = _window(inputs, window), dilation_mod(dilation)
+    return lambda b, h, t, kv: near(b, h, t, kv) & every(b, h, t, kv)
+
+
+# The oracle's rule, ``harness.case.visible``, a second time and on purpose: over absolute positions
+# ``t``, which are negative in an idle sequence. Which slots ``t`` attends, from the arguments.
+_MASK_MODS: dict[str, Callable[..., MaskMod]] = {
+    "causal": _causal,
+    "window": _window,
+    "sinks": _sinks,
+    "prefix": _prefix,
+    "document": _document,
+    "dilated": _dilated,
+}
+
+
+def document_mod(inputs: Inputs, length: int) -> MaskMod:
+    """Whether slot ``kv`` lies in the document of position ``t``; documents of ``length`` slots are
+    packed. The documents are looked up in a captured table, as a user's would be."""
+    cache_len = inputs.case.cache_len
+    document_id = torch.arange(cache_len, device=inputs.input_pos.device) // length
+    last = cache_len - 1
+
+    def same_document(b: Tensor, h: Tensor, t: Tensor, kv: Tensor) -> Tensor:
+        # t and kv run over whole blocks, so past the end of document_id.
+        return document_id[t.clamp(0, last)] == document_id[kv.clamp(max=last)]
 
     return same_document
 
 
+def dilation_mod(dilation: int) -> MaskMod:
+    """Whether slot ``kv`` is a multiple of ``dilation`` away from position ``t``."""
+    return lambda b, h, t, kv: (t - kv) % dilation == 0
+
+
+# One step of a score, ``(score, h, distance, the kind's parameter, **arguments)``; the oracle's
+# ``harness.oracle.golden`` a second time, on purpose. A column is no score_mod: the logit is added
+# to the finished output.
+_SCORE_MODS: dict[str, Callable[..., Tensor]] = {
+    "softcap": lambda s, h, distance, _, softcap: softcap * torch.tanh(s / softcap),
+    "alibi": lambda s, h, distance, slopes: s - slopes[h] * distance,
+    "bias": lambda s, h, distance, table, bias: s + table[h, distance.clamp(0, bias - 1)],
+    "shift": lambda s, h, distance, _, shift: s + shift,
+    "sink": lambda s, h, distance, _: s,
+}
+
+
 def absolute_score_mod(inputs: Inputs) -> ScoreMod | None:
-    """The case's score_mods in their order, ``q`` being the query's position; or None."""
-    specs = inputs.case.score_specs
-    if not specs:
+    """The case's score_mods in their order, ``q`` being the query's position; or None.
+
+    Raises:
+        UnknownKind: for a score_mod that is not stated here.
+    """
+    steps = [
+        (
+            stated(_SCORE_MODS, kind.name, "the score_mods for flex_attention"),
+            inputs.parameter(kind.name) if kind.parameter else None,
+            inputs.case.scores[kind.name],
+        )
+        for kind in inputs.case.score_kinds
+        if not kind.column
+    ]
+    if not steps:
         return None
-    slopes, table = inputs.alibi_slopes, inputs.bias_table
 
     def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        distance = q - kv
-        for name, arguments in specs:
-            if name == "softcap":
-                score = arguments[0] * torch.tanh(score / arguments[0])
-            elif name == "alibi":
-                assert slopes is not None
-                score = score - slopes[h] * distance
-            elif name == "bias":
-                assert table is not None
-                score = score + table[h, distance.clamp(0, arguments[0] - 1)]
-            else:
-                score = score + arguments[0]
+        for step, parameter, arguments in steps:
+            score = step(score, h, q - kv, parameter, **arguments)
         return score
 
     return mod

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.case import NONFINITE_TAILS, DecodeCase
+from harness.case import RECIPES, DecodeCase
 from harness.inputs import Inputs
 from harness.oracle.budget import Precision
 from harness.paths.calls import Call
@@ -30,32 +30,51 @@ class Result:
     logsumexp: Tensor | None = None
 
 
+# Small, with more than one block, and off the block size.
+CONTRACT_CASE = DecodeCase(cache_len=48, input_pos=(20,), heads=2, head_dim=16, block_size=(16, 16))
+
+
 @dataclass(frozen=True)
 class Path:
     """One implementation of a decode call.
 
-    ``refuses(case)`` gives the reason why a case is outside its contract, or None. ``ignores`` is
-    its tail contract: ``finite`` leftovers, or ``any`` bits. ``flex`` says whether it calls
-    flex_attention. A ``static`` path promises one graph for all positions. One that is
-    ``known_wrong`` is there to be shown wrong and counts for nothing.
+    ``declines(case)`` gives the reason why it does not take a case, or None; ``recipes`` are the
+    block mask recipes that it follows. ``ignores`` is its tail contract: ``finite`` leftovers, or
+    ``any`` bits. ``flex`` says whether it calls flex_attention, and ``avoids_known_failures`` that
+    it does so around what compiled FlexAttention on CPU is known to get wrong. A ``static`` path
+    promises one graph for all positions. ``contract_case`` is one that it takes, on which its
+    contract is checked. One that is ``known_wrong`` is there to be shown wrong and counts for
+    nothing.
     """
 
     name: str
     doc: str
     prepare: Callable[[Inputs], Call]
-    refuses: Callable[[DecodeCase], str | None] = lambda case: None
+    declines: Callable[[DecodeCase], str | None] = lambda case: None
+    recipes: tuple[str, ...] = RECIPES
     ignores: str = "finite"
     precision: Precision = field(default_factory=Precision)
     flex: bool = True
+    avoids_known_failures: bool = False
     static: bool = True
+    contract_case: DecodeCase = CONTRACT_CASE
     known_wrong: bool = False
+
+    def refuses(self, case: DecodeCase) -> str | None:
+        """Why this path does not take ``case`` on any device, or None."""
+        if not case.tail_kind.finite and self.ignores == "finite":
+            return f"promises to ignore finite tails only, not tail={case.tail}"
+        if case.recipe not in self.recipes:
+            return f"follows recipe={' '.join(self.recipes)} only, not recipe={case.recipe}"
+        return self.declines(case)
 
     def unsupported(self, case: DecodeCase, device: str) -> str | None:
         """Why this path does not take ``case`` on ``device``, or None."""
-        if case.tail in NONFINITE_TAILS and self.ignores == "finite":
-            return f"promises to ignore finite tails only, not tail={case.tail}"
-        if case.mode != "eager" and (reason := why_not(torch.device(device).type)):
+        kind = torch.device(device).type
+        if case.mode != "eager" and (reason := why_not(kind)):
             return reason
+        if self.flex and case.has_column and case.mode != "eager" and kind == "cpu":
+            return "score=sink needs the logsumexp, which compiled FlexAttention on CPU lacks"
         return self.refuses(case)
 
     def compiled(self, case: DecodeCase, function: Callable[..., Any]) -> Compiled:

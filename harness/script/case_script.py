@@ -13,30 +13,17 @@ from harness.issue233.answer import REPORT_URL
 from harness.oracle.budget import Precision
 from harness.paths import PATHS
 from harness.paths.calls import filled
-from harness.script.inputs import LAYOUT_CODE, drawn
+from harness.script.inputs import drawn, parameters
 from harness.script.inputs import filled as filled_tail
-from harness.script.oracle import budget_lines, golden_lines
+from harness.script.oracle import (
+    budget_lines,
+    column,
+    golden_lines,
+    intermediates,
+    score_lines,
+)
 from harness.script.text import both, bracketed, script
 
-# Position t of a query row is ``pos[b] + q``.
-_MASKS = {
-    "window": "(kv <= t) & (kv > t - {0})",
-    "sinks": "(kv <= t) & ((kv > t - {0}) | (kv < {1}))",
-    "prefix": "(kv <= t) | (kv < {0})",
-    "document": "(kv <= t) & (kv // {0} == t // {0})",
-}
-_SCORES = {
-    "softcap": "{0} * torch.tanh(s / {0})",
-    "alibi": "s - slopes[h].to(s.dtype) * (pos[b] + q - kv)",
-    "bias": "s + table[h, (pos[b] + q - kv).clamp(0, {1})]",
-    "shift": "s + {0}",
-}
-# The absolute intermediate values of a score_mod, for the budget.
-_SIZES = {
-    "alibi": "(slopes.double()[h] * (pos[b] + q - kv)).abs()",
-    "bias": "table[h, (pos[b] + q - kv).clamp(0, {1})].abs()",
-}
-_TABLES = {"alibi": "slopes", "bias": "table"}
 INPUTS_END = "# Golden, and what rounding can explain: float64 over the attended slots."
 _SLICED = "lambda b, h, q, kv: q >= kv"
 
@@ -97,9 +84,9 @@ def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
     yield from filled_tail(case)
     yield ""
     yield INPUTS_END
-    scores = ["score_mod(s, b, h, q, kv)"] if case.score_specs else []
+    scores = ["score_mod(s, b, h, q, kv)"] if score_lines(case) else []
     yield from golden_lines(case, scores)
-    yield from budget_lines(case, device, Precision(), _intermediates(case))
+    yield from budget_lines(case, device, Precision(), intermediates(case))
     yield ""
     yield from _placed(case, device)
     # Of several calls the outputs are kept, to be compared with each other.
@@ -119,21 +106,23 @@ def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
 
 def _functions(case: DecodeCase) -> Iterator[str]:
     """What flex_attention gets, and the golden result alike."""
-    name, arguments = case.mask_spec
     yield ""
     yield "def attends(b, h, q, kv):"
-    if name == "causal":
-        yield "    return (kv <= pos[b] + q) & (pos[b] >= 0)"
-    else:
-        yield "    t = pos[b] + q  # the query's position"
-        yield f"    return ({_MASKS[name].format(*arguments)}) & (pos[b] >= 0)"
-    if case.score_specs:
+    yield "    t = pos[b] + q  # the query's position"
+    yield f"    return ({case.mask_kind.script.format(**case.mask_arguments)}) & (pos[b] >= 0)"
+    if scores := score_lines(case):
         yield ""
         yield ""
         yield "def score_mod(s, b, h, q, kv):"
-        *first, last = (_formatted(_SCORES[name], numbers) for name, numbers in case.score_specs)
-        yield from (f"    s = {score}" for score in first)
-        yield f"    return {last}"
+        yield from (f"    s = {score}" for score in scores[:-1])
+        yield f"    return {scores[-1]}"
+    if name := column(case):
+        yield ""
+        yield ""
+        yield "def flex_with_sink(*arguments):"
+        yield "    out, aux = flex_attention(*arguments, return_aux=AuxRequest(lse=True))"
+        factor = f"(aux.lse - {name}[:, None]).sigmoid()[..., None]"
+        yield f"    return (out * {factor}).to(out.dtype)"
     if case.mode == "eager":
         return
     mode = "" if case.mode == "compiled" else f', mode="{case.mode}"'
@@ -148,39 +137,24 @@ def _functions(case: DecodeCase) -> Iterator[str]:
     yield f"    return {_flex(case)}"
 
 
-def _formatted(text: str, arguments: tuple[int, ...]) -> str:
-    return text.format(*arguments, *(n - 1 for n in arguments))
-
-
-def _intermediates(case: DecodeCase) -> list[str]:
-    constant = 0
-    terms = []
-    for name, arguments in case.score_specs:
-        if name in _SIZES:
-            terms.append(_formatted(_SIZES[name], arguments))
-        else:
-            constant += 4 * arguments[0] if name == "softcap" else abs(arguments[0])
-    return [str(constant), *terms] if constant else terms
-
-
 def _cut(case: DecodeCase, indent: str = "") -> Iterator[str]:
     """``k, v``, what the call gets: the views of the buffers, and of them the first slots."""
-    yield from both("k, v", f"x{LAYOUT_CODE[case.layout][1]}[:, :, :n]", indent=indent)
+    yield from both("k, v", f"x{case.layout_kind.script[1]}[:, :, :n]", indent=indent)
 
 
 def _flex(case: DecodeCase) -> str:
-    score_mod = "score_mod" if case.score_specs else "None"
-    return f"flex_attention(query, k, v, {score_mod}, mask, SCALE, HQ != HKV)"
+    score_mod = "score_mod" if score_lines(case) else "None"
+    flex = "flex_with_sink" if column(case) else "flex_attention"
+    return f"{flex}(query, k, v, {score_mod}, mask, SCALE, HQ != HKV)"
 
 
 def _placed(case: DecodeCase, device: str) -> Iterator[str]:
     """The caches in their buffers, and everything on its device."""
     if case.layout != "contiguous":
-        yield from both("key, value", LAYOUT_CODE[case.layout][0])
+        yield from both("key, value", case.layout_kind.script[0])
     if device != "cpu":
         names = "query, key, value, pos"
-        for score, name in _TABLES.items():
-            names += f", {name}" if score in dict(case.score_specs) else ""
+        names += "".join(f", {parameter.short}" for parameter, _ in parameters(case))
         yield from both(names, "x.to(DEVICE)", names)
 
 

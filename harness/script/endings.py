@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from harness.case import DecodeCase
+from harness.script.inputs import parameters
+from harness.script.text import bracketed
 from harness.verdict import Verdict
 
 _RETURNED = 42
@@ -67,12 +69,13 @@ def state(**tensors):
 
 def mutated(case: DecodeCase) -> Iterator[str]:
     """One call, and what it changed: memory of its inputs, settings of the process."""
-    slopes = ", alibi_slopes=slopes" if "alibi" in dict(case.score_specs) else ""
     yield ""
     yield from _STATE.rstrip().splitlines()
     yield ""
     yield ""
-    yield f"inputs = dict(query=q, key_cache=k, value_cache=v, input_pos=p{slopes})"
+    given = ["query=q", "key_cache=k", "value_cache=v", "input_pos=p"]
+    given += [f"{parameter.name}={parameter.short}" for parameter, _ in parameters(case)]
+    yield from bracketed("inputs = dict(", given, ")")
     yield "with torch.no_grad():"
     yield "    before = state(**inputs)"
     yield "    decode(q, k, v, p, **options)"

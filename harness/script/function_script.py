@@ -14,8 +14,14 @@ from harness.case import DecodeCase
 from harness.case.visible import tail
 from harness.oracle.budget import Precision
 from harness.script.endings import crash, ending, mutated
-from harness.script.inputs import LAYOUT_CODE, drawn, filled, other_tail
-from harness.script.oracle import budget_lines, exact_lines, golden_lines
+from harness.script.inputs import drawn, filled, other_tail, parameters
+from harness.script.oracle import (
+    budget_lines,
+    exact_lines,
+    golden_lines,
+    intermediates,
+    score_lines,
+)
 from harness.script.text import both, bracketed, quoted, script
 from harness.verdict import Verdict
 from harness.verdict.junk import M_PERTURB, PERTURB
@@ -58,9 +64,10 @@ def _body(
     if verdict is Verdict.CRASH:
         yield from crash()
     yield from drawn(case, device)
-    yield "distance = (pos[:, None] + torch.arange(Q))[:, None, :, None] - torch.arange(S)"
-    window = f" & (distance < {case.mask_spec[1][0]})" if case.mask != "causal" else ""
-    yield f"allowed = (distance >= 0){window} & (pos >= 0).view(B, 1, 1, 1)"
+    yield 'b, h, q, kv = torch.meshgrid(*map(torch.arange, (B, HQ, Q, S)), indexing="ij")'
+    yield "t = pos[b] + q  # the query's position"
+    rule = case.mask_kind.script.format(**case.mask_arguments)
+    yield f"allowed = ({rule}) & (pos[b] >= 0)"
     yield from filled(case)
     yield ""
     yield INPUTS_END
@@ -94,14 +101,9 @@ def _import(target: str, case: DecodeCase) -> Iterator[str]:
 
 
 def _options(case: DecodeCase, device: str) -> Iterator[str]:
-    name, numbers = case.mask_spec
-    scores = dict(case.score_specs)
-    if name == "window":
-        yield f"window={numbers[0]}"
-    if "softcap" in scores:
-        yield f"softcap={float(scores['softcap'][0])}"
-    if "alibi" in scores:
-        yield "alibi_slopes=slopes" + ("" if device == "cpu" else ".to(DEVICE)")
+    yield from (f"{name}={value}" for name, value in case.options.items())
+    for parameter, _ in parameters(case):
+        yield f"{parameter.name}={parameter.short}" + ("" if device == "cpu" else ".to(DEVICE)")
     if case.scale is not None:
         yield "scale=SCALE"
 
@@ -109,7 +111,7 @@ def _options(case: DecodeCase, device: str) -> Iterator[str]:
 def _copies(case: DecodeCase, indent: str = "") -> Iterator[str]:
     yield f"{indent}q, k, v, p = (x.to(DEVICE, copy=True) for x in (query, key, value, pos))"
     if case.layout != "contiguous":
-        yield from both("k, v", "".join(LAYOUT_CODE[case.layout]), "k, v", indent)
+        yield from both("k, v", "".join(case.layout_kind.script), "k, v", indent)
 
 
 def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
@@ -138,22 +140,14 @@ def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
 
 
 def _numbers(case: DecodeCase, device: str, precision: Precision) -> Iterator[str]:
-    scores, sizes = [], []
-    for name, numbers in case.score_specs:
-        if name == "softcap":
-            scores.append(f"{numbers[0]} * torch.tanh(s / {numbers[0]})")
-            sizes.append(str(4 * numbers[0]))
-        else:
-            scores.append("s - slopes.double().view(HQ, 1, 1) * distance")
-            sizes.append("(slopes.double().view(HQ, 1, 1) * distance).abs()")
     yield "out = call(key, value)"
     yield 'facts = [getattr(out, x, None) for x in ("shape", "dtype", "device", "layout")]'
     yield "wanted = [(B, HQ, Q, DV), DTYPE, query.to(DEVICE).device, torch.strided]"
     yield "if facts != wanted:"
     yield '    sys.exit(f"{type(out).__name__} is {facts}, should be {wanted}")'
     yield "# Golden, and what rounding can explain: float64 over the attended slots."
-    yield from golden_lines(case, scores)
-    yield from budget_lines(case, device, precision, sizes)
+    yield from golden_lines(case, score_lines(case))
+    yield from budget_lines(case, device, precision, intermediates(case))
     yield from exact_lines(case, precision)
     yield ""
     yield "error = (out.cpu() - golden).abs()"

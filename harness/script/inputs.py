@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from harness.case import NONFINITE_TAILS, DecodeCase
+from harness.case import TAILS, DecodeCase
 from harness.case.fields import Spec
+from harness.case.scores import Parameter
+from harness.case.tails import Fill
 from harness.case.visible import tail
-from harness.inputs import LEVER, LOW, NEEDLE, POISON
+from harness.inputs import LEVER, LOW, NEEDLE
 from harness.script.text import integers
 
-# How a cache x comes to lie in a buffer of its own, and the view of the buffer that is the cache.
-LAYOUT_CODE = {
-    "contiguous": ("x", ""),
-    # Where S or Hkv is 1, contiguous() would copy nothing.
-    "bshd": ("torch.stack(x.unbind(1), 2)", ".transpose(1, 2)"),
-    "longer": ("torch.nn.functional.pad(x, (0, 0, 8, 8), value=math.nan)", "[:, :, 8:-8]"),
-    "stacked": ("torch.stack([x * math.nan, x, x * math.nan])", "[1]"),
-    "expanded": ("x[:1].clone()", ".expand(B, -1, -1, -1)"),
-    "wider": ("torch.nn.functional.pad(x, (8, 8), value=math.nan)", "[..., 8:-8]"),
-    "stepped": ("torch.stack([x, x * math.nan], 3).flatten(2, 3)", "[:, :, ::2]"),
-}
-_NORMAL, _POISON = "randn", str(POISON)
-_FILLS = {
-    "zeros": ("0.0", "0.0"),
-    "leftovers": (_NORMAL, _NORMAL),
-    "poison": (_NORMAL, _POISON),
-    "max": (_POISON, "torch.finfo(DTYPE).max"),
-    "nan": ("math.nan", "math.nan"),
-    "inf": ("math.inf", "math.inf"),
-}
+_NORMAL = "randn"
+
+
+def _text(fill: Fill) -> str:
+    """What a tail is filled with, as an expression."""
+    if fill == "normal":
+        return _NORMAL
+    if fill == "max":
+        return "torch.finfo(DTYPE).max"
+    return repr(fill) if math.isfinite(fill) else f"math.{fill}"
+
+
+def parameters(case: DecodeCase) -> Iterator[tuple[Parameter, str]]:
+    """What the case's score_mods need, each with the expression that draws it."""
+    for kind in case.score_kinds:
+        if kind.parameter is not None:
+            yield kind.parameter, kind.parameter.script.format(**case.scores[kind.name])
 
 
 def drawn(case: DecodeCase, device: str) -> Iterator[str]:
-    """Constants, ``pos``, and ``query, key, value`` (``table``, ``slopes``) before their tail."""
+    """Constants, ``pos``, and ``query, key, value`` and the parameters, before their tail."""
     sizes = [case.batch, case.heads, case.kv_heads, case.q_len]
     sizes += [case.cache_len, case.head_dim, case.value_dim]
     scale = "D**-0.5" if case.scale is None else repr(case.scale)
-    names = dict(case.score_specs)
     yield f"B, HQ, HKV, Q, S, D, DV = {', '.join(map(str, sizes))}"
     yield f'DEVICE, DTYPE, SCALE = "{device}", torch.{case.dtype}, {scale}'
     yield from integers("pos", case.input_pos)
     yield f"g = torch.Generator().manual_seed({case.seed})"
     yield "query = torch.randn(B, HQ, Q, D, generator=g)"
     yield "key, value = (torch.randn(B, HKV, S, n, generator=g) for n in (D, DV))"
-    if "bias" in names:
-        yield f"table = torch.randn(HQ, {names['bias'][0]}, generator=g)"
-    if "alibi" in names:
-        yield "slopes = 2.0 ** (-8 * (torch.arange(1, HQ + 1) / HQ))"
-    if case.layout == "expanded":
+    for parameter, expression in parameters(case):
+        yield f"{parameter.short} = {expression}"
+    if case.layout_kind.shared:
         yield "key, value = (x[:1].expand(B, -1, -1, -1).clone() for x in (key, value))"
     yield from _logits(case)
     if case.dtype != "float32":
@@ -84,25 +81,23 @@ def filled(case: DecodeCase) -> Iterator[str]:
     """``tail``, where there is one, and what lies there; the needle."""
     if tail(case).any():
         yield "tail = ~allowed.any(1).any(1)[:, None, :, None]  # slots that nobody attends"
-        if case.layout == "expanded":
+        if case.layout_kind.shared:
             yield "free = tail.all(0, keepdim=True)"
-        key, value = _FILLS[case.tail]
-        yield from _fill(case, key, value)
+        yield from _fill(case, _text(case.tail_kind.key), _text(case.tail_kind.value))
     yield from _needle(case)
 
 
 def other_tail(case: DecodeCase) -> Iterator[str]:
     """Change the tail as the search for leaks does, with the numbers that it draws."""
-    if case.tail in ("zeros", "leftovers"):
-        # Of leftovers, the poison has the same keys.
-        yield from _fill(case, _NORMAL if case.tail == "zeros" else "", _POISON)
-    else:
-        yield from _fill(case, "" if case.tail == "poison" else _NORMAL, _NORMAL)
+    other, keys = TAILS[case.tail_kind.other], case.tail_kind.key
+    # Where both tails have normal keys, they have the same.
+    key = "" if other.key == keys == "normal" else _text(other.key)
+    yield from _fill(case, key, _text(other.value))
 
 
 def _fill(case: DecodeCase, key: str, value: str) -> Iterator[str]:
     # Of an expanded cache, another sequence may attend the slot.
-    free, rows = ("free", "[:1]") if case.layout == "expanded" else ("tail", "")
+    free, rows = ("free", "[:1]") if case.layout_kind.shared else ("tail", "")
     if key == value != _NORMAL:
         yield f"key, value = (x.masked_fill({free}, {key}) for x in (key, value))"
         return
@@ -131,4 +126,4 @@ def _needle(case: DecodeCase) -> Iterator[str]:
 
 def spoilt(case: DecodeCase) -> bool:
     """Whether the oracle must not multiply with what lies in the tail."""
-    return case.tail in NONFINITE_TAILS and bool(tail(case).any())
+    return not case.tail_kind.finite and bool(tail(case).any())

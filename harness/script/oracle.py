@@ -14,6 +14,27 @@ from harness.script.inputs import spoilt
 from harness.script.text import added
 
 
+def column(case: DecodeCase) -> str | None:
+    """The name of the logit ``[HQ]`` in each softmax that has no value; None without one."""
+    names = [kind.parameter.short for kind in case.score_kinds if kind.column and kind.parameter]
+    return names[0] if names else None
+
+
+def score_lines(case: DecodeCase) -> list[str]:
+    """What ``s`` becomes by each score_mod, in turn."""
+    return [
+        kind.script.format(**case.scores[kind.name]) for kind in case.score_kinds if not kind.column
+    ]
+
+
+def intermediates(case: DecodeCase) -> list[str]:
+    """The absolute values on the way of the score_mods."""
+    arguments = case.scores
+    constant = sum(kind.constant(arguments[kind.name]) for kind in case.score_kinds)
+    terms = [kind.size.format(**arguments[kind.name]) for kind in case.score_kinds if kind.size]
+    return [str(constant), *terms] if constant else terms
+
+
 def golden_lines(case: DecodeCase, scores: list[str]) -> Iterator[str]:
     """``golden`` ``[B, HQ, Q, DV]``; ``scores`` are what ``s`` becomes, in turn."""
     repeated = ".repeat_interleave(HQ // HKV, 1)" if case.heads != case.kv_heads else ""
@@ -23,7 +44,12 @@ def golden_lines(case: DecodeCase, scores: list[str]) -> Iterator[str]:
     yield "s = query.double() @ k.mT * SCALE"
     yield from (f"s = {score}" for score in scores)
     yield "s = s.masked_fill(~allowed, -math.inf)"
-    yield "p = s.softmax(-1).nan_to_num(0)  # a row with nothing to attend is 0"
+    if name := column(case):
+        yield f"logit = {name}.double().view(HQ, 1, 1).expand(B, HQ, Q, 1)"
+        yield "both = torch.cat([s, logit], -1)  # one logit more, which has no value"
+        yield "p, rest = both.softmax(-1).split([S, 1], -1)"
+    else:
+        yield "p = s.softmax(-1).nan_to_num(0)  # a row with nothing to attend is 0"
     yield "golden = p @ v"
 
 
@@ -43,23 +69,39 @@ def budget_lines(
     output = precision.output or case.dtype
     score = UNIT_ROUNDOFF[precision.score]
     flushed = tiny(precision.weight or case.dtype), tiny(output)
+    u_out = _power(UNIT_ROUNDOFF[output])
+    with_column = column(case) is not None
     yield f"u, tiny = {_power(u)}, {_power(flushed[0])}"
     yield "w = query.double().abs() @ k.abs().mT * SCALE"
     size = "s.abs()"
     if intermediates or score > u:
         yield from added("size", ["s.abs()", *intermediates])
         size = "size"
-    yield f"ds = (D + 3) * u * w + 2 * u * (s.amax(-1, keepdim=True) - s + {size})"
+    highest = "both" if with_column else "s"
+    yield f"ds = (D + 3) * u * w + 2 * u * ({highest}.amax(-1, keepdim=True) - s + {size})"
     terms = [f"{_power(score)} * size"] if score > u else []
     terms += [f"{_power(2 * operand)} * w"] if operand else []
     if terms:
         yield f"ds = ds + {' + '.join(terms)}  # the precision that it declares"
     yield "ds, n = ds.masked_fill(~allowed, 0), allowed.sum(-1, keepdim=True)"
     rest = f"{weight + operand!r}" if operand else _power(weight)
-    yield f"e = torch.expm1(ds + (p * ds).sum(-1, keepdim=True)) + {rest} + (n + 4) * u"
+    mean = "(p * ds).sum(-1, keepdim=True)"
+    if with_column:
+        yield from _column_lines(u_out, _power(score) if score > u else "")
+        mean, rest = "mean", f"{rest} + more"
+    yield f"e = torch.expm1(ds + {mean}) + {rest} + (n + 4) * u"
     yield "budget = (p * e + tiny * allowed) @ v.abs()"
-    u_out = _power(UNIT_ROUNDOFF[output])
     yield f"budget = budget + {u_out} * golden.abs() + {_power(flushed[1])} * (n > 0)"
+
+
+def _column_lines(u_out: str, u_score: str) -> Iterator[str]:
+    """What the logit without a value adds, also where it is applied to the finished output."""
+    narrow = f" + {u_score} * logit.abs()" if u_score else ""
+    yield "dl = 2 * u * (both.amax(-1, keepdim=True) - logit + logit.abs())" + narrow
+    yield "n, mean = n + (n > 0), (p * ds).sum(-1, keepdim=True) + rest * dl"
+    yield "lse = both.logsumexp(-1, keepdim=True).abs()"
+    yield "grown = (p * torch.expm1(ds)).sum(-1, keepdim=True) + rest * torch.expm1(dl)"
+    yield f"more = torch.log1p(grown) + {u_out} + u * (n + 16 + 6 * lse + 2 * logit.abs())"
 
 
 def exact_lines(case: DecodeCase, precision: Precision) -> Iterator[str]:

@@ -27,7 +27,7 @@ _STDLIB = (
     "subprocess",
     "sys",
 )
-_FLEX = ("BlockMask", "create_block_mask", "flex_attention")
+_FLEX = ("AuxRequest", "BlockMask", "create_block_mask", "flex_attention")
 
 
 def script(title: str, case: DecodeCase, device: str, body: Iterable[str]) -> str:
@@ -45,7 +45,9 @@ def script(title: str, case: DecodeCase, device: str, body: Iterable[str]) -> st
     ]
     names = [name for name in _FLEX if re.search(rf"\b{name}\b", text)]
     if names:
-        head.append(f"from torch.nn.attention.flex_attention import {', '.join(names)}")
+        start = "from torch.nn.attention.flex_attention import "
+        line = start + ", ".join(names)
+        head += [line] if len(line) <= WIDTH else bracketed(f"{start}(", names, ")")
     return "\n".join(head) + "\n\n" + text
 
 

@@ -7,19 +7,27 @@ from collections.abc import Iterable, Iterator
 
 from hypothesis import strategies as st
 
-from harness.case import DTYPES, NONFINITE_TAILS, TAILS, DecodeCase
-from harness.case.domain import HEAD_DIMS, MAX_BATCH, MAX_Q_LEN, STRIDED, Domain
+from harness.case import (
+    DTYPES,
+    FINITE_TAILS,
+    MASKS,
+    NONFINITE_TAILS,
+    SCORES,
+    DecodeCase,
+)
+from harness.case.domain import HEAD_DIMS, MAX_BATCH, MAX_Q_LEN, Domain
+from harness.case.layouts import STRIDED
 from harness.strategies.paths import (
     GROUPS,
     KV_HEADS,
     LOGITS,
     Q_LENS,
     SCALES,
-    SOFTCAPS,
     often,
     positions,
     probes,
     sampled_cases,
+    texts,
     upto,
 )
 
@@ -83,9 +91,12 @@ def geometries(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCa
     heads = max(2, _MAX_SCORES // (cache_len * q_len * batch))
     kv_heads = draw(upto(min(heads, max(2, room // batch)), KV_HEADS[:-1]))
     group = draw(upto(max(2, heads // kv_heads), GROUPS[1:])) if has("gqa") else 1
-    score = [f"softcap:{draw(st.sampled_from(SOFTCAPS))}"] if has("softcap") else []
-    score += ["alibi"] if has("alibi") else []
-    window = draw(_windows(cache_len)) if has("window") else None
+    score = [draw(texts(kind, EDGES, cache_len)) for kind in SCORES.values() if has(kind.feature)]
+    mask = "causal"
+    offered = [name for name, kind in MASKS.items() if kind.feature in domain.features]
+    if len(offered) > 0 and draw(st.booleans()):
+        name: str = draw(st.sampled_from(offered))
+        mask = draw(texts(MASKS[name], EDGES, cache_len))
     return DecodeCase(
         cache_len=cache_len,
         input_pos=(0,) * batch,
@@ -95,17 +106,12 @@ def geometries(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCa
         value_dim=value_dim,
         q_len=q_len,
         dtype=draw(st.sampled_from(domain.dtypes)),
-        mask="causal" if window is None else f"window:{window}",
+        mask=mask,
         score="+".join(score) or "none",
         scale=draw(st.sampled_from([s for s in SCALES if s])) if has("scale") else None,
         layout=draw(st.sampled_from(STRIDED)) if has("strided") else "contiguous",
         mode=mode,
     )
-
-
-def _windows(cache_len: int) -> st.SearchStrategy[int]:
-    edges = [n for edge in EDGES for n in (edge - 1, edge, edge + 1) if n <= cache_len]
-    return st.one_of(st.sampled_from([1, 2, cache_len, *edges]), st.integers(1, cache_len))
 
 
 @st.composite
@@ -119,7 +125,7 @@ def data_of(draw: st.DrawFn, geometry: DecodeCase, domain: Domain) -> DecodeCase
     ragged = "ragged" in domain.features and draw(st.booleans())
     count = geometry.batch
     input_pos = draw(st.tuples(*[one] * count)) if ragged else (draw(one),) * count
-    tails = [t for t in TAILS if t not in NONFINITE_TAILS]
+    tails = list(FINITE_TAILS)
     if "nonfinite_tail" in domain.features and draw(st.booleans()):
         tails = list(NONFINITE_TAILS)
     case = geometry.replace(
@@ -128,7 +134,8 @@ def data_of(draw: st.DrawFn, geometry: DecodeCase, domain: Domain) -> DecodeCase
         logits=draw(often("normal", *LOGITS[1:])),
         seed=draw(st.integers(0, 2**32 - 1)),
     )
-    # Needles go to the edges of the blocks that a kernel may have; the case's own are not its.
+    # Needles go to the edges of the blocks that a kernel may have: the case's block size is that of
+    # a block mask, which a function does not see.
     return case.replace(probe=draw(probes(case.replace(block_size=(block, block)))))
 
 

@@ -6,13 +6,14 @@ Sizes are capped together, so that one example stays cheap while every value sti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from harness.case import DTYPES, LAYOUTS, NONFINITE_TAILS, TAILS, DecodeCase
+from harness.case import DTYPES, LAYOUTS, MASKS, SCORES, TAILS, DecodeCase
+from harness.case.kinds import Argument, Kind
 from harness.case.probes import needle_slots
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ Q_LENS = (2, 3, 5, 8, 16, 17, 64, 127, 128)
 GROUPS = (1, 2, 3, 4, 5, 7, 8)
 KV_HEADS = (1, 2, 3, 4, 8, 32)
 SCALES = (None, 0.05, 0.5, 1.0)
-SOFTCAPS = (1, 5, 20, 50)
-SHIFTS = (0, -1, -30, -95, -100, -300)
 LOGITS = ("normal", "x5", "low", "huge", "equal")
 
 # Bounds on one example's scores (B Hq Q S) and cache elements (B Hkv S D).
@@ -73,18 +72,28 @@ def input_positions(
     return tuple(draw(st.lists(idle, min_size=batch, max_size=batch)))
 
 
+def values(argument: Argument, blocks: Iterable[int], cache_len: int) -> st.SearchStrategy[int]:
+    """Of an argument of a kind, around these block sizes."""
+    likely = list(dict.fromkeys(n for block in blocks for n in argument.likely(block)))
+    if argument.in_cache:
+        likely = [n for n in likely if n <= cache_len]
+    if argument.listed:
+        return st.sampled_from(likely)
+    most = cache_len if argument.most is None else argument.most
+    return st.one_of(st.sampled_from(likely), st.integers(argument.low, most))
+
+
+def texts(kind: Kind, blocks: Sequence[int], cache_len: int) -> st.SearchStrategy[str]:
+    """A kind with its arguments."""
+    arguments = {name: values(a, blocks, cache_len) for name, a in kind.arguments.items()}
+    return st.fixed_dictionaries(arguments).map(kind.text)
+
+
 @st.composite
 def masks(draw: st.DrawFn, cache_len: int, block: int) -> str:
-    """Every kind, with sizes around the block and inside it."""
-    size = st.one_of(st.sampled_from([1, 2, block - 1 or 1, block, block + 1]), st.integers(1, 300))
-    kind = draw(st.sampled_from(["causal", "causal", "window", "sinks", "prefix", "document"]))
-    if kind == "causal":
-        return kind
-    if kind == "sinks":
-        return f"sinks:{draw(size)}:{draw(st.integers(1, 6))}"
-    if kind == "prefix":
-        return f"prefix:{min(draw(size), cache_len)}"
-    return f"{kind}:{draw(size)}"
+    """Every kind, causal twice as often."""
+    kind = draw(st.sampled_from(["causal", *MASKS]))
+    return draw(texts(MASKS[kind], [block], cache_len))
 
 
 @st.composite
@@ -92,13 +101,8 @@ def scores(draw: st.DrawFn) -> str:
     """Half the time none; else any of the score_mods, together in their order."""
     if draw(st.booleans()):
         return "none"
-    parts = [
-        f"softcap:{draw(st.sampled_from(SOFTCAPS))}",
-        "alibi",
-        f"bias:{draw(st.integers(1, 64))}",
-        f"shift:{draw(st.sampled_from(SHIFTS))}",
-    ]
-    return "+".join(part for part in parts if draw(st.booleans())) or "none"
+    parts = [draw(texts(kind, [1], 1)) for kind in SCORES.values() if draw(st.booleans())]
+    return "+".join(parts) or "none"
 
 
 @st.composite
@@ -117,7 +121,7 @@ def decode_data(draw: st.DrawFn, geometry: DecodeCase) -> DecodeCase:
     batch, shared = geometry.batch, geometry.recipe == "row"
     case = geometry.replace(
         input_pos=draw(input_positions(geometry, batch, shared=shared)),
-        tail=draw(st.sampled_from(TAILS)),
+        tail=draw(st.sampled_from(list(TAILS))),
         logits=draw(often("normal", *LOGITS[1:])),
         seed=draw(st.integers(0, 2**32 - 1)),
     )
@@ -157,6 +161,7 @@ def path_cases(
     heads = min(32, _MAX_SCORES // (cache_len * q_len * max(1, batch)))
     kv_heads = draw(upto(min(heads, room // max(1, batch)), KV_HEADS))
     group = draw(upto(heads // kv_heads, GROUPS))
+    layouts = [name for name, kind in LAYOUTS.items() if batch or not kind.shared]
     geometry = DecodeCase(
         cache_len=cache_len,
         input_pos=(0,) * batch,
@@ -170,11 +175,11 @@ def path_cases(
         mask="causal" if recipe == "row" else draw(masks(cache_len, block[1])),
         score=draw(scores()),
         scale=draw(st.sampled_from(SCALES)),
-        layout=draw(often("contiguous", *(n for n in LAYOUTS if batch or n != "expanded"))),
+        layout=draw(often("contiguous", *layouts)),
         views=draw(st.sampled_from(["outside", "inside"])),
         recipe=recipe,
     )
-    if causal and geometry.mask_spec[0] == "prefix":
+    if causal and not geometry.mask_kind.causal:
         geometry = geometry.replace(mask="causal")
     case = draw(decode_data(geometry))
     if idle and max(case.input_pos) >= 0:
@@ -212,18 +217,15 @@ def fit(case: DecodeCase, path: Path, **fixed: Any) -> DecodeCase:
     put right: so that no drawn example is wasted on a path's contract."""
     case = case.replace(**fixed)
     live = max(case.input_pos, default=-1)
+    additive = [kind.text(case.scores[kind.name]) for kind in case.score_kinds if kind.additive]
     simpler: list[dict[str, Any]] = [
         {"recipe": "fresh"},
-        {"tail": "leftovers" if case.tail in NONFINITE_TAILS else case.tail},
-        {"score": "+".join(s for s in case.score.split("+") if "softcap" not in s) or "none"},
+        {"tail": case.tail if case.tail_kind.finite else "leftovers"},
+        {"score": "+".join(additive) or "none"},
         {"input_pos": (max(live, 0),) * case.batch},
     ]
     for change in simpler:
-        if path.refuses(case) is None and case.tail not in _never(path):
+        if path.refuses(case) is None:
             break
         case = case.replace(**change)
     return case
-
-
-def _never(path: Path) -> tuple[str, ...]:
-    return NONFINITE_TAILS if path.ignores == "finite" else ()

@@ -16,7 +16,6 @@ from harness.paths import Path, Result
 from harness.paths.compile import Compiled
 from harness.verdict import Finding, Problem, Verdict, attempt, beyond_budget, errors_of
 
-CASE = DecodeCase(cache_len=48, input_pos=(20,), heads=2, head_dim=16, block_size=(16, 16))
 POSITIONS = (20, 21, 15, 16, 47, 0)
 LENGTHS = (1, 16, 100, 33)
 
@@ -90,8 +89,13 @@ _PROMISES: dict[str, Callable[[Path, DecodeCase, str], Iterator[Finding]]] = {
 PROMISES = tuple(_PROMISES)
 
 
-def broken(path: Path, device: str = "cpu", case: DecodeCase = CASE) -> dict[str, Finding]:
-    """What a path breaks of its contract, by check; empty if it keeps all of it."""
+def broken(path: Path, device: str = "cpu", case: DecodeCase | None = None) -> dict[str, Finding]:
+    """What a path breaks of its contract, by promise; empty if it keeps all of it.
+
+    Args:
+        case: in place of the path's own contract case.
+    """
+    case = case or path.contract_case
     found = {}
     for name, check in _PROMISES.items():
         findings = list(check(path, case, device))

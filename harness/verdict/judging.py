@@ -20,9 +20,7 @@ from harness.verdict.judgement import Finding, Judgement, Problem, Verdict
 from harness.verdict.junk import junk_memory
 from harness.verdict.process_state import kept_settings
 
-# What the tail is changed to; both ends are finite wherever the case's own tail is.
-_OTHER_TAIL = {"zeros": "poison", "leftovers": "poison"}
-# Of torch's CPU allocator, and of C++.
+# What torch's allocator for the CPU says when it has no memory, and what C++ says.
 _OUT_OF_MEMORY = re.compile("allocate memory|bad_alloc")
 
 
@@ -112,7 +110,8 @@ def beyond_budget(errors: Mapping[str, Error]) -> list[Finding]:
         Finding(
             Verdict.WRONG,
             f"{name} at {error.index} is {error.actual:.6g}, should be {error.golden:.6g}"
-            f" +- {error.allowed:.2g} ({error.utilisation:.3g} times the rounding budget)",
+            f" +- {error.allowed:.2g} ({error.utilisation:.3g} times the rounding budget);"
+            f" {error.beyond} of {error.elements} elements are beyond theirs",
         )
         for name, error in errors.items()
         if error.utilisation > 1
@@ -192,7 +191,7 @@ def leaks(path: Path, problem: Problem, result: Result, device: str) -> list[Fin
     case = problem.case
     if not tail(case).any():
         return []
-    other = case.replace(tail=_OTHER_TAIL.get(case.tail, "leftovers"))
+    other = case.replace(tail=case.tail_kind.other)
     second = attempt(path, make_inputs(other).to(device))
     what = f"the tail changed from {case.tail} to {other.tail}"
     return _differs(Verdict.LEAK, what, result, second)

@@ -31,10 +31,10 @@ class KnownFailure:
 
 
 def _compiled_flex_on_cpu(path: Path, case: DecodeCase, device: str) -> bool:
-    """Whether a failure of compiled flex_attention on CPU may show; the fixed paths avoid all of
-    them and are held to that."""
+    """Whether a failure of compiled flex_attention on CPU may show; a path that avoids all of them
+    is held to that."""
     on_cpu = torch.device(device).type == "cpu"
-    return path.flex and not path.name.startswith("fixed") and case.mode != "eager" and on_cpu
+    return path.flex and not path.avoids_known_failures and case.mode != "eager" and on_cpu
 
 
 def split_decode(case: DecodeCase) -> bool:
@@ -45,7 +45,7 @@ def split_decode(case: DecodeCase) -> bool:
     """
     slots = case.cache_len
     if case.views == "inside":
-        slots = {"bshd": case.kv_heads, "stepped": 2 * slots}.get(case.layout, slots)
+        slots = case.layout_kind.slots(case.cache_len, case.kv_heads)
     static = case.mode != "eager" and not case.dynamic
     if not static or case.q_len != 1 or 128 % case.block_size[1]:
         return False
@@ -67,7 +67,7 @@ def _all_idle(path: Path, problem: Problem, device: str) -> bool:
 
 def _view_offset(path: Path, problem: Problem, device: str) -> bool:
     case = problem.case
-    offset = case.views == "inside" and case.layout in ("longer", "stacked", "wider")
+    offset = case.views == "inside" and case.layout_kind.offset
     return offset and _compiled_flex_on_cpu(path, case, device)
 
 

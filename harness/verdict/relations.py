@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.case import DecodeCase
-from harness.inputs import POISON, Inputs, free_slots
-from harness.inputs.layouts import store
+from harness.case import SCORES, DecodeCase
+from harness.case.tails import POISON
+from harness.inputs import Inputs, free_slots, store
 from harness.oracle.budget import Budget, budget
 from harness.paths import Path, Result
 from harness.verdict import Finding, Problem, beyond_budget, compare
@@ -72,8 +72,7 @@ def take_heads(inputs: Inputs, order: Sequence[int]) -> Related:
         inputs,
         caches,
         query=inputs.query[:, index],
-        alibi_slopes=None if inputs.alibi_slopes is None else inputs.alibi_slopes[index],
-        bias_table=None if inputs.bias_table is None else inputs.bias_table[index],
+        parameters={name: tensor[index] for name, tensor in inputs.parameters.items()},
     )
     return Related(related, lambda x: x[:, index])
 
@@ -119,11 +118,17 @@ def scale_queries(inputs: Inputs, power: int) -> Related:
 
 
 def shift_scores(inputs: Inputs, shift: int) -> Related:
-    """Another constant on every score of a row: the output stays, logsumexp moves by it."""
-    specs = [s for s in inputs.case.score.split("+") if s != "none" and "shift" not in s]
-    before = dict(inputs.case.score_specs).get("shift", (0,))[0]
-    related = change(inputs, score="+".join([*specs, f"shift:{shift}"]))
-    return Related(related, shift=shift - before)
+    """Another constant on every score of a row, and on a logit without a value: the output stays,
+    logsumexp moves by it."""
+    scores = inputs.case.scores
+    by = shift - scores.get("shift", {"shift": 0})["shift"]
+    scores["shift"] = {"shift": shift}
+    text = "+".join(kind.text(scores[name]) for name, kind in SCORES.items() if name in scores)
+    parameters = dict(inputs.parameters)
+    for kind in inputs.case.score_kinds:
+        if kind.column and kind.parameter is not None:
+            parameters[kind.parameter.name] = parameters[kind.parameter.name] + by
+    return Related(change(inputs, score=text, parameters=parameters), shift=by)
 
 
 def violations(path: Path, problem: Problem, *relateds: Related) -> list[Finding]:

@@ -32,7 +32,7 @@ def same_dtype(inputs: Inputs) -> Tensor:
     """Attention with every product and the weights rounded to the inputs' dtype, k scaled."""
     a = Attention.of(inputs, inputs.query.dtype)
     s = a.query @ (a.key * a.scale).mT
-    if a.case.score_specs:
+    if a.case.scores:
         s = score_mods(a, s.float())
     weights = torch.softmax(s.masked_fill(~a.allowed, -math.inf), -1).to(a.value.dtype)
     return weights @ a.value

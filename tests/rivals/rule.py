@@ -62,7 +62,8 @@ class Recipe:
             for name in ("key_buffer", "value_buffer"):
                 drawn[name].masked_fill_(unused, 0.0)
         if self.slopes is not None:
-            drawn["alibi_slopes"] = torch.rand(case.heads, generator=generator) * self.slopes
+            slopes = torch.rand(case.heads, generator=generator) * self.slopes
+            drawn["parameters"] = {"alibi_slopes": slopes}
         return dataclasses.replace(inputs, **drawn)
 
     def _values(self, like: Tensor, generator: torch.Generator) -> Tensor:
