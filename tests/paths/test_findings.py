@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,8 +23,8 @@ from harness.function.testing import assert_clean
 from harness.paths import PATHS
 from harness.verdict import Problem, judge
 from harness.verdict.known_failures import KNOWN_FAILURES, known_failure
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.parent.name: path for path in sorted(ROOT.glob("fixtures/repro/*/script.py"))}
 FINDINGS = (ROOT / "FINDINGS.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"^### (\S+)$", FINDINGS, re.MULTILINE)

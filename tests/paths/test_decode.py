@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,7 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from harness.decoding.attention import decode_attention, decode_block_mask, offset_score_mod
 from harness.decoding.kv_cache import KVCache
-
-ROOT = Path(__file__).parents[1]
+from tests.support import ROOT
 
 
 @pytest.fixture(autouse=True)
