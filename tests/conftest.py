@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tests.support.eager import tracing
 from tests.support.processes import Preloaded
@@ -12,6 +13,13 @@ from tests.support.processes import Preloaded
 def untraced() -> Iterator[None]:
     """Eager flex_attention without dynamo around it, for tests that draw their geometry."""
     with tracing(False):
+        yield
+
+
+@pytest.fixture
+def without_grad() -> Iterator[None]:
+    """No autograd, as in decoding."""
+    with torch.no_grad():
         yield
 
 

@@ -4,6 +4,7 @@
 ``drawn``           problems for drawn cases, and relations between their calls
 ``eager``           eager flex_attention, traced or not
 ``entries``         a ledger of one entry
+``fixed_path``      the rule of the fixed path by its definition
 ``processes``       child processes: started, interrupted, watched until they end
 ``preloaded``       a process with torch that runs scripts in forks of itself
 ``sound``           sound decode paths that differ in arithmetic alone
