@@ -56,10 +56,10 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach to each test how many drawn cases it left out because torch is known to be wrong."""
-    support = sys.modules.get("tests.support")
-    if call.when == "call" and support is not None and support.EXCLUDED:
-        item.user_properties.append(("excluded", dict(support.EXCLUDED)))
-        support.EXCLUDED.clear()
+    drawn = sys.modules.get("tests.support.drawn")
+    if call.when == "call" and drawn is not None and drawn.EXCLUDED:
+        item.user_properties.append(("excluded", dict(drawn.EXCLUDED)))
+        drawn.EXCLUDED.clear()
     return (yield)
 
 

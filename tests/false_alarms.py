@@ -16,7 +16,7 @@ from harness.case import DTYPES, DecodeCase, InvalidCase
 from harness.paths import Path
 from harness.strategies.paths import fit, sampled_cases
 from harness.verdict import Judgement, Problem, judge
-from tests.sound import SOUND
+from tests.support.sound import SOUND
 
 # Hypothesis draws better in many short runs than in one long one.
 CASES_PER_RUN = 100

@@ -77,23 +77,14 @@ class Gate:
 
         ``steps`` holds what was done, also where this is interrupted.
         """
-        plan: list[tuple[str, Callable[[Step], Iterator[Item]]]] = [
-            ("kept cases", self._kept),
-            ("compile contract", self._contract),
-            ("probes", self._probes),
-            ("proof that this run can fail", self._smoke),
-            ("ledger", self._ledger),
-            ("known failures", self._known),
-            ("drawn cases", self._fuzz),
-        ]
         try:
-            for name, items in plan:
+            for name, items in PLAN.items():
                 step = Step(name)
                 self.steps.append(step)
                 start = time.monotonic()
                 if not self.left:
                     step.items.append(Item(name, not_run="no time left"))
-                for item in items(step) if self.left else ():
+                for item in items(self, step) if self.left else ():
                     step.items.append(item)
                     if item.failed:
                         self.progress(f"{item.verdict}: {item.name}")
@@ -240,3 +231,15 @@ class Gate:
                     break
                 yield from self._judged(case, step)
             yield Item(f"drawn with seed {run}", evidence=f"{step.counted} verdicts so far")
+
+
+# What a run consists of, in order.
+PLAN: dict[str, Callable[[Gate, Step], Iterator[Item]]] = {
+    "kept cases": Gate._kept,
+    "compile contract": Gate._contract,
+    "probes": Gate._probes,
+    "proof that this run can fail": Gate._smoke,
+    "ledger": Gate._ledger,
+    "known failures": Gate._known,
+    "drawn cases": Gate._fuzz,
+}

@@ -12,7 +12,7 @@ from harness.faults import FAULTS, Fault, FaultKind
 from harness.faults.model import Attention
 from harness.faults.mutants import MODEL, Scope, mutant, rows, scopes
 from tests.rivals.rule import SEEDS, Rule, Trial
-from tests.sound import SOUND
+from tests.support.sound import SOUND
 
 # Float64 rounding in a fault that changes the order of sums alone.
 _ROUNDING = 1e-12
@@ -92,8 +92,8 @@ def planted(trial: Trial, faults: Iterable[Fault]) -> Iterator[tuple[str, Scope,
 
 
 def false_alarms(rules: Iterable[Rule], seeds: tuple[int, ...] = SEEDS) -> list[Cell]:
-    """How often each rule rejects the sound model, and the sound implementations of
-    ``tests.sound`` whose arithmetic is no narrower than the inputs; ``fault`` is their name."""
+    """How often each rule rejects the sound model, and the sound implementations whose arithmetic
+    is no narrower than the inputs; ``fault`` is their name."""
     paths = [MODEL, *(path for path in SOUND.values() if path.precision.operand is None)]
     cells = []
     for rule in rules:

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from tests.support import ROOT
+
 
 @pytest.mark.parametrize(
     ("profile", "folder"), [("default", "cpu"), ("nightly", "cpu"), ("gpu", "cuda")]
@@ -14,7 +16,7 @@ def test_each_kind_of_device_keeps_its_own_failures(profile: str, folder: str) -
     """A replay that passes on the CPU must not delete what fails on the GPU."""
     database = settings.get_profile(profile).database
     assert isinstance(database, DirectoryBasedExampleDatabase)
-    assert Path(database.path) == Path(__file__).parents[1] / ".hypothesis" / folder
+    assert Path(database.path) == ROOT / ".hypothesis" / folder
 
 
 def test_ci_keeps_none() -> None:

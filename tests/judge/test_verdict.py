@@ -11,7 +11,7 @@ from harness.inputs import Inputs
 from harness.paths import PATHS, Path, Result
 from harness.paths.calls import Call
 from harness.verdict import Problem, Verdict, judge
-from tests.support import altered, times
+from tests.support.altered import altered, times
 
 CASE = DecodeCase.from_text("S=40,pos=20/7/-1,H=4,Hkv=2,D=16")
 PROBLEM = Problem.of(CASE)
@@ -63,7 +63,7 @@ FAULTS = {
 }
 
 
-# Said of a process (tests/test_worker.py) or against the ledger, never by one judgement.
+# Said of a process (test_worker.py) or against the ledger, never by one judgement.
 ELSEWHERE = {Verdict.CRASH, Verdict.TIMEOUT, Verdict.REGRESSED}
 
 

@@ -7,11 +7,8 @@ the finding's exclusion, kept case and script out.
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +21,9 @@ from harness.function.testing import assert_clean
 from harness.paths import PATHS
 from harness.verdict import Problem, judge
 from harness.verdict.known_failures import KNOWN_FAILURES, known_failure
+from tests.support import ROOT
+from tests.support.processes import Preloaded
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.parent.name: path for path in sorted(ROOT.glob("fixtures/repro/*/script.py"))}
 FINDINGS = (ROOT / "FINDINGS.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"^### (\S+)$", FINDINGS, re.MULTILINE)
@@ -54,13 +52,6 @@ def running(kept: KeptCase) -> Any:
     """A parameter for a test that runs the case."""
     marks = [pytest.mark.compiles] if kept.case.mode != "eager" else []
     return pytest.param(kept, id=kept.name, marks=marks)
-
-
-class Run(NamedTuple):
-    """How a script ended."""
-
-    code: int
-    output: str
 
 
 class DefectShows(Exception):
@@ -96,59 +87,22 @@ def test_scripts_need_torch_alone(name: str) -> None:
     assert len(text.splitlines()) < 80
 
 
-# Importing torch's compiler takes longer than a script with a warm cache: it is imported once, and
-# each script runs in a fork, as the main module of a process of its own.
-SERVER = """
-import os, runpy, sys
-import torch._inductor.compile_fx, torch.nn.attention.flex_attention
-
-for line in sys.stdin:
-    script, log = line.rstrip().split(chr(9))
-    child = os.fork()
-    if child == 0:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.argv = [script]
-        runpy.run_path(script, run_name="__main__")
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def run_script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Run]]:
-    """Runs a script by its name and returns its exit code, negative for a signal, and output."""
-    command = [sys.executable, "-W", "ignore", "-c", SERVER]
-    log = tmp_path_factory.mktemp("script") / "log"
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as server:
-        assert server.stdin is not None and server.stdout is not None
-
-        def run(name: str) -> Run:
-            log.unlink(missing_ok=True)
-            print(SCRIPTS[name], log, sep="\t", file=server.stdin)
-            return Run(int(server.stdout.readline()), log.read_text(encoding="utf-8"))
-
-        yield run
-        server.stdin.close()
-
-
 @pytest.mark.compiles
 @pytest.mark.parametrize("name", SHOWN)
 @pytest.mark.xfail(strict=True, raises=DefectShows, reason="wrong in this torch, see FINDINGS.md")
-def test_the_script_finds_the_defect_fixed(name: str, run_script: Callable[[str], Run]) -> None:
+def test_the_script_finds_the_defect_fixed(name: str, preloaded: Preloaded) -> None:
     """Exit code 0; while the defect shows it is 1, and any other ending is a failure here."""
-    run = run_script(name)
-    assert run.code in (0, 1), run
+    run = preloaded.run(SCRIPTS[name], folder=ROOT)
+    assert run.returncode in (0, 1), run
     # An exception that nobody caught ends with 1 as well.
-    assert "Traceback" not in run.output, run
-    assert "expected" in run.output and "got" in run.output, run
-    if run.code == 1:
+    assert "Traceback" not in run.stderr, run
+    # What sys.exit says goes to stderr.
+    output = run.stdout + run.stderr
+    assert "expected" in output and "got" in output, run
+    if run.returncode == 1:
         if name in CRASHES:
-            assert any(f"got {signal}" in run.output for signal in CRASHES[name]), run
-        raise DefectShows(run.output)
+            assert any(f"got {signal}" in output for signal in CRASHES[name]), run
+        raise DefectShows(output)
 
 
 @pytest.mark.parametrize("kept", [running(kept) for kept in KNOWN if kept.known_failure in SHOWN])

@@ -1,6 +1,5 @@
 """A user's function as a path: the calls it gets, and what it may declare."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,8 @@ from harness.inputs import make_inputs
 from harness.oracle.budget import Precision
 from harness.strategies.functions import decode_cases
 from harness.verdict import Problem, judge
-from tests.targets import base, off_by_one, sound
+from tests.support import TARGETS
+from tests.support.targets import base, off_by_one, sound
 
 EVERYTHING = Domain(tuple(FEATURES))
 
@@ -120,7 +120,7 @@ def test_a_declared_precision_widens_the_budget() -> None:
 def test_a_function_in_a_class_of_a_package_is_found() -> None:
     """package.module:Class.method, and by file."""
     assert load("harness.case.domain:Domain.refuses") is Domain.refuses
-    found = load(f"{Path(__file__).with_name('targets.py')}:base")
+    found = load(f"{TARGETS}:base")
     assert found.__doc__ == base.__doc__
 
 

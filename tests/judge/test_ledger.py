@@ -20,32 +20,9 @@ from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path
 from harness.paths.calls import Call
 from harness.verdict import Problem, Verdict, judge
-from tests.sound import to_tf32
-from tests.support import altered, times
-
-ENTRY = Entry(
-    path="fixed",
-    dtype="float32",
-    mode="eager",
-    kind="normal",
-    torch="2.13.0",
-    hardware="x86_64 AVX2",
-    threads=1,
-    cases=12,
-    worst_utilisation=0.2,
-    median_utilisation=0.1,
-    relative_l2=1e-7,
-    max_abs=1e-6,
-    signed_mean=-1e-9,
-    worst_case="S=8,pos=1",
-    date="2026-11-23",
-    environment={"torch": "2.13.0"},
-)
-LEDGER = Ledger({ENTRY.key: ENTRY})
-
-
-def but(**changes: object) -> Entry:
-    return dataclasses.replace(ENTRY, **changes)  # type: ignore[arg-type]
+from tests.support.altered import altered, times
+from tests.support.entries import ENTRY, LEDGER, but
+from tests.support.sound import to_tf32
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support import ROOT
+
 pytest_plugins = ["pytester"]
-ROOT = Path(__file__).parents[1]
 INSTALLED = any(
     point.value == "harness.pytest_plugin"
     for point in importlib.metadata.entry_points(group="pytest11")

@@ -24,11 +24,9 @@ from harness.script.function_script import target_script
 from harness.strategies.functions import domain_cases
 from harness.support.environment import environment
 from harness.verdict import Problem, Verdict, judge
-from tests.mutant_targets import MUTANTS, identifier, sound
-from tests.support import NIGHTLY
+from tests.support import MUTANT_TARGETS, NIGHTLY, ROOT
+from tests.support.mutant_targets import MUTANTS, identifier, sound
 
-ROOT = Path(__file__).parents[1]
-TARGETS = Path(__file__).with_name("targets.py")
 EVERYTHING = Domain(tuple(FEATURES), (16, 24, 64), (1, 300))
 # What cannot be asked of a user's function: sinks, and a position before the sequence's first.
 # ALiBi without the offset is a constant for all slots of a row, which the softmax takes out.
@@ -116,7 +114,7 @@ def test_every_mutant_shows_again_in_its_script(scope: Scope, tmp_path: Path) ->
     texts = []
     for function in (identifier, lambda name: "sound"):
         for name, (case, verdict) in found.items():
-            target = f"{ROOT}/tests/mutant_targets.py:{function(name)}"
+            target = f"{MUTANT_TARGETS}:{function(name)}"
             texts.append(target_script(target, case, "cpu", verdict))
     ends = statuses(texts, tmp_path)
     wrong, right = ends[: len(found)], ends[len(found) :]
@@ -209,7 +207,7 @@ def test_a_declared_precision_widens_the_scripts_budget(tmp_path: Path) -> None:
     """Scores rounded to bfloat16 are wrong unless they are declared."""
     name = "scores-rounded"
     case, verdict = failures([name])[name]
-    target = f"{ROOT}/tests/mutant_targets.py:{identifier(name)}"
+    target = f"{MUTANT_TARGETS}:{identifier(name)}"
     declared = Precision(score="bfloat16")
     texts = [
         target_script(target, case, "cpu", verdict, precision=precision)

@@ -12,6 +12,9 @@ import torch
 from harness import cli
 from harness.case import CaseError
 from harness.case.kept import load_all
+from harness.issue233 import answer
+from harness.paths import PATHS, path
+from tests.support.altered import altered, times
 
 SMALL = "S=40,pos=9,H=2,D=16"
 
@@ -83,9 +86,6 @@ def test_any_case_runs_on_all_paths(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_failing_path_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anything but OK or UNSUPPORTED on a path that counts."""
-    from harness.paths import PATHS
-    from tests.support import altered, times
-
     broken = dataclasses.replace(altered(times(2)), name="full-cache")
     monkeypatch.setitem(PATHS, "full-cache", broken)
     assert run("repro", SMALL) == cli.NOT_OK
@@ -93,9 +93,7 @@ def test_a_failing_path_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_judged_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
     """All paths UNSUPPORTED is not a success."""
-    import harness.paths.path
-
-    monkeypatch.setattr(harness.paths.path, "why_not", lambda device: "no compiler here")
+    monkeypatch.setattr(path, "why_not", lambda device: "no compiler here")
     assert run("repro", SMALL + ",mode=compiled") == cli.USAGE
 
 
@@ -103,12 +101,11 @@ def test_an_interrupt_exits_130_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while it runs."""
-    import harness.issue233.answer
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(harness.issue233.answer, "answer_case", interrupted)
+    monkeypatch.setattr(answer, "answer_case", interrupted)
     assert run("repro", SMALL, "--json", str(tmp_path / "a.json")) == cli.INTERRUPTED
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness.figures.results import Catch, Kill, ResultsError, read_results
 from harness.ledger.entries import Ledger, save
-from tests.test_ledger import ENTRY, LEDGER, but
+from tests.support.entries import ENTRY, LEDGER, but
 
 CELL = {
     "fault": "no-query-offset",

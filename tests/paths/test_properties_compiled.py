@@ -16,7 +16,7 @@ from harness.paths import PATHS
 from harness.strategies.paths import decode_data
 from harness.verdict import judge, relations
 from harness.verdict.known_failures import split_decode
-from tests.support import hold, problem_for, shuffled
+from tests.support.drawn import hold, problem_for, shuffled
 
 # Static shapes with q_len 1 and 512 slots per sequence: the CPU's split-KV decode kernel.
 SPLIT = [

@@ -4,13 +4,11 @@ Each property is one test, for each path and dtype. Hypothesis draws the case; `
 what the path's contract refuses.
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path as File
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.attention.flex_attention as flex_module
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
@@ -30,26 +28,18 @@ from harness.verdict import (
     mutations,
     relations,
 )
-from tests.support import hold, problem_for, shuffled
+from tests.support import ROOT
+from tests.support.drawn import hold, problem_for, shuffled
+from tests.support.eager import tracing
 
+pytestmark = pytest.mark.usefixtures("untraced")
 
-@pytest.fixture(autouse=True, scope="module")
-def untraced() -> Iterator[None]:
-    """Eager flex_attention without dynamo around it, torch's own switch for debugging: tracing
-    each drawn geometry would take nine tenths of the time and, as
-    ``test_tracing_changes_no_bit`` shows, changes nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flex_module, SWITCH, True)
-        yield
-
-
-SWITCH = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 # The packed fixed path is the fixed path on a query of another shape: compiled, it is drawn too.
 SHIFTS = SCORES["shift"].arguments["shift"].likely(1)
 SOUND = [n for n, path in PATHS.items() if not path.known_wrong and n != "fixed-packed"]
 KEPT = [
     kept.case
-    for kept in load_all(File(__file__).parents[1] / "fixtures" / "cases")
+    for kept in load_all(ROOT / "fixtures" / "cases")
     if not kept.known_failure and kept.case.mode == "eager"
 ]
 
@@ -104,8 +94,7 @@ def test_tracing_changes_no_bit(path: str, case: DecodeCase) -> None:
     """The two ways to run eager flex_attention are one computation."""
     problem = problem_for(path, case)
     plain = PATHS[path](problem.inputs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flex_module, SWITCH, False)
+    with tracing(True):
         traced = PATHS[path](problem.inputs)
     assert torch.equal(plain.output, traced.output)
     assert plain.logsumexp is not None

@@ -2,10 +2,8 @@
 
 import functools
 import statistics
-from collections.abc import Iterator
 
 import pytest
-import torch.nn.attention.flex_attention as flex_module
 from hypothesis import settings
 
 from harness.case import DTYPES, DecodeCase, InvalidCase
@@ -17,18 +15,11 @@ from harness.paths import PATHS, Path
 from harness.strategies.paths import fit, sampled_cases
 from harness.verdict import Problem, Verdict, contract, judge
 from tests.support import NIGHTLY
-from tests.test_properties import SWITCH
+
+pytestmark = pytest.mark.usefixtures("untraced")
 
 GOAL = 25  # examples, at the median
 EXAMPLES = 2000 if NIGHTLY else 600
-
-
-@pytest.fixture(autouse=True, scope="module")
-def untraced() -> Iterator[None]:
-    """See tests/test_properties.py."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flex_module, SWITCH, True)
-        yield
 
 
 @functools.cache

@@ -34,7 +34,7 @@ from harness.figures.values import (
     matrix,
 )
 from harness.ledger.entries import Ledger
-from tests.test_ledger import but
+from tests.support.entries import but
 
 TINY = Plan(
     case=DecodeCase(cache_len=160, input_pos=(9,), heads=2, head_dim=16, dtype="bfloat16"),

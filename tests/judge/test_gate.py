@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -21,27 +22,24 @@ from harness.gate.steps import Gate
 from harness.ledger.entries import Ledger, ledger_file, load
 from harness.paths import PATHS, Path
 from harness.verdict import Judgement, Problem, Verdict
-from tests.support import altered, times
+from tests.support import ROOT
+from tests.support.altered import altered, times
 
-ROOT = File(__file__).parents[1]
+KEPT, CONTRACT, PROBES, PROOF, LEDGER, *_ = gate.PLAN
 
 
-def quick(monkeypatch: pytest.MonkeyPatch, seconds: float = 60, **changes: object) -> Gate:
-    """A gate in this process over two paths, without the minutes."""
+def quick(monkeypatch: pytest.MonkeyPatch, *steps: str, ledger: Ledger | None = None) -> Gate:
+    """A gate in this process over two paths, after these steps; without a limit of time, which a
+    busy machine would reach."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(gate, "PATHS", {n: PATHS[n] for n in ("fixed", "sdpa-full")})
     monkeypatch.setattr(gate, "PROBED", ("S=40,pos=20,H=2,D=16,block=16",))
     monkeypatch.setattr(gate, "COMPILED", "S=40,pos=20,D=16")
     monkeypatch.setattr(gate, "SMOKE", ("no-query-offset",))
-    return Gate("cpu", seconds, 0, None, lambda text: None, isolated=False, **changes)  # type: ignore[arg-type]
-
-
-def steps(run: Gate, *names: str) -> Gate:
-    """The gate after some of its steps."""
-    for name in names:
-        step = Step(name)
-        run.steps.append(step)
-        step.items += list(getattr(run, f"_{name}")(step))
+    run = Gate("cpu", math.inf, 0, ledger, lambda text: None, isolated=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(gate, "PLAN", {name: gate.PLAN[name] for name in steps})
+        run.run()
     return run
 
 
@@ -54,7 +52,7 @@ def broken_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_clean_tree_is_green(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step ran, and says how many verdicts it stands for."""
-    run = steps(quick(monkeypatch), "kept", "contract", "probes", "smoke")
+    run = quick(monkeypatch, KEPT, CONTRACT, PROBES, PROOF)
     assert run.failures == []
     assert all(step.counted for step in run.steps)
     assert gate_report.headline(run, False).startswith("GREEN")
@@ -91,7 +89,7 @@ def test_a_wrong_path_is_red_in_every_step_that_runs_it(
     monkeypatch: pytest.MonkeyPatch, broken_path: None
 ) -> None:
     """Contract and probes; kept cases are in the test above."""
-    run = steps(quick(monkeypatch), "contract", "probes")
+    run = quick(monkeypatch, CONTRACT, PROBES)
     assert all(step.failures for step in run.steps)
     assert {item.path for item in run.failures if item.path} == {"fixed"}
 
@@ -103,14 +101,14 @@ def test_a_run_that_cannot_fail_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
         return Judgement(path.name, problem.case, device)
 
     monkeypatch.setattr(kill, "judge", blind)
-    run = steps(quick(monkeypatch), "smoke")
+    run = quick(monkeypatch, PROOF)
     assert run.failures
     assert "this run cannot see it" in run.failures[0].evidence
 
 
 def test_a_regression_against_the_ledger_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even within budget; and no ledger is said aloud."""
-    run = steps(quick(monkeypatch), "ledger")
+    run = quick(monkeypatch, LEDGER)
     assert run.steps[0].items[0].not_run == "there is no ledger for this device"
     version = torch.__version__.partition("+")[0]
     key, entry = next(
@@ -121,9 +119,7 @@ def test_a_regression_against_the_ledger_is_red(monkeypatch: pytest.MonkeyPatch)
     better = dataclasses.replace(entry, worst_utilisation=entry.worst_utilisation / 4)
     monkeypatch.setattr("harness.ledger.measure.PATHS", {"sdpa-full": PATHS["sdpa-full"]})
     monkeypatch.setattr("harness.ledger.measure.hardware", lambda device: entry.hardware)
-    run = quick(monkeypatch)
-    run.ledger = Ledger({key: better})
-    steps(run, "ledger")
+    run = quick(monkeypatch, LEDGER, ledger=Ledger({key: better}))
     assert [item.verdict for item in run.failures] == [Verdict.REGRESSED]
     assert any(item.notice and "no record" in item.evidence for item in run.steps[0].items)
 
@@ -150,7 +146,7 @@ def test_an_interrupted_gate_tells_what_it_has(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(Gate, "_kept", interrupted)
+    monkeypatch.setitem(gate.PLAN, KEPT, interrupted)
     summary = tmp_path / "summary.md"
     command = ["gate", "--no-isolation", "--markdown", str(summary)]
     assert cli.main(command) == cli.INTERRUPTED

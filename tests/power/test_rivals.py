@@ -19,8 +19,9 @@ from tests.rivals.measure import OUTPUT_FAULTS, Cell, all_zeros, false_alarms, m
 from tests.rivals.rule import SEEDS
 from tests.rivals.serving import normalised_mean_square_error
 from tests.rivals.table import SOUND, TELLING, as_json, markdown, read, write
+from tests.support import ROOT
 
-RECORDED = Path(__file__).parents[1] / "fixtures" / "rivals.json"
+RECORDED = ROOT / "fixtures" / "rivals.json"
 
 
 def cell(rule: str, fault: str, scope: Scope = Scope.ALL, recipe: int = 0) -> Cell:

@@ -10,7 +10,7 @@ from harness.oracle.error import measure
 from harness.strategies.paths import fit, path_cases, sampled_cases
 from harness.verdict import Problem, judge
 from tests.false_alarms import tally
-from tests.sound import SOUND, to_tf32
+from tests.support.sound import SOUND, to_tf32
 
 # One example is a verdict on every implementation, so the profile's examples are shared by them.
 EXAMPLES = -(-settings().max_examples // len(SOUND))

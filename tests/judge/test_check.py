@@ -18,10 +18,9 @@ from harness.case.features import FEATURES, features_of
 from harness.function.shrink import shrink
 from harness.script.function_script import target_script
 from harness.strategies.functions import domain_cases
-from tests.support import ends
+from tests.support import ROOT, TARGETS
+from tests.support.processes import ends
 
-ROOT = Path(__file__).parents[1]
-TARGETS = Path(__file__).with_name("targets.py")
 SMALL = "S=4,pos=1,D=16"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import sys
 import time
 
@@ -84,9 +85,9 @@ def hangs(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
 
 
 def waits(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
-    """Says that it has begun, and waits for long."""
+    """Says that it has begun, in which process and of which parent, and waits for long."""
     with open(os.environ["BEGUN"], "w", encoding="ascii") as file:
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} {os.getppid()}\n")
     time.sleep(600)
     return q
 
@@ -206,6 +207,8 @@ FAULTS = {
     113: lambda cache: torch.empty(2**60, dtype=torch.uint8),
     114: lambda cache: os.abort(),
     115: lambda cache: os.chdir("/"),
+    116: lambda cache: signal.raise_signal(signal.SIGALRM),
+    117: lambda cache: _raise(RuntimeError(f"{signal.getitimer(signal.ITIMER_REAL)[0]}")),
 }
 
 

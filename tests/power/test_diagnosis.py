@@ -11,7 +11,7 @@ from harness.faults.mutants import MODEL, Scope, mutant
 from harness.inputs import Inputs
 from harness.paths import PATHS, Path, Result
 from harness.verdict import Problem, Verdict, judge
-from tests.support import altered, times
+from tests.support.altered import altered, times
 
 PLAIN = Problem.of(DecodeCase.from_text("S=300,pos=200,H=4,D=16,block=64"))
 

@@ -1,6 +1,5 @@
 """The KV cache: what is written where, and what is left alone, bit for bit."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,19 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._dynamo.utils import counters
 
 from harness.decoding.kv_cache import KVCache
+from harness.paths.compile import Compiled
 
 BATCH, HEADS, SLOTS = 3, 2, 12
 
 
-@pytest.fixture(autouse=True)
-def _without_grad() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("without_grad")
 
 
 def new_tokens(seed: int, q_len: int, width: int = 4) -> Tensor:
@@ -238,7 +232,7 @@ def test_all_operations_are_one_graph_and_do_what_they_do_eagerly(dynamic: bool)
         cache.release(idle)
         return total
 
-    run = torch.compile(step, fullgraph=True, dynamic=dynamic)
+    run = Compiled(step, dynamic=dynamic)
     eager, graph = (KVCache(BATCH, HEADS, SLOTS, 4, num_layers=2) for _ in range(2))
     g = torch.Generator().manual_seed(0)
     for seed in range(40):
@@ -248,4 +242,4 @@ def test_all_operations_are_one_graph_and_do_what_they_do_eagerly(dynamic: bool)
         run(graph, key, value, (accepted, back, fresh, idle))
         step(eager, key, value, (accepted, back, fresh, idle))
         assert all(torch.equal(a, b) for a, b in zip(eager.buffers(), graph.buffers(), strict=True))
-    assert counters["stats"]["unique_graphs"] == 1
+    assert run.graphs == 1

@@ -1,0 +1,1 @@
+"""What is claimed of torch, the decode paths and the fixed path."""

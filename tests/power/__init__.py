@@ -1,0 +1,1 @@
+"""What the harness catches, and that it accuses nobody who is right."""

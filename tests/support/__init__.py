@@ -1,0 +1,24 @@
+"""What tests of several folders need, and nothing that is a test.
+
+``altered``         paths with planted behaviour
+``drawn``           problems for drawn cases, and relations between their calls
+``eager``           eager flex_attention, traced or not
+``entries``         a ledger of one entry
+``fixed_path``      the rule of the fixed path by its definition
+``processes``       child processes: started, interrupted, watched until they end
+``preloaded``       a process with torch that runs scripts in forks of itself
+``sound``           sound decode paths that differ in arithmetic alone
+``targets``         functions as a user might bring them, sound and with planted faults
+``mutant_targets``  every mutant as a user's function
+"""
+
+from pathlib import Path
+
+from hypothesis import settings
+
+ROOT = Path(__file__).parents[2]
+TARGETS = Path(__file__).with_name("targets.py")
+MUTANT_TARGETS = Path(__file__).with_name("mutant_targets.py")
+
+# What is too long for every run, the nightly profile does in full.
+NIGHTLY = settings().max_examples >= 2000

@@ -1,0 +1,55 @@
+"""Problems for drawn cases, and relations between their calls."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import event, reject
+
+from harness.case import DecodeCase, InvalidCase
+from harness.function.testing import assert_clean
+from harness.paths import PATHS
+from harness.strategies.paths import fit
+from harness.verdict import Problem
+from harness.verdict.known_failures import known_failure
+from harness.verdict.relations import Related, violations
+
+EXCLUDED: Counter[str] = Counter()
+
+
+def problem_for(path: str, case: DecodeCase, **fixed: object) -> Problem:
+    """The problem that a drawn case becomes for a path; rejected where none can be judged.
+
+    A case in which a known upstream failure may show is left out, and counted.
+    """
+    case = fit(case, PATHS[path], **fixed)
+    if reason := PATHS[path].unsupported(case, "cpu"):
+        event(f"rejected: unsupported, {reason}")
+        reject()
+    try:
+        problem = Problem.of(case)
+    except InvalidCase:
+        event("rejected: invalid case")
+        reject()
+    known = known_failure(PATHS[path], problem)
+    if known is not None:
+        EXCLUDED[known.name] += 1
+        event(f"excluded: {known.name}")
+        reject()
+    return problem
+
+
+def hold(path: str, problem: Problem, *related: Related) -> None:
+    """Check relations between the problem's call and changed ones."""
+    try:
+        found = violations(PATHS[path], problem, *related)
+    except InvalidCase:
+        reject()
+    assert_clean(path, problem.case, found)
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
