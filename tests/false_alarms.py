@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness.case import DTYPES, DecodeCase, InvalidCase
+from harness.case import DTYPES, DecodeCase
 from harness.paths import Path
-from harness.strategies.paths import fit, sampled_cases
+from harness.strategies.paths import fitted, sampled_cases
 from harness.verdict import Judgement, Problem, judge
 from tests.support.sound import SOUND
 
@@ -24,11 +24,7 @@ CASES_PER_RUN = 100
 
 def problems(run: int, dtype: str, path: Path) -> Iterator[Problem]:
     """The problems that one run of drawn cases gives for paths with the contract of ``path``."""
-    for case in sampled_cases(CASES_PER_RUN, run):
-        try:
-            yield Problem.of(fit(case, path, dtype=dtype))
-        except InvalidCase:
-            continue
+    return fitted(sampled_cases(CASES_PER_RUN, run), path, dtype=dtype)
 
 
 @dataclass

@@ -34,6 +34,7 @@ from harness.case.layouts import LAYOUTS, Layout
 from harness.case.masks import MASKS, MaskKind
 from harness.case.scores import SCORES, ScoreKind
 from harness.case.tails import TAILS, TailKind
+from harness.support.strict_json import JsonError, anything, fields, parse
 
 DTYPES = ("float32", "bfloat16", "float16")
 RECIPES = ("fresh", "row", "kv-blocks")
@@ -338,14 +339,8 @@ class DecodeCase:
         Raises:
             CaseError: for text that is not JSON, an unknown field, or a value out of range.
         """
+        names = {f.name: anything for f in dataclasses.fields(cls)}
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CaseError(f"not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise CaseError(f"a case is a JSON object, not {type(values).__name__}")
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in values:
-            if name not in names:
-                raise CaseError(f"unknown field {name!r}; fields are {' '.join(names)}")
-        return cls._complete(values)
+            return cls._complete(fields(parse(text), {}, names))
+        except JsonError as error:
+            raise CaseError(str(error)) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.case import CaseError, DecodeCase
 from harness.support.files import write_atomically
+from harness.support.strict_json import any_text, fields, read_file, text
 
 FOLDER = Path("fixtures") / "cases"
 
@@ -39,19 +40,11 @@ def load(file: Path) -> KeptCase:
     Raises:
         CaseError: naming the file and the field.
     """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise CaseError("is not a JSON object")
-        names = {f.name for f in dataclasses.fields(KeptCase)} - {"name"}
-        if unknown := set(values) - names:
-            raise CaseError(f"unknown field {min(unknown)!r}; fields are {' '.join(sorted(names))}")
-        if missing := {"case", "source"} - set(values):
-            raise CaseError(f"{min(missing)}: missing")
-        case = DecodeCase.from_json(json.dumps(values.pop("case")))
-        return KeptCase(name=file.stem, case=case, **values)
-    except (CaseError, json.JSONDecodeError) as error:
-        raise CaseError(f"{file}: {error}") from None
+    wanted = {"case": lambda value: DecodeCase.from_json(json.dumps(value)), "source": text}
+    optional = {"path": any_text, "known_failure": any_text}
+    return read_file(
+        file, lambda value: KeptCase(file.stem, **fields(value, wanted, optional)), CaseError
+    )
 
 
 def load_all(folder: Path = FOLDER) -> Iterator[KeptCase]:

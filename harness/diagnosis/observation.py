@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.case import DecodeCase, InvalidCase
+from harness.case import DecodeCase
 from harness.faults import FaultKind
 from harness.faults.model import Attention
 from harness.oracle.budget import Budget, budget
 from harness.paths import Path, Result
-from harness.verdict import Problem, attempt, malformed
+from harness.verdict import Problem, attempt, judgeable, malformed
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,8 @@ def observe_case(path: Path, case: DecodeCase, device: str) -> list[Observation]
     """One observation, or none where the path does not take the case."""
     if path.unsupported(case, device):
         return []
-    try:
-        observation = observe(path, Problem.of(case), device)
-    except InvalidCase:
-        return []
-    return [observation] if observation is not None else []
+    observations = (observe(path, problem, device) for problem in judgeable([case]))
+    return [observation for observation in observations if observation is not None]
 
 
 def equal(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:

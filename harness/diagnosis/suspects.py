@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.case import DecodeCase, InvalidCase
+from harness.case import DecodeCase
 from harness.diagnosis.observation import (
     Observation,
     equal,
@@ -27,7 +27,7 @@ from harness.diagnosis.prediction import Prediction, predict
 from harness.faults import FAULTS, Fault, FaultKind
 from harness.faults.model import Attention
 from harness.paths import Path, Result
-from harness.verdict import Problem, attempt, leaks, malformed
+from harness.verdict import Problem, attempt, judgeable, leaks, malformed
 from harness.verdict.junk import JUNK, junk_memory
 
 MIN_FURTHER = 12  # cases beyond the variations, before one suspect is taken for the culprit
@@ -139,10 +139,10 @@ def _tell_apart(
 
 def _differ(suspects: list[Suspect], path: Path, case: DecodeCase) -> bool:
     """Whether the suspects would put out different things, further apart than rounding."""
-    try:
-        sound = Attention.of(Problem.of(case).inputs, torch.float64)
-    except InvalidCase:
+    problem = next(judgeable([case]), None)
+    if problem is None:
         return False
+    sound = Attention.of(problem.inputs, torch.float64)
     told = [predict(s.fault, sound, path.precision) for s in suspects]
     known = [t for t in told if t is not None]
     if len(known) < len(told):

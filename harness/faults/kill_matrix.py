@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from harness.case import DecodeCase, InvalidCase
+from harness.case import DecodeCase
 from harness.faults import Fault, FaultKind
 from harness.faults.mutants import MODEL, Scope, mutant, scopes
 from harness.paths import PATHS, Path
-from harness.strategies.paths import fit, sampled_cases
+from harness.strategies.paths import fitted, sampled_cases
 from harness.support.progress import Progress
 from harness.verdict import Problem, contract, judge
 
@@ -73,7 +73,7 @@ def measure_power(
     alarms, count = [], 0
     for dtype in dtypes:
         progress(f"{dtype}: sound paths")
-        for problem in _problems(cases[:SOUND_EXAMPLES], dtype):
+        for problem in fitted(cases[:SOUND_EXAMPLES], MODEL, dtype=dtype):
             judgement = judge(MODEL, problem)
             count += 1
             if not judgement.verdict.passes:
@@ -84,14 +84,6 @@ def measure_power(
             broken = contract.broken(path)
             alarms += [f"{path.name} breaks {c}: {f.evidence}" for c, f in broken.items()]
     return Matrix(cells, max_examples, time.monotonic() - start, count, alarms)
-
-
-def _problems(cases: Iterable[DecodeCase], dtype: str) -> Iterator[Problem]:
-    for case in cases:
-        try:
-            yield Problem.of(fit(case, MODEL, dtype=dtype))
-        except InvalidCase:
-            continue
 
 
 def kill_matrix(
@@ -114,7 +106,7 @@ def kill_matrix(
                     _against_contract(cell, mutant(fault))
                 else:
                     alive.append((cell, mutant(fault, scope)))
-        for number, problem in enumerate(_problems(cases, dtype), 1):
+        for number, problem in enumerate(fitted(cases, MODEL, dtype=dtype), 1):
             if not alive:
                 break
             progress(f"{dtype}, example {number}: {len(alive)} mutants alive")

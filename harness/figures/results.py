@@ -1,16 +1,26 @@
-"""Results results that the report shows: the tolerance ledger, the kill matrix, other projects'
+"""Recorded results that the figures show: the tolerance ledger, the kill matrix, other projects'
 rules. Read strictly; what is missing is said, never drawn as if it were nothing.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.ledger.entries import Ledger, LedgerError, load
+from harness.ledger.entries import Ledger, read_ledger
+from harness.support.strict_json import (
+    JsonError,
+    Reader,
+    fields,
+    list_of,
+    one_of,
+    optional_text,
+    read_file,
+    text,
+    whole,
+)
 
 FIXTURES = Path("fixtures")
 KINDS = ("output", "auxiliary", "contract")
@@ -82,89 +92,39 @@ def read_results(files: Iterable[Path], folder: Path = FIXTURES) -> Results:
 
 
 def _read(path: Path) -> tuple[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ResultsError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ResultsError(f"{path}: not JSON: {error}") from None
-    try:
-        if isinstance(document, dict) and "entries" in document:
-            return "ledger", load(path)
-        return _document(document)
-    except LedgerError as error:
-        raise ResultsError(str(error)) from None
-    except ResultsError as error:
-        raise ResultsError(f"{path}: {error}") from None
+    return read_file(path, _document, ResultsError)
 
 
 def _document(document: Any) -> tuple[str, Any]:
     if not isinstance(document, dict):
-        raise ResultsError("is not a JSON object")
-    if document.get("schema") != SCHEMA:
-        raise ResultsError(f"schema: {document.get('schema')!r}, should be {SCHEMA}")
-    if "rules" in document:
-        return "catches", _all(document, "cells", _catch)
-    if "cells" in document:
-        return "kills", _all(document, "cells", _kill)
-    raise ResultsError("has neither entries nor cells: no ledger, kill matrix or rules")
+        raise JsonError("is not a JSON object")
+    if "entries" in document:
+        return "ledger", read_ledger(document)
+    if "cells" not in document:
+        raise JsonError("has neither entries nor cells: no ledger, kill matrix or rules")
+    # A kill matrix and the rules of other projects hold more than is shown.
+    cells: Reader[list[Any]] = list_of(_catch if "rules" in document else _kill)
+    found = fields(document, {"schema": one_of(SCHEMA), "cells": cells}, others=True)
+    return ("catches" if "rules" in document else "kills"), tuple(found["cells"])
 
 
-def _all(document: dict[str, Any], name: str, read: Any) -> tuple[Any, ...]:
-    items = document.get(name)
-    if not isinstance(items, list):
-        raise ResultsError(f"{name}: is not a list")
-    found = []
-    for i, item in enumerate(items):
-        try:
-            found.append(read(item))
-        except ResultsError as error:
-            raise ResultsError(f"{name}[{i}].{error}") from None
-    return tuple(found)
-
-
-def _kill(item: Any) -> Kill:
-    killed_by = _get(item, "killed_by")
-    if killed_by is not None and not isinstance(killed_by, str):
-        raise ResultsError(f"killed_by: {killed_by!r} is neither a verdict nor null")
-    kind = _text(item, "kind")
-    if kind not in KINDS:
-        raise ResultsError(f"kind: {kind!r} is not one of {' '.join(KINDS)}")
-    names = ("fault", "scope", "dtype")
-    return Kill(
-        **{name: _text(item, name) for name in names},
-        number=_count(item, "number"),
-        kind=kind,
-        killed_by=killed_by,
+def _kill(value: Any) -> Kill:
+    readers: dict[str, Reader[Any]] = dict(
+        fault=text,
+        number=whole(),
+        kind=one_of(*KINDS),
+        scope=text,
+        dtype=text,
+        killed_by=optional_text,
     )
+    return Kill(**fields(value, readers, others=True))
 
 
-def _catch(item: Any) -> Catch:
-    caught, total = _count(item, "caught"), _count(item, "total")
-    if not 0 <= caught <= total:
-        raise ResultsError(f"caught: {caught} of {total}")
-    return Catch(
-        **{name: _text(item, name) for name in ("rule", "fault", "scope")},
-        caught=caught,
-        total=total,
+def _catch(value: Any) -> Catch:
+    readers: dict[str, Reader[Any]] = dict(
+        rule=text, fault=text, scope=text, caught=whole(), total=whole()
     )
-
-
-def _get(item: Any, name: str) -> Any:
-    if not isinstance(item, dict) or name not in item:
-        raise ResultsError(f"{name}: missing")
-    return item[name]
-
-
-def _text(item: Any, name: str) -> str:
-    value = _get(item, name)
-    if not isinstance(value, str) or not value:
-        raise ResultsError(f"{name}: {value!r} is not a text")
-    return value
-
-
-def _count(item: Any, name: str) -> int:
-    value = _get(item, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ResultsError(f"{name}: {value!r} is not a whole number")
-    return value
+    catch = Catch(**fields(value, readers, others=True))
+    if catch.caught > catch.total:
+        raise JsonError(f"{catch.caught} of {catch.total}", "caught")
+    return catch

@@ -16,7 +16,7 @@ from pathlib import Path as File
 
 import torch
 
-from harness.case import DTYPES, DecodeCase, InvalidCase
+from harness.case import DTYPES, DecodeCase
 from harness.case.kept import FOLDER, load_all
 from harness.case.probes import sweep
 from harness.faults import FAULTS
@@ -26,9 +26,9 @@ from harness.gate.item import TIMEOUT, Item, Paths, Step
 from harness.ledger.entries import Change, Ledger
 from harness.ledger.measure import Unrecordable, measure_all
 from harness.paths import PATHS, Path
-from harness.strategies.paths import fit, sampled_cases
+from harness.strategies.paths import fitted, sampled_cases
 from harness.support.progress import Progress
-from harness.verdict import Finding, Problem, Verdict, contract
+from harness.verdict import Finding, Verdict, contract
 from harness.verdict.known_failures import known_failure
 
 SCRIPTS = File("fixtures") / "repro"
@@ -144,11 +144,7 @@ class Gate:
 
     def _judged(self, case: DecodeCase, step: Step) -> Iterator[Item]:
         """Every sound path on a case, without what torch is known to do wrong."""
-        for path in self.sound:
-            try:
-                problem = Problem.of(fit(case, path))
-            except InvalidCase:
-                continue
+        for path, problem in ((p, x) for p in self.sound for x in fitted([case], p)):
             if path.unsupported(problem.case, self.device):
                 continue
             if known := known_failure(path, problem, self.device):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,18 @@ from typing import Any
 
 from harness.ledger.cases import KINDS, MODES, VERSION
 from harness.support.files import write_atomically
+from harness.support.strict_json import (
+    JsonError,
+    Reader,
+    fields,
+    list_of,
+    mapping,
+    number,
+    one_of,
+    read_file,
+    text,
+    whole,
+)
 
 FOLDER = Path("fixtures") / "tolerances"
 SCHEMA = 1
@@ -175,77 +186,60 @@ def save(ledger: Ledger, file: Path) -> None:
     write_atomically(file, f'{json.dumps(head, indent=1)[:-2]},\n "entries": [\n{lines}\n ]\n}}\n')
 
 
+_utilisation, _size = number(0.0, 1.0), number(0.0)
+_ENTRY: dict[str, Reader[Any]] = {
+    "path": text,
+    "dtype": text,
+    "mode": one_of(*MODES),
+    "kind": one_of(*KINDS),
+    "torch": text,
+    "hardware": text,
+    "threads": whole(1),
+    "cases": whole(1),
+    # A utilisation is a fraction of the budget: more than 1 is WRONG, never recorded.
+    "worst_utilisation": _utilisation,
+    "median_utilisation": _utilisation,
+    "relative_l2": _size,
+    "max_abs": _size,
+    "signed_mean": number(),
+    "worst_case": text,
+    "date": text,
+    "environment": mapping,
+    "accepted": list_of(mapping),
+}
+
+
 def load(file: Path) -> Ledger:
     """Read a ledger, strictly.
 
     Raises:
         LedgerError: naming the file and the field, for anything but what ``save`` writes.
     """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise LedgerError(f"{file}: {error}") from None
-    try:
-        _keys(document, {"schema", "case_list", "margins", "entries"}, "ledger")
-        if document["schema"] != SCHEMA:
-            raise LedgerError(f"schema: {document['schema']!r} is not {SCHEMA}")
-        if type(document["case_list"]) is not int:
-            raise LedgerError(f"case_list: {document['case_list']!r} is not a whole number")
-        _keys(document["margins"], {f.name for f in dataclasses.fields(Margins)}, "margins")
-        margins = Margins(**{k: _number(k, v, low=0.0) for k, v in document["margins"].items()})
-        if not isinstance(document["entries"], list):
-            raise LedgerError("entries: is not a list")
-        entries = [_entry(value, i) for i, value in enumerate(document["entries"])]
-    except LedgerError as error:
-        raise LedgerError(f"{file}: {error}") from None
-    by_key = {entry.key: entry for entry in entries}
-    if len(by_key) < len(entries):
-        raise LedgerError(f"{file}: entries: a key is there twice")
-    return Ledger(by_key, margins, document["case_list"])
+    return read_file(file, read_ledger, LedgerError)
 
 
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number that a ledger may hold")
+def read_ledger(document: Any) -> Ledger:
+    """A ledger from decoded JSON.
+
+    Raises:
+        JsonError: naming the field.
+    """
+    margins = {field.name: _size for field in dataclasses.fields(Margins)}
+    values = fields(
+        document,
+        {
+            "schema": one_of(SCHEMA),
+            "case_list": whole(),
+            "margins": lambda value: Margins(**fields(value, margins)),
+            "entries": list_of(_entry),
+        },
+    )
+    by_key = {entry.key: entry for entry in values["entries"]}
+    if len(by_key) < len(values["entries"]):
+        raise JsonError("a key is there twice", "entries")
+    return Ledger(by_key, values["margins"], values["case_list"])
 
 
-def _keys(value: Any, wanted: set[str], what: str) -> None:
-    if not isinstance(value, dict):
-        raise LedgerError(f"{what}: is not an object")
-    if unknown := set(value) - wanted:
-        raise LedgerError(f"{what}: unknown key {min(unknown)!r}; keys are {sorted(wanted)}")
-    if missing := wanted - set(value):
-        raise LedgerError(f"{what}: {min(missing)!r} is missing")
-
-
-def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
-    if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
-        raise LedgerError(f"{name}: {value!r} is not a number from {low:g} to {high:g}")
-    return float(value)
-
-
-def _entry(value: Any, index: int) -> Entry:
-    names = [f.name for f in dataclasses.fields(Entry)]
-    try:
-        _keys(value, set(names), "entry")
-        for name, allowed in (("mode", MODES), ("kind", KINDS)):
-            if value[name] not in allowed:
-                raise LedgerError(f"{name}: {value[name]!r} is not one of {' '.join(allowed)}")
-        for name in ("path", "dtype", "torch", "hardware", "worst_case", "date"):
-            if not isinstance(value[name], str) or not value[name]:
-                raise LedgerError(f"{name}: {value[name]!r} is not a text")
-        for name in ("threads", "cases"):
-            if type(value[name]) is not int or value[name] < 1:
-                raise LedgerError(f"{name}: {value[name]!r} is not a whole number >= 1")
-        for name in ("worst_utilisation", "median_utilisation"):
-            # A utilisation is a fraction of the budget: more than 1 is WRONG, never recorded.
-            _number(name, value[name], low=0.0, high=1.0)
-        for name in ("relative_l2", "max_abs"):
-            _number(name, value[name], low=0.0)
-        _number("signed_mean", value["signed_mean"])
-        if not isinstance(value["environment"], dict):
-            raise LedgerError("environment: is not an object")
-        if not isinstance(value["accepted"], list):
-            raise LedgerError("accepted: is not a list")
-    except LedgerError as error:
-        raise LedgerError(f"entry {index}: {error}") from None
-    return Entry(**{**value, "accepted": tuple(value["accepted"])})
+def _entry(value: Any) -> Entry:
+    values = fields(value, _ENTRY)
+    return Entry(**{**values, "accepted": tuple(values["accepted"])})

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from harness.case import InvalidCase
 from harness.ledger.cases import KINDS, cases
 from harness.ledger.entries import Entry
 from harness.oracle.error import Error
 from harness.paths import PATHS, Path
 from harness.support.environment import environment
 from harness.support.progress import Progress
-from harness.verdict import Finding, Problem, attempt, errors_of
+from harness.verdict import Finding, Problem, attempt, errors_of, judgeable
 from harness.verdict.known_failures import known_failure
 
 
@@ -49,19 +48,11 @@ def measure_all(
         for dtype in dtypes:
             for kind in KINDS:
                 progress(f"{mode} {dtype} {kind}")
-                problems = list(_problems(mode, kind, dtype))
+                problems = list(judgeable(cases(mode, kind, dtype)))
                 for path in recordable(mode):
                     entry = measure_entry(path, problems, kind, device)
                     if entry is not None:
                         yield entry
-
-
-def _problems(mode: str, kind: str, dtype: str) -> Iterator[Problem]:
-    for case in cases(mode, kind, dtype):
-        try:
-            yield Problem.of(case)
-        except InvalidCase:
-            continue
 
 
 def measure_entry(

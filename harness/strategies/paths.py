@@ -6,7 +6,7 @@ Sizes are capped together, so that one example stays cheap while every value sti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from harness.case import DTYPES, LAYOUTS, MASKS, SCORES, TAILS, DecodeCase
 from harness.case.kinds import Argument, Kind
 from harness.case.probes import needle_slots
+from harness.verdict import Problem, judgeable
 
 if TYPE_CHECKING:
     from harness.paths import Path
@@ -210,6 +211,11 @@ def sampled_cases(
 
     collect()
     return drawn
+
+
+def fitted(cases: Iterable[DecodeCase], path: Path, **fixed: Any) -> Iterator[Problem]:
+    """The problems that cases become for a path, without those that nobody can be held to."""
+    return judgeable(fit(case, path, **fixed) for case in cases)
 
 
 def fit(case: DecodeCase, path: Path, **fixed: Any) -> DecodeCase:

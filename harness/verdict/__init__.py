@@ -1,6 +1,6 @@
 """One word for each path and case, with its evidence."""
 
-from harness.verdict.judgement import Finding, Judgement, Problem, Verdict
+from harness.verdict.judgement import Finding, Judgement, Problem, Verdict, judgeable
 from harness.verdict.judging import (
     attempt,
     beyond_budget,
@@ -27,6 +27,7 @@ __all__ = [
     "errors_of",
     "inexact",
     "judge",
+    "judgeable",
     "leaks",
     "malformed",
     "mutations",

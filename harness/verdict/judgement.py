@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from harness.case import DecodeCase
+from harness.case import DecodeCase, InvalidCase
 from harness.inputs import Inputs, make_inputs
 from harness.oracle.error import Error
 from harness.oracle.golden import Golden, golden
@@ -64,6 +65,16 @@ class Problem:
     def given(cls, inputs: Inputs) -> Problem:
         """Golden of inputs that are there already; raises as ``of`` does."""
         return cls(inputs.case, inputs, golden(inputs))
+
+
+def judgeable(cases: Iterable[DecodeCase]) -> Iterator[Problem]:
+    """The problems of those cases to which an implementation can be held."""
+    for case in cases:
+        try:
+            problem = Problem.of(case)
+        except InvalidCase:
+            continue
+        yield problem
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def test_bad_text_names_the_field_and_what_is_allowed(text: str, field: str, all
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[1]", "a case is a JSON object, not list"),
+        ("[1]", "is not a JSON object"),
         ('{"cache_len": 16}', "input_pos (pos): missing"),
         ('{"cache_len": 16, "input_pos": [1], "colour": 1}', "unknown field 'colour'"),
         ('{"cache_len": 16.0, "input_pos": [1]}', "cache_len (S): 16.0"),

@@ -146,10 +146,10 @@ def test_a_kept_case_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "a.json: Expecting"),
+        ("{", "a.json: not JSON: Expecting"),
         ("[]", "is not a JSON object"),
         ('{"source": "x"}', "case: missing"),
-        ('{"case": {}, "source": "x", "colour": 1}', "unknown field 'colour'"),
+        ('{"source": "x", "colour": 1}', "unknown field 'colour'"),
         ('{"case": {"cache_len": 1}, "source": "x"}', "input_pos (pos): missing"),
     ],
 )

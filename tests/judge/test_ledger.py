@@ -87,17 +87,17 @@ def _entry(**changes: object) -> Callable[[dict[str, object]], None]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: d.update(colour=1), "ledger: unknown key 'colour'"),
-        (lambda d: d.pop("margins"), "ledger: 'margins' is missing"),
+        (lambda d: d.update(colour=1), "cpu.json: unknown field 'colour'"),
+        (lambda d: d.pop("margins"), "margins: missing"),
         (lambda d: d.update(schema=2), "schema: 2 is not 1"),
         (lambda d: d["margins"].update(worst="much"), "worst: 'much' is not a number"),
-        (_entry(colour=1), "entry 0: entry: unknown key 'colour'"),
-        (_entry(kind="odd"), "entry 0: kind: 'odd' is not one of"),
-        (_entry(worst_utilisation=float("nan")), "NaN is not a number"),
+        (_entry(colour=1), "entries[0]: unknown field 'colour'"),
+        (_entry(kind="odd"), "entries[0].kind: 'odd' is not one of"),
+        (_entry(worst_utilisation=float("nan")), "NaN is no JSON number"),
         (_entry(worst_utilisation=20.0), "worst_utilisation: 20.0 is not a number from 0 to 1"),
         (_entry(threads=0), "threads: 0 is not a whole number"),
         (_entry(date=""), "date: '' is not a text"),
-        (lambda d: d["entries"].append(d["entries"][0]), "a key is there twice"),
+        (lambda d: d["entries"].append(d["entries"][0]), "entries: a key is there twice"),
     ],
 )
 def test_a_bad_ledger_names_the_file_and_the_field(

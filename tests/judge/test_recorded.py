@@ -69,10 +69,10 @@ def test_a_named_file_stands_in_for_the_fixture(tmp_path: Path) -> None:
     [
         ("{", "not JSON"),
         ([], "is not a JSON object"),
-        ({"schema": 2, "cells": []}, "schema: 2, should be 1"),
+        ({"schema": 2, "cells": []}, "schema: 2 is not 1"),
         ({"schema": 1}, "neither entries nor cells"),
         ({"schema": 1, "cells": {}}, "cells: is not a list"),
-        ({"schema": 1, "entries": []}, "ledger: 'case_list' is missing"),
+        ({"schema": 1, "entries": []}, "case_list: missing"),
         (KILLS | {"cells": [CELL | {"kind": "x"}]}, "cells[0].kind: 'x' is not one of output"),
         (KILLS | {"cells": [CELL | {"killed_by": 1}]}, "cells[0].killed_by: 1"),
         (KILLS | {"cells": [CELL | {"number": True}]}, "cells[0].number: True"),

@@ -12,7 +12,7 @@ import black
 import pytest
 import torch
 
-from harness.case import DecodeCase, InvalidCase
+from harness.case import DecodeCase
 from harness.case.domain import Domain
 from harness.case.features import FEATURES
 from harness.faults.mutants import MODEL, Scope
@@ -23,7 +23,7 @@ from harness.script import text as script_text
 from harness.script.function_script import target_script
 from harness.strategies.functions import domain_cases
 from harness.support.environment import environment
-from harness.verdict import Problem, Verdict, judge
+from harness.verdict import Verdict, judge, judgeable
 from tests.support import MUTANT_TARGETS, NIGHTLY, ROOT
 from tests.support.mutant_targets import MUTANTS, identifier, sound
 
@@ -84,11 +84,8 @@ def failures(names: list[str]) -> dict[str, tuple[DecodeCase, Verdict]]:
     """The first drawn case on which each mutant fails, and how."""
     left = {name: target_path(name, MUTANTS[name], EVERYTHING, Precision()) for name in names}
     found = {}
-    for case in itertools.islice(domain_cases(EVERYTHING, 1), 600):
-        try:
-            problem = Problem.of(case)
-        except InvalidCase:
-            continue
+    for problem in judgeable(itertools.islice(domain_cases(EVERYTHING, 1), 600)):
+        case = problem.case
         for name, path in list(left.items()):
             judgement = judge(path, problem)
             if not judgement.verdict.passes:
@@ -270,9 +267,5 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
 def test_the_model_behind_the_mutants_is_sound() -> None:
     """Or else every mutant would fail for a reason of its own."""
     path = target_path(MODEL.name, sound, EVERYTHING, Precision())
-    for case in itertools.islice(domain_cases(EVERYTHING, 2), 60):
-        try:
-            problem = Problem.of(case)
-        except InvalidCase:
-            continue
+    for problem in judgeable(itertools.islice(domain_cases(EVERYTHING, 2), 60)):
         assert judge(path, problem).findings == ()

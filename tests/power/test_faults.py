@@ -6,13 +6,13 @@ import statistics
 import pytest
 from hypothesis import settings
 
-from harness.case import DTYPES, DecodeCase, InvalidCase
+from harness.case import DTYPES, DecodeCase
 from harness.diagnosis.suspects import diagnose
 from harness.faults import FAULTS, Fault, FaultKind
 from harness.faults.kill_matrix import kill_matrix, measure_power
 from harness.faults.mutants import MODEL, Scope, mutant
 from harness.paths import PATHS, Path
-from harness.strategies.paths import fit, sampled_cases
+from harness.strategies.paths import fit, fitted, sampled_cases
 from harness.verdict import Problem, Verdict, contract, judge
 from tests.support import NIGHTLY
 
@@ -56,11 +56,7 @@ def test_every_mutant_is_killed(dtype: str) -> None:
 def test_the_sound_model_is_never_accused() -> None:
     """The matrix means nothing if its path without a fault fails too."""
     for dtype in DTYPES:
-        for case in cases(settings().max_examples, 7):
-            try:
-                problem = Problem.of(fit(case, MODEL, dtype=dtype))
-            except InvalidCase:
-                continue
+        for problem in fitted(cases(settings().max_examples, 7), MODEL, dtype=dtype):
             judgement = judge(MODEL, problem)
             assert judgement.verdict is Verdict.OK, (judgement.findings, str(problem.case))
 
@@ -100,11 +96,7 @@ def test_a_fault_in_one_head_leaves_all_other_rows_alone() -> None:
 
 def drawn_failure(path: Path, dtype: str) -> Problem | None:
     """The first drawn case on which a path fails."""
-    for case in cases(EXAMPLES, 0):
-        try:
-            problem = Problem.of(fit(case, MODEL, dtype=dtype))
-        except InvalidCase:
-            continue
+    for problem in fitted(cases(EXAMPLES, 0), MODEL, dtype=dtype):
         if not judge(path, problem).verdict.passes:
             return problem
     return None

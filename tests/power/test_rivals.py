@@ -181,7 +181,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         [line for line in path.read_text().splitlines() if '"fault"' in line]
     )
     path.write_text(json.dumps({"schema": 0}))
-    with pytest.raises(ValueError, match="schema 0"):
+    with pytest.raises(ValueError, match="schema: 0 is not 1"):
         read(path)
     with pytest.raises(UnwritableFile):
         write(tmp_path / "missing" / "rivals.json", "{}")

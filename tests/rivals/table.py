@@ -1,4 +1,4 @@
-"""The measurement as a JSON file, and the part of it that the README shows."""
+"""The measurement as a JSON file, and the part of it that docs/faults.md shows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ from typing import Any
 from harness.faults.mutants import Scope
 from harness.support.environment import environment
 from harness.support.files import write_atomically
+from harness.support.strict_json import (
+    Reader,
+    fields,
+    list_of,
+    mapping,
+    one_of,
+    read_file,
+    text,
+    whole,
+)
 from tests.rivals.measure import Cell
 from tests.rivals.rule import SEEDS, Rule
 
 SCHEMA = 1
 
-# The faults of the README's table, each under the words it has there.
+# The faults of docs/faults.md's table, each under the words it has there.
 TELLING: dict[str, str] = {
     "all-zeros": "an output of zeros",
     "no-query-offset": "no query offset (gpt-fast#233)",
@@ -75,12 +85,17 @@ def read(path: Path) -> dict[str, Any]:
     """What ``as_json`` wrote.
 
     Raises:
-        ValueError: for another schema.
+        ValueError: naming the file and the field, for anything else.
     """
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if data.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: schema {data.get('schema')!r}, this reads {SCHEMA}")
-    return data
+    cells = list_of(mapping)
+    readers: dict[str, Reader[Any]] = {
+        "schema": one_of(SCHEMA),
+        "environment": mapping,
+        "seeds": list_of(whole()),
+    }
+    readers |= {"rules": list_of(text), "sources": mapping, "recipes": mapping}
+    readers |= {"sound": cells, "all_zeros": cells, "cells": cells}
+    return read_file(path, lambda value: fields(value, readers), ValueError)
 
 
 def markdown(data: Mapping[str, Any]) -> str:
