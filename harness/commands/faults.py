@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.case import DTYPES
-from harness.commands.shared import NOT_OK, OK, UsageError, dtypes_or_error
-from harness.support.files import check_writable, write_atomically
+from harness.commands.options import NOT_OK, OK, UsageError, sharing, whole
+from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
 
 if TYPE_CHECKING:
@@ -27,14 +25,14 @@ def add(commands: Any) -> None:
         help="plant every known kind of bug and say which check catches it",
         description="Run the kill matrix: mutant x dtype, which check caught it, after how many"
         " drawn examples. Exit 1 if one lives or a sound path is accused.",
+        parents=sharing("--dtypes", "--seed", "--json"),
     )
     parser.set_defaults(run=run)
     parser.add_argument("names", nargs="*", metavar="FAULT", help="faults to plant (default: all)")
     parser.add_argument("--list", action="store_true", help="list the fault models and run nothing")
-    parser.add_argument("--dtypes", default=",".join(DTYPES), help="separated by commas")
-    parser.add_argument("--max-examples", type=int, default=2000, help="drawn (default 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the matrix as JSON")
+    parser.add_argument(
+        "--max-examples", type=whole(1), default=2000, metavar="N", help="drawn (default 2000)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,11 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
         if name not in FAULTS:
             raise UsageError(f"FAULT: {name!r} is not a fault; python -m harness faults --list")
     chosen = [FAULTS[name] for name in arguments.names] or list(FAULTS.values())
-    dtypes = dtypes_or_error(arguments.dtypes)
-    if arguments.max_examples < 1:
-        raise UsageError(f"--max-examples: {arguments.max_examples} is not a whole number >= 1")
-    if arguments.json is not None:
-        check_writable(arguments.json)
     if arguments.list:
         print("\n".join(_listed(chosen)))
         return OK
@@ -60,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"needs {error.name}: pip install 'flexdecode-harness[strategies]'"
         ) from error
     matrix = measure_power(
-        chosen, dtypes, arguments.max_examples, arguments.seed, progress_to_stderr()
+        chosen, arguments.dtypes, arguments.max_examples, arguments.seed, progress_to_stderr()
     )
     print("\n".join(render(matrix)))
     if arguments.json is not None:

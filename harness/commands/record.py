@@ -9,15 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.case import DTYPES
-from harness.commands.shared import (
-    NOT_OK,
-    OK,
-    USAGE,
-    UsageError,
-    device_or_error,
-    dtypes_or_error,
-)
+from harness.commands.options import NOT_OK, OK, USAGE, UsageError, sharing, some_of, whole
 from harness.ledger.cases import MODES, VERSION
 from harness.ledger.entries import Change, Entry, Ledger, LedgerError, ledger_file, load, save
 from harness.support.files import check_writable
@@ -34,14 +26,15 @@ def add(commands: Any) -> None:
         help="measure the fixed cases and record, or check, how much of its budget each path uses",
         description="Writes fixtures/tolerances/DEVICE.json. With --check it compares and writes"
         " nothing: exit 1 where an entry is loosened (REGRESSED).",
+        parents=sharing("--device", "--dtypes"),
     )
     record.set_defaults(run=_record)
     record.add_argument("--check", action="store_true", help="compare with the record")
     record.add_argument("--accept", default="", metavar="REASON", help="record loosened entries")
-    record.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
-    record.add_argument("--dtypes", default=",".join(DTYPES), help="separated by commas")
-    record.add_argument("--modes", default=",".join(MODES), help="eager, compiled or both")
-    record.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
+    record.add_argument(
+        "--modes", type=some_of(*MODES), default=MODES, help="eager, compiled or both (default)"
+    )
+    record.add_argument("--threads", type=whole(1), default=1, help="of the CPU (default 1)")
     record.add_argument("--ledger", type=Path, metavar="FILE", help="another ledger file")
     history = commands.add_parser(
         "history",
@@ -69,14 +62,7 @@ def read_or_error(file: Path) -> Ledger:
 
 
 def _record(arguments: argparse.Namespace) -> int:
-    device = device_or_error(arguments.device)
-    dtypes = dtypes_or_error(arguments.dtypes)
-    modes = [mode.strip() for mode in arguments.modes.split(",")]
-    for mode in modes:
-        if mode not in MODES:
-            raise UsageError(f"--modes: {mode!r} is not one of {' '.join(MODES)}")
-    if arguments.threads < 1:
-        raise UsageError(f"--threads: {arguments.threads} is not a whole number >= 1")
+    device = arguments.device
     if arguments.check and arguments.accept:
         raise UsageError("--accept: goes with recording, not with --check")
     file = arguments.ledger or ledger_file(device)
@@ -95,7 +81,9 @@ def _record(arguments: argparse.Namespace) -> int:
 
     torch.set_num_threads(arguments.threads)
     try:
-        measured = list(measure_all(device, dtypes, modes, progress_to_stderr()))
+        measured = list(
+            measure_all(device, arguments.dtypes, arguments.modes, progress_to_stderr())
+        )
     except Unrecordable as error:
         print(f"nothing recorded: {error}")
         return NOT_OK

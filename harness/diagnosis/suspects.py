@@ -110,7 +110,9 @@ def _culprits(
         # Further cases may be costly to draw, so not before there is something to tell apart.
         if not left:
             continue
-        further = list(further)
+        # A fault in one kind of mask need not be the same in another: first those of the same kind.
+        mask = seen[0].problem.case.mask_kind
+        further = sorted(further, key=lambda case: case.mask_kind is not mask)
         if best := _best(_tell_apart(left, path, device, further, seen)):
             return best
     return []

@@ -1,4 +1,4 @@
-"""The report as one HTML file: pictures embedded, nothing loaded, nothing run."""
+"""The figures as one HTML file: pictures embedded, nothing loaded, nothing run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as files: one HTML page with everything in it, its pictures, and its data."""
+"""The figures as files: one HTML page with everything in it, its pictures, and its data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.support.environment import environment
 from harness.support.files import UnwritableFile, write_atomically
 from harness.support.progress import Progress
 
-PAGE, DATA = "report.html", "report.json"
+PAGE, DATA = "figures.html", "figures.json"
 TITLE = "KV-cache decoding with FlexAttention: what was measured"
 LEAD = (
     "gpt-fast#233 reports that decoding with flex_attention over the whole KV cache is off by"

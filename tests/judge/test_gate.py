@@ -159,7 +159,7 @@ def test_an_interrupted_gate_tells_what_it_has(
         (["--budget", "soon"], "--budget: 'soon' is not a time"),
         (["--budget", "0"], "--budget: '0'"),
         (["--device", "tpu"], "--device: 'tpu'"),
-        (["--seed", "-1"], "--seed: -1"),
+        (["--seed", "-1"], "--seed: '-1'"),
         (["--against", "no.json"], "--against: no.json: there is no such file"),
         (["--junit", "/no/such/a.xml"], "there is no directory"),
     ],

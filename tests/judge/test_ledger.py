@@ -282,7 +282,7 @@ def test_nothing_is_recorded_in_ci(
     [
         (["--modes", "fast"], "--modes: 'fast'"),
         (["--dtypes", "int8"], "--dtypes: 'int8'"),
-        (["--threads", "0"], "--threads: 0"),
+        (["--threads", "0"], "--threads: '0'"),
         (["--check", "--accept", "x"], "--accept: goes with recording"),
         (["--check", "--ledger", "/no/such.json"], "there is no ledger"),
     ],

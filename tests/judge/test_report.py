@@ -72,7 +72,7 @@ def figures() -> tuple[Figure, ...]:
 @pytest.fixture(scope="module")
 def html(figures: tuple[Figure, ...]) -> str:
     """The page of all figures."""
-    return str(publish(figures, "cpu", ["python -m harness report <x>"], quiet)["report.html"])
+    return str(publish(figures, "cpu", ["python -m harness figures <x>"], quiet)["figures.html"])
 
 
 def of(figures: tuple[Figure, ...], kind: type) -> Any:
@@ -136,8 +136,8 @@ def test_what_was_not_recorded_is_named_in_its_place() -> None:
     words = caption(nothing)
     assert "python -m harness faults --json" in words.empty
     files = publish([nothing], "cpu", ["a command"], quiet)
-    assert sorted(files) == ["report.html", "report.json"]
-    assert "kill matrix not recorded" in str(files["report.html"])
+    assert sorted(files) == ["figures.html", "figures.json"]
+    assert "kill matrix not recorded" in str(files["figures.html"])
     half = matrix(Results(kills=RECORDED.kills))
     assert caption(half).empty == "" and "rules not recorded" in caption(half).seen
 
@@ -219,7 +219,7 @@ def test_every_picture_has_words_for_it(figures: tuple[Figure, ...], html: str) 
 
 def test_the_page_says_how_it_was_made(html: str) -> None:
     """Environment, date and commands."""
-    assert "python -m harness report &lt;x&gt;" in html
+    assert "python -m harness figures &lt;x&gt;" in html
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", html)
     assert "float32_matmul_precision" in html
 
@@ -232,7 +232,7 @@ def test_every_table_is_rectangular(figures: tuple[Figure, ...]) -> None:
 
 
 def run(*arguments: str) -> int:
-    return cli.main(["report", *arguments])
+    return cli.main(["figures", *arguments])
 
 
 def test_the_command_writes_the_page_and_its_pictures(
@@ -246,11 +246,11 @@ def test_the_command_writes_the_page_and_its_pictures(
     out = tmp_path / "new" / "folder"
     assert run("--out", str(out), "--open") == cli.OK
     captured = capsys.readouterr()
-    assert captured.out == f"{out / 'report.html'}\n"
+    assert captured.out == f"{out / 'figures.html'}\n"
     assert "errors at position 0" in captured.err and "open it yourself" not in captured.out
-    assert opened == [(out / "report.html").resolve().as_uri()]
+    assert opened == [(out / "figures.html").resolve().as_uri()]
     assert "no browser could be opened" in captured.err
-    assert {"report.html", "report.json", "attended.png"} < {p.name for p in out.iterdir()}
+    assert {"figures.html", "figures.json", "attended.png"} < {p.name for p in out.iterdir()}
 
 
 def test_an_interrupt_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,4 +305,4 @@ def test_without_matplotlib_the_extra_is_named(
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", missing)
     assert run() == cli.USAGE
-    assert "pip install 'flexdecode-harness[report]'" in capsys.readouterr().err
+    assert "pip install 'flexdecode-harness[figures]'" in capsys.readouterr().err

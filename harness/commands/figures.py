@@ -1,4 +1,4 @@
-"""``report``: measure, and show it with what was recorded, as one HTML page."""
+"""``figures``: measure, and show it with what was recorded, as one HTML page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from harness.commands.shared import OK, UsageError, device_or_error
+from harness.commands.options import OK, UsageError, sharing
 from harness.figures.results import ResultsError, read_results
 from harness.support.files import check_folder
 from harness.support.progress import progress_to_stderr
@@ -18,14 +18,15 @@ from harness.support.progress import progress_to_stderr
 def add(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "report",
-        help="figures of what was measured, as one HTML page",
+        "figures",
+        aliases=["report"],
+        help="pictures of what was measured, as one HTML page",
         description="Measure for a minute or two; write a self-contained page, PNGs and the data.",
+        parents=sharing("--device"),
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--out", type=Path, default=Path("report"), help="folder (default report)")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="default figures")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument(
         "--from",
         dest="files",
@@ -45,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "PIL"):
             raise
-        raise UsageError("needs matplotlib: pip install 'flexdecode-harness[report]'") from None
+        raise UsageError("needs matplotlib: pip install 'flexdecode-harness[figures]'") from None
     from harness.figures.measure import Plan, compute
 
-    device = device_or_error(arguments.device)
+    device = arguments.device
     check_folder(arguments.out)
     try:
         recorded = read_results(arguments.files)
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     progress = progress_to_stderr()
     figures = compute(Plan(), recorded, device, progress)
-    command = ["python", "-m", "harness", "report", "--device", device]
+    command = ["python", "-m", "harness", "figures", "--device", device]
     if arguments.files:
         command += ["--from", *map(str, arguments.files)]
     commands = [shlex.join(command), "python -m harness repro"]

@@ -1,0 +1,160 @@
+"""What every subcommand shares: exit codes, usage errors, and options that several of them have.
+
+Each ``type`` reads an option's text and says what was allowed; argparse adds the option's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from harness.case import DTYPES, SHORT_DTYPES
+from harness.support.files import UnwritableFile, check_writable
+
+OK, NOT_OK, USAGE, INTERRUPTED = 0, 1, 2, 130
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+class UsageError(ValueError):
+    """A wrong command line; the message names the option and what is allowed."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises instead of leaving the process.
+
+    Raises:
+        UsageError: for a wrong command line.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+
+def device(text: str) -> str:
+    """A device that torch can use here."""
+    if text == "cpu":
+        return text
+    import torch
+
+    try:
+        found = torch.device(text)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ArgumentTypeError(f"{text!r} is not one of cpu cuda cuda:N")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentTypeError(f"{text!r} asked for, but torch sees no CUDA device; use cpu")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ArgumentTypeError(f"torch sees {torch.cuda.device_count()} CUDA devices")
+    return text
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def some_of(*allowed: str, short: dict[str, str] | None = None) -> Callable[[str], tuple[str, ...]]:
+    """One or more of these names, separated by commas; a short form stands for its name."""
+
+    def read(text: str) -> tuple[str, ...]:
+        long = {abbreviation: name for name, abbreviation in (short or {}).items()}
+        found = tuple(long.get(name, name) for name in names(text))
+        for name in found or (text,):
+            if name not in allowed:
+                raise ArgumentTypeError(f"{name!r} is not one of {' '.join(allowed)}")
+        return found
+
+    return read
+
+
+dtypes = some_of(*DTYPES, short=SHORT_DTYPES)
+
+
+def whole(least: int = 0) -> Callable[[str], int]:
+    """A whole number from ``least`` on."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise ArgumentTypeError(f"{text!r} is not a whole number >= {least}")
+        return int(text)
+
+    return read
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    try:
+        return tuple(map(whole(), text.split(",")))
+    except ArgumentTypeError:
+        raise ArgumentTypeError(f"{text!r} is not whole numbers joined by commas") from None
+
+
+def slots(text: str) -> tuple[int, int]:
+    """``MIN:MAX``."""
+    match = re.fullmatch(r"(\d+):(\d+)", text, re.ASCII)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is not MIN:MAX")
+    return int(match[1]), int(match[2])
+
+
+def seconds(text: str) -> float:
+    """A number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds > 0")
+    return value
+
+
+def duration(text: str) -> float:
+    """A time with its unit, in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", text)
+    if match is None or float(match[1]) == 0:
+        raise ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written: found out before the work."""
+    try:
+        check_writable(Path(text))
+    except UnwritableFile as error:
+        raise ArgumentTypeError(str(error)) from None
+    return Path(text)
+
+
+def input_file(text: str) -> Path:
+    """A file that is there."""
+    if not Path(text).is_file():
+        raise ArgumentTypeError(f"{text}: there is no such file")
+    return Path(text)
+
+
+_SHARED: dict[str, dict[str, Any]] = {
+    "--device": dict(type=device, default="cpu", help="cpu (default), cuda or cuda:N"),
+    "--dtypes": dict(
+        type=dtypes, default=DTYPES, metavar="NAMES", help="separated by commas (default all)"
+    ),
+    "--json": dict(type=output_file, metavar="FILE", help="write the result as JSON"),
+    "--script": dict(
+        type=output_file, metavar="FILE", help="write a script that needs torch alone"
+    ),
+    "--seed": dict(type=whole(), default=0, metavar="N", help="of the drawing (default 0)"),
+    "--no-isolation": dict(action="store_true", help="run in this process"),
+}
+
+
+def sharing(*options: str) -> list[argparse.ArgumentParser]:
+    """The parent parsers of a subcommand that has these of the shared options."""
+    parent = Parser(add_help=False)
+    for option in options:
+        parent.add_argument(option, **_SHARED[option])
+    return [parent]

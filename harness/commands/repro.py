@@ -1,0 +1,77 @@
+"""``repro``: the bug report gpt-fast#233 answered, or any case on all paths."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from harness.case import DTYPES, DecodeCase
+from harness.commands.options import NOT_OK, OK, USAGE, UsageError, sharing
+from harness.support.files import write_atomically
+from harness.support.progress import progress_to_stderr
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "repro",
+        help="run a bug report or a case and say which side is wrong",
+        description="Run the report gpt-fast-233, or any case, on all paths.",
+        parents=sharing("--device", "--json", "--script"),
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "case", nargs="?", default="gpt-fast-233", help="gpt-fast-233 (default) or a case id"
+    )
+    parser.add_argument("--dtype", help=f"{' '.join(DTYPES)} (default bfloat16)")
+    parser.add_argument("--seed", help="of the tensors (default 0)")
+    parser.add_argument("--position", help="slot of the query (default 99); P+1 slots are filled")
+    parser.add_argument("--cache-len", help="slots allocated (default 2048)")
+    parser.add_argument("--compile", action="store_true", help="compile the attention calls")
+
+
+def _report_case(arguments: argparse.Namespace) -> DecodeCase:
+    """The report's case with the options applied, through the case's own text checks."""
+    parts = {"S": "2048", "pos": "99", "H": "32", "D": "128", "dtype": "bf16"}
+    options = {
+        "S": arguments.cache_len,
+        "pos": arguments.position,
+        "dtype": arguments.dtype,
+        "seed": arguments.seed,
+        "mode": "compiled" if arguments.compile else None,
+    }
+    parts |= {key: value for key, value in options.items() if value is not None}
+    for option, key in (("--position", "pos"), ("--cache-len", "S"), ("--dtype", "dtype")):
+        if "," in parts[key] or "=" in parts[key] or (key == "pos" and not parts[key].isdigit()):
+            raise UsageError(f"{option}: {parts[key]!r} is not one value of {key}")
+    return DecodeCase.from_text(",".join(f"{key}={value}" for key, value in parts.items()))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer, and return the exit code."""
+    from harness.issue233.answer import REPORT_ID, answer_case, answer_report
+    from harness.issue233.text import render, to_json
+    from harness.script.case_script import case_script, report_script
+
+    device, progress = arguments.device, progress_to_stderr()
+    if arguments.case == REPORT_ID:
+        case = _report_case(arguments)
+        answer, script = answer_report(case, device, progress), report_script
+    else:
+        for option in ("dtype", "seed", "position", "cache_len"):
+            if getattr(arguments, option) is not None:
+                flag = "--" + option.replace("_", "-")
+                raise UsageError(f"{flag}: goes with {REPORT_ID}; put it into the case id instead")
+        case = DecodeCase.from_text(arguments.case)
+        if arguments.compile:
+            case = case.replace(mode="compiled")
+        answer, script = answer_case(case, device, progress), case_script
+    progress("done")
+    print(render(answer), end="")
+    if arguments.json is not None:
+        write_atomically(arguments.json, to_json(answer))
+    if arguments.script is not None:
+        write_atomically(arguments.script, script(case, device))
+    if answer.nothing_judged:
+        return USAGE
+    return NOT_OK if answer.unexpected else OK
