@@ -117,7 +117,7 @@ def _(figure: Errors) -> Caption:
         wrong = [p for p, ok in zip(figure.positions, curve.within, strict=True) if not ok]
         said.append(
             f"{curve.path} exceeds it at {len(wrong)} of {len(figure.positions)} positions"
-            f"{' (an known_wrong, there to be shown wrong)' if curve.known_wrong else ''}."
+            f"{' (known wrong, there to be shown wrong)' if curve.known_wrong else ''}."
         )
     header = ("position", "budget", *(c.path for c in figure.curves))
     rows = tuple(

@@ -1,4 +1,4 @@
-"""The numbers of the report's figures, measured."""
+"""The numbers of the figures, measured."""
 
 from __future__ import annotations
 

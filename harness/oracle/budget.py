@@ -104,7 +104,7 @@ def budget(  # noqa: PLR0915  # one formula, term by term
 
     Args:
         tensor_cores: whether sums may run on CUDA tensor cores (one bit less).
-        source: the slots of a sequence in chunks, where ``golden`` is not of the attendable ones
+        source: the slots of a sequence in chunks, where ``golden`` is not of the visible ones
             but of a hypothesis about a wrong output; heads grouped as the case's.
     """
     case, precision = inputs.case, precision or Precision()

@@ -1,4 +1,4 @@
-"""Golden: attention in float64 over the attendable slots, streamed so that memory does not grow
+"""Golden: attention in float64 over the visible slots, streamed so that memory does not grow
 with cache_len.
 
 The oracle reads no slot of the tail and knows no path and no mask_mod. It runs on the CPU

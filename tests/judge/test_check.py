@@ -218,7 +218,7 @@ T = str(TARGETS)
         ([f"{T}:base", "--device", "tpu"], "--device: 'tpu' is not one of cpu cuda"),
         ([f"{T}:base", "--case", "S=4"], "input_pos (pos): missing"),
         ([f"{T}:base", "--case", "S=4,pos=1/2"], "--case: needs ragged: not in supports"),
-        ([f"{T}:base", "--case", "S=4,pos=1,mask=document:2"], "--case: mask=document:2; a function"),
+        ([f"{T}:base", "--case", "S=4,pos=1,mask=document:2"], "--case: mask=document:2; a func"),
         ([f"{T}:base", "--case", "S=4,pos=1,D=5"], "--case: D=5 is not in --head-dims"),
         ([f"{T}:base", "--case", SMALL, "--seed", "1"], "--seed: says what to draw, but --case"),
         ([f"{T}:base", "--timeout", "3"], "--timeout: needs a process of its own"),
