@@ -20,7 +20,7 @@ DEFAULT = Path(__file__).parents[2] / "fixtures" / "rivals.json"
 def main(argv: list[str] | None = None) -> int:
     """0; 2 for bad usage."""
     parser = argparse.ArgumentParser(prog="python -m tests.rivals", description=__doc__)
-    parser.add_argument("--table", action="store_true", help="print the table of docs/faults.md, no run")
+    parser.add_argument("--table", action="store_true", help="print docs/faults.md's table, no run")
     parser.add_argument(
         "--output", type=Path, default=DEFAULT, help="default: fixtures/rivals.json"
     )

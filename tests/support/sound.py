@@ -226,6 +226,14 @@ def tf32(*, normalised: bool) -> Callable[[Attention], Result]:
 def _path(name: str, run: Callable[[Attention], Result], precision: Precision) -> Path:
     def function(inputs: Inputs) -> Result:
         output, logsumexp = run(Attention.of(inputs, torch.float32))
+        logit = inputs.column()
+        if logit is not None:
+            # Applied to the finished sums, as kernels do that return a logsumexp; the dense model
+            # has it in its softmax.
+            output = output * torch.sigmoid(logsumexp - logit[:, None]).unsqueeze(-1)
+            empty = logsumexp == -math.inf
+            with_logit = torch.logaddexp(logsumexp, logit[:, None])
+            logsumexp = torch.where(empty, logsumexp, with_logit)
         return output.to(inputs.query.dtype), logsumexp
 
     def prepare(inputs: Inputs) -> Call:
