@@ -16,6 +16,14 @@ def untraced() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Processes that are started use one thread each, so that tests do not fight over the cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture
 def without_grad() -> Iterator[None]:
     """No autograd, as in decoding."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +28,7 @@ from harness.case.fields import (
     Pair,
     Spec,
 )
-from harness.case.kinds import Kind, stated
+from harness.case.kinds import argument_types, forms, stated
 from harness.case.layouts import LAYOUTS, Layout
 from harness.case.masks import MASKS, MaskKind
 from harness.case.scores import SCORES, ScoreKind
@@ -49,17 +48,6 @@ class CaseError(ValueError):
 class InvalidCase(ValueError):
     """A case that no implementation can be held to: its golden leaves the output dtype's range,
     or a score reaches 1e4."""
-
-
-def _arguments(kinds: Mapping[str, Kind]) -> dict[str, tuple[Integer, ...]]:
-    return {
-        name: tuple(argument.type_ for argument in kind.arguments.values())
-        for name, kind in kinds.items()
-    }
-
-
-def _forms(kinds: Mapping[str, Kind]) -> str:
-    return "; ".join(f"{kind.form} ({kind.help})" for kind in kinds.values())
 
 
 def _field(key: str, type_: FieldType, help: str, **default: Any) -> Any:
@@ -98,14 +86,14 @@ class DecodeCase:
     )
     mask: str = _field(
         "mask",
-        Spec(_arguments(MASKS)),
-        _forms(MASKS),
+        Spec(argument_types(MASKS)),
+        forms(MASKS),
         default="causal",
     )
     score: str = _field(
         "score",
-        Spec({"none": (), **_arguments(SCORES)}, joined=True),
-        f"score_mods in this order, joined by +: {_forms(SCORES)}",
+        Spec({"none": (), **argument_types(SCORES)}, joined=True),
+        f"score_mods in this order, joined by +: {forms(SCORES)}",
         default="none",
     )
     scale: float | None = _field("scale", OptionalNumber(), "1/sqrt(D)", default=None)
@@ -230,18 +218,6 @@ class DecodeCase:
     def score_kinds(self) -> list[ScoreKind]:
         """The score_mods' entries in the table of kinds, in the order in which they apply."""
         return [SCORES[name] for name in self.scores]
-
-    @property
-    def options(self) -> dict[str, int | float]:
-        """Arguments of mask and score_mods, by the keyword in which a user's function gets them."""
-        given: list[tuple[Kind, dict[str, int]]] = [(self.mask_kind, self.mask_arguments)]
-        given += [(kind, self.scores[kind.name]) for kind in self.score_kinds]
-        return {
-            argument.option: float(values[name]) if argument.as_float else values[name]
-            for kind, values in given
-            for name, argument in kind.arguments.items()
-            if argument.option
-        }
 
     @property
     def has_column(self) -> bool:

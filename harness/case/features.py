@@ -55,3 +55,15 @@ def options_of(features: Iterable[str]) -> tuple[str, ...]:
             options.append(kind.parameter.name)
     options += ["scale"] if "scale" in wanted else []
     return tuple(dict.fromkeys(options))
+
+
+def given_options(case: DecodeCase) -> dict[str, int | float]:
+    """The arguments of a case's mask and score_mods, by the keyword in which a function gets them."""
+    given: list[tuple[Kind, dict[str, int]]] = [(case.mask_kind, case.mask_arguments)]
+    given += [(kind, case.scores[kind.name]) for kind in case.score_kinds]
+    return {
+        argument.option: float(values[name]) if argument.as_float else values[name]
+        for kind, values in given
+        for name, argument in kind.arguments.items()
+        if argument.option
+    }

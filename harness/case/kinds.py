@@ -99,3 +99,16 @@ class Kind:
 def by_name(*kinds: K) -> dict[str, K]:
     """A table of kinds."""
     return {kind.name: kind for kind in kinds}
+
+
+def argument_types(kinds: Mapping[str, Kind]) -> dict[str, tuple[Integer, ...]]:
+    """How the arguments of each kind are read and checked, in their order."""
+    return {
+        name: tuple(argument.type_ for argument in kind.arguments.values())
+        for name, kind in kinds.items()
+    }
+
+
+def forms(kinds: Mapping[str, Kind]) -> str:
+    """The kinds for a reader, each as it is written and with its help."""
+    return "; ".join(f"{kind.form} ({kind.help})" for kind in kinds.values())

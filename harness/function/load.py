@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from harness.case.domain import Domain, DomainError, known_features
-from harness.case.features import options_of
+from harness.case.features import given_options, options_of
 from harness.inputs import Inputs
 from harness.oracle.budget import Precision
 from harness.paths import Path, Result
@@ -67,7 +67,7 @@ def target_path(name: str, function: Function, domain: Domain, precision: Precis
 def call_options(inputs: Inputs) -> dict[str, Any]:
     """The keyword arguments of a call: a key for each option that the case has, no other."""
     case = inputs.case
-    options: dict[str, Any] = dict(case.options)
+    options: dict[str, Any] = dict(given_options(case))
     options |= inputs.parameters
     if case.scale is not None:
         options["scale"] = case.scale

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.case import DecodeCase
+from harness.case.features import given_options
 from harness.case.visible import tail
 from harness.oracle.budget import Precision
 from harness.script.endings import crash, ending, mutated
@@ -101,7 +102,7 @@ def _import(target: str, case: DecodeCase) -> Iterator[str]:
 
 
 def _options(case: DecodeCase, device: str) -> Iterator[str]:
-    yield from (f"{name}={value}" for name, value in case.options.items())
+    yield from (f"{name}={value}" for name, value in given_options(case).items())
     for parameter, _ in parameters(case):
         yield f"{parameter.name}={parameter.short}" + ("" if device == "cpu" else ".to(DEVICE)")
     if case.scale is not None:

@@ -15,16 +15,9 @@ from harness.case.kept import load_all
 from harness.issue233 import answer
 from harness.paths import PATHS, path
 from tests.support.altered import altered, times
+from tests.support.command import command
 
 SMALL = "S=40,pos=9,H=2,D=16"
-
-
-def run(*arguments: str) -> int:
-    try:
-        return cli.main(arguments)
-    except SystemExit as exit:  # argparse's own usage errors
-        assert isinstance(exit.code, int)
-        return exit.code
 
 
 @pytest.mark.parametrize(
@@ -60,7 +53,7 @@ def test_bad_usage_is_one_clear_line_and_exit_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The field or option is named, with what was allowed."""
-    assert run(*arguments) == cli.USAGE
+    assert command(*arguments) == cli.USAGE
     captured = capsys.readouterr()
     assert message in captured.err.splitlines()[-1]
     assert captured.out == ""
@@ -71,14 +64,14 @@ def test_cuda_without_cuda_is_refused(
 ) -> None:
     """Never a silent run on the CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run("repro", "--device", "cuda") == cli.USAGE
+    assert command("repro", "--device", "cuda") == cli.USAGE
     assert "torch sees no CUDA device" in capsys.readouterr().err
 
 
 def test_any_case_runs_on_all_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 0, a table, JSON and a script."""
     files = [tmp_path / "a.json", tmp_path / "a.py"]
-    assert run("repro", SMALL, "--json", str(files[0]), "--script", str(files[1])) == cli.OK
+    assert command("repro", SMALL, "--json", str(files[0]), "--script", str(files[1])) == cli.OK
     assert "full-cache" in capsys.readouterr().out
     assert json.loads(files[0].read_text())["case"] == SMALL
     compile(files[1].read_text(), "a.py", "exec")
@@ -88,13 +81,13 @@ def test_a_failing_path_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anything but OK or UNSUPPORTED on a path that counts."""
     broken = dataclasses.replace(altered(times(2)), name="full-cache")
     monkeypatch.setitem(PATHS, "full-cache", broken)
-    assert run("repro", SMALL) == cli.NOT_OK
+    assert command("repro", SMALL) == cli.NOT_OK
 
 
 def test_nothing_judged_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
     """All paths UNSUPPORTED is not a success."""
     monkeypatch.setattr(path, "why_not", lambda device: "no compiler here")
-    assert run("repro", SMALL + ",mode=compiled") == cli.USAGE
+    assert command("repro", SMALL + ",mode=compiled") == cli.USAGE
 
 
 def test_an_interrupt_exits_130_and_leaves_no_file(
@@ -106,14 +99,18 @@ def test_an_interrupt_exits_130_and_leaves_no_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(answer, "answer_case", interrupted)
-    assert run("repro", SMALL, "--json", str(tmp_path / "a.json")) == cli.INTERRUPTED
+    assert command("repro", SMALL, "--json", str(tmp_path / "a.json")) == cli.INTERRUPTED
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_package_runs_as_a_module() -> None:
     """python -m harness, exit code included."""
-    command = [sys.executable, "-m", "harness", "repro", "S=8,pos=9"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-m", "harness", "repro", "S=8,pos=9"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == cli.USAGE
     assert result.stderr == (
         "harness repro: error: input_pos (pos): 9 is beyond the cache; allowed are -1 (idle) and"
@@ -130,10 +127,10 @@ def test_importing_the_package_imports_no_torch() -> None:
 def test_a_kept_case_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What keep writes is what the tests load; without the folder it is an error."""
     monkeypatch.chdir(tmp_path)
-    command = ["keep", "edge", SMALL, "--source", "a run", "--path", "full-cache"]
-    assert run(*command) == cli.USAGE
+    keep = ["keep", "edge", SMALL, "--source", "a run", "--path", "full-cache"]
+    assert command(*keep) == cli.USAGE
     (tmp_path / "fixtures" / "cases").mkdir(parents=True)
-    assert run(*command) == cli.OK
+    assert command(*keep) == cli.OK
     (kept,) = load_all(tmp_path / "fixtures" / "cases")
     assert (kept.name, str(kept.case), kept.source, kept.path) == (
         "edge",

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import math
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path as File
 from xml.etree import ElementTree
@@ -14,6 +12,7 @@ import pytest
 import torch
 
 from harness import cli
+from harness.case.kept import FOLDER
 from harness.faults import kill_matrix as kill
 from harness.gate import steps as gate
 from harness.gate import text as gate_report
@@ -24,6 +23,7 @@ from harness.paths import PATHS, Path
 from harness.verdict import Judgement, Problem, Verdict
 from tests.support import ROOT
 from tests.support.altered import altered, times
+from tests.support.processes import Preloaded
 
 KEPT, CONTRACT, PROBES, PROOF, LEDGER, *_ = gate.PLAN
 
@@ -58,21 +58,25 @@ def test_a_clean_tree_is_green(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gate_report.headline(run, False).startswith("GREEN")
 
 
-def test_a_fault_in_the_code_is_red_within_the_minute_and_named(tmp_path: File) -> None:
+def test_a_fault_in_the_code_is_red_within_the_minute_and_named(
+    tmp_path: File, preloaded: Preloaded
+) -> None:
     """A copy of the package with one character more in the fixed path's mask."""
-    for folder in ("harness", "fixtures"):
-        ignored = shutil.ignore_patterns("__pycache__", "repro")
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    shutil.copytree(
+        ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (tmp_path / FOLDER).mkdir(parents=True)
+    # The first step ends even where the time is over: three cases are enough to show it.
+    for kept in ("block-edge-first", "block-edge-last", "block-edge-above"):
+        shutil.copy(ROOT / FOLDER / f"{kept}.json", tmp_path / FOLDER)
     module = tmp_path / "harness" / "decoding" / "block_mask.py"
     sound = module.read_text(encoding="utf-8")
     assert sound.count("visible = kv_idx <= t\n") == 1
     broken = sound.replace("visible = kv_idx <= t\n", "visible = kv_idx <= t + 1\n")
     module.write_text(broken, encoding="utf-8")
-    command = [sys.executable, "-m", "harness", "gate", "--budget", "3s", "--no-isolation"]
+    command = ["-m", "harness", "gate", "--budget", "3s", "--no-isolation"]
     outputs = ["--junit", "junit.xml", "--markdown", "summary.md", "--json", "gate.json"]
-    done = subprocess.run(
-        [*command, *outputs], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = preloaded.run(*command, *outputs, folder=tmp_path)
     assert done.returncode == 1, done.stderr[-2000:]
     summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert "RED" in summary.splitlines()[0]

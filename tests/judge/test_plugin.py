@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from tests.support import ROOT
+from tests.support.processes import Preloaded
 
 pytest_plugins = ["pytester"]
 INSTALLED = any(
     point.value == "harness.pytest_plugin"
     for point in importlib.metadata.entry_points(group="pytest11")
 )
+PLUGIN = (*(() if INSTALLED else ("-p", "harness.pytest_plugin")), "-p", "no:cacheprovider")
 TESTS = """
 import torch
 from hypothesis import given, settings
@@ -59,9 +61,11 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     return pytester
 
 
-def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    plugin = () if INSTALLED else ("-p", "harness.pytest_plugin")
-    return project.runpytest_subprocess(*plugin, "-p", "no:cacheprovider", *arguments)
+def run(project: pytest.Pytester, preloaded: Preloaded, *arguments: str) -> pytest.RunResult:
+    done = preloaded.run("-m", "pytest", *PLUGIN, *arguments, folder=project.path, path=[ROOT])
+    return pytest.RunResult(
+        done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), 0.0
+    )
 
 
 def kept(project: pytest.Pytester) -> list[dict[str, object]]:
@@ -69,9 +73,11 @@ def kept(project: pytest.Pytester) -> list[dict[str, object]]:
     return [json.loads(file.read_text()) for file in files]
 
 
-def test_a_failure_is_told_kept_and_run_first(project: pytest.Pytester) -> None:
+def test_a_failure_is_told_kept_and_run_first(
+    project: pytest.Pytester, preloaded: Preloaded
+) -> None:
     """The smallest case, with the verdict and the repro; next time without drawing."""
-    result = run(project, "-k", "test_mine or test_unsupported", "--junitxml=report.xml")
+    result = run(project, preloaded, "-k", "test_mine or test_unsupported", "--junitxml=report.xml")
     result.assert_outcomes(failed=1, skipped=1)
     text = result.stdout.str()
     assert "AssertionError: mine is WRONG" in text
@@ -91,18 +97,18 @@ def test_a_failure_is_told_kept_and_run_first(project: pytest.Pytester) -> None:
         "settings.register_profile('kept', phases=[Phase.explicit])\n"
         "settings.load_profile('kept')\n"
     )
-    run(project, "-k", "test_mine").assert_outcomes(failed=1)
+    run(project, preloaded, "-k", "test_mine").assert_outcomes(failed=1)
     mended = (project.path / "test_project.py").read_text().replace("1.5", "1.0")
     (project.path / "test_project.py").write_text(mended)
-    run(project, "-k", "test_mine").assert_outcomes(passed=1)
+    run(project, preloaded, "-k", "test_mine").assert_outcomes(passed=1)
     assert len(kept(project)) == 1
 
 
-def test_workers_keep_the_same_case_once(project: pytest.Pytester) -> None:
+def test_workers_keep_the_same_case_once(project: pytest.Pytester, preloaded: Preloaded) -> None:
     """Under xdist, with the folder that was asked for."""
     folder = project.path / "elsewhere"
     arguments = ("-n", "2", "--dist", "each", "--decode-cases", str(folder), "-k", "test_mine")
-    result = run(project, *arguments)
+    result = run(project, preloaded, *arguments)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     files = list(folder.iterdir())
     assert all(json.loads(file.read_text())["case"]["cache_len"] == 6 for file in files)
@@ -110,26 +116,30 @@ def test_workers_keep_the_same_case_once(project: pytest.Pytester) -> None:
     assert not (project.path / KEPT).exists()
 
 
-def test_a_bad_kept_case_is_a_usage_error_that_names_it(project: pytest.Pytester) -> None:
+def test_a_bad_kept_case_is_a_usage_error_that_names_it(
+    project: pytest.Pytester, preloaded: Preloaded
+) -> None:
     """Never a test that silently runs without it."""
     (project.path / KEPT).mkdir(parents=True)
     name = "test-project-test-mine-0123abcd.json"
     (project.path / KEPT / name).write_text("{")
-    result = run(project, "-k", "test_mine")
+    result = run(project, preloaded, "-k", "test_mine")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: *{name}: Expecting*"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")
-def test_a_required_gpu_that_is_not_there_is_a_usage_error(project: pytest.Pytester) -> None:
+def test_a_required_gpu_that_is_not_there_is_a_usage_error(
+    project: pytest.Pytester, preloaded: Preloaded
+) -> None:
     """And without the option, a test marked for a GPU is not run."""
-    result = run(project, "--decode-require-gpu")
+    result = run(project, preloaded, "--decode-require-gpu")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: --decode-require-gpu: torch sees no CUDA device"])
     project.makepyfile(
         test_gpu="import pytest\n@pytest.mark.decode_gpu\ndef test_gpu():\n    assert False\n"
     )
-    result = run(project, "--strict-markers", "-rs", "test_gpu.py")
+    result = run(project, preloaded, "--strict-markers", "-rs", "test_gpu.py")
     result.assert_outcomes(skipped=1)
     assert "not run: no CUDA device" in result.stdout.str()
 
@@ -141,7 +151,8 @@ def test_a_session_without_a_test_of_ours_pays_for_nothing(project: pytest.Pytes
         "    heavy = {'torch', 'harness.function.testing', 'harness.strategies.paths'}\n"
         "    assert not heavy & set(sys.modules)\n"
     )
-    result = run(project, "test_other.py", "-p", "no:hypothesispytest")
+    # In a process that nothing was imported into beforehand.
+    result = project.runpytest_subprocess(*PLUGIN, "test_other.py", "-p", "no:hypothesispytest")
     result.assert_outcomes(passed=1)
     assert "decode: torch" not in result.stdout.str()
     code = (

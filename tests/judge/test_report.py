@@ -34,6 +34,7 @@ from harness.figures.values import (
     matrix,
 )
 from harness.ledger.entries import Ledger
+from harness.support.progress import Progress
 from tests.support.entries import but
 
 TINY = Plan(
@@ -236,11 +237,20 @@ def run(*arguments: str) -> int:
 
 
 def test_the_command_writes_the_page_and_its_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    figures: tuple[Figure, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Into a folder that it makes; the page's path on stdout, progress on stderr."""
-    monkeypatch.setattr(measured, "Plan", lambda: TINY)
-    monkeypatch.setattr(measured, "why_not", lambda device: "no compiler in this test")
+
+    def computed(
+        plan: Plan, results: Results, device: str, progress: Progress
+    ) -> tuple[Figure, ...]:
+        progress("errors at position 0")
+        return figures
+
+    monkeypatch.setattr(measured, "compute", computed)
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or False)
     out = tmp_path / "new" / "folder"

@@ -1,7 +1,7 @@
 """Standalone scripts: torch alone, the same bits, the same verdict."""
 
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import black
@@ -16,6 +16,8 @@ from harness.script.case_script import INPUTS_END, case_script, report_script
 from harness.script.text import integers
 from harness.strategies.paths import sampled_cases
 from harness.support.environment import environment
+from tests.support import NIGHTLY
+from tests.support.processes import Preloaded
 
 CASES = [
     "S=200,pos=99,H=4,D=16,dtype=bf16",
@@ -29,23 +31,24 @@ CASES = [
 ]
 
 
-def run(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script where neither the project nor site hooks can be imported."""
-    path = folder / "script.py"
-    path.write_text(text)
-    packages = str(Path(torch.__file__).parents[1])
-    guard = (
-        f"import sys, runpy; sys.path[:] = [p for p in sys.path if p] + [{packages!r}]\n"
-        "sys.modules['harness'] = sys.modules['hypothesis'] = sys.modules['pytest'] = None\n"
-        f"runpy.run_path({str(path)!r}, run_name='__main__')"
-    )
-    command = [sys.executable, "-I", "-c", guard]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+Run = Callable[[str], subprocess.CompletedProcess[str]]
 
 
-def test_the_reports_script_shows_the_finding_and_exits_1(tmp_path: Path) -> None:
+@pytest.fixture
+def run(preloaded: Preloaded, tmp_path: Path) -> Run:
+    """Runs a script where the project cannot be imported, nor what it is tested with."""
+
+    def script(text: str) -> subprocess.CompletedProcess[str]:
+        path = tmp_path / "script.py"
+        path.write_text(text)
+        return preloaded.run(path, folder=tmp_path, without=["harness", "hypothesis", "pytest"])
+
+    return script
+
+
+def test_the_reports_script_shows_the_finding_and_exits_1(run: Run) -> None:
     """Right side, wrong side, and why; what could be pasted into the thread."""
-    result = run(report_script(REPORT_CASE, "cpu"), tmp_path)
+    result = run(report_script(REPORT_CASE, "cpu"))
     lines = result.stdout.splitlines()
     assert result.returncode == 1, result.stderr
     assert lines[0].startswith("full cache, as reported")
@@ -57,12 +60,12 @@ def test_the_reports_script_shows_the_finding_and_exits_1(tmp_path: Path) -> Non
     assert "the sliced side equals v[:, :, :1] bit for bit: True" in lines
 
 
-def test_the_reports_script_exits_0_once_the_mask_has_the_offset(tmp_path: Path) -> None:
+def test_the_reports_script_exits_0_once_the_mask_has_the_offset(run: Run) -> None:
     """The remedy makes both sides right."""
     text = report_script(REPORT_CASE, "cpu")
     mended = text.replace("(lambda b, h, q, kv: q >= kv, 100)", "(attends, 100)")
     assert mended != text
-    assert run(mended, tmp_path).returncode == 0
+    assert run(mended).returncode == 0
 
 
 @pytest.mark.parametrize("text", CASES)
@@ -81,16 +84,16 @@ def test_a_script_draws_the_same_bits(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [CASES[1]])
-def test_a_script_of_a_sound_case_exits_0(text: str, tmp_path: Path) -> None:
+def test_a_script_of_a_sound_case_exits_0(text: str, run: Run) -> None:
     """Its own golden and budget accept what the harness accepts."""
-    result = run(case_script(DecodeCase.from_text(text), "cpu"), tmp_path)
+    result = run(case_script(DecodeCase.from_text(text), "cpu"))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "OK" in result.stdout
 
 
-def test_a_script_exits_1_where_its_calls_are_wrong(tmp_path: Path) -> None:
+def test_a_script_exits_1_where_its_calls_are_wrong(run: Run) -> None:
     """NaN in the tail comes through flex_attention: a case that shows it."""
-    result = run(case_script(DecodeCase.from_text("S=40,pos=9,tail=nan"), "cpu"), tmp_path)
+    result = run(case_script(DecodeCase.from_text("S=40,pos=9,tail=nan"), "cpu"))
     assert result.returncode == 1
     assert "WRONG" in result.stdout
 
@@ -102,7 +105,7 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
     without a value, which flex_attention does not know, takes some more."""
     gpu = environment("cpu") | dict(device="cuda:0", gpu="NVIDIA H200", cuda="13.0", tf32=False)
     monkeypatch.setattr(script_text, "environment", lambda device: gpu)
-    cases = [*map(DecodeCase.from_text, CASES), *sampled_cases(100, 0)]
+    cases = [*map(DecodeCase.from_text, CASES), *sampled_cases(100 if NIGHTLY else 15, 0)]
     scripts = [(case_script(case, "cuda:0"), 95 if case.has_column else 80) for case in cases]
     for text, limit in [*scripts, (report_script(REPORT_CASE, "cpu"), 80)]:
         assert black.format_str(text, mode=black.Mode()) == text

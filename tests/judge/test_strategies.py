@@ -21,9 +21,9 @@ from harness.strategies.paths import (
     fit,
     path_cases,
 )
+from tests.support.drawn import SOUND
 
 # A case without groups has nothing to pack: the packed path is drawn compiled, with geometries.
-SOUND = [n for n, path in PATHS.items() if not path.known_wrong and n != "fixed-packed"]
 
 
 @cache

@@ -3,9 +3,6 @@
 import functools
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import black
@@ -26,6 +23,7 @@ from harness.support.environment import environment
 from harness.verdict import Verdict, judge, judgeable
 from tests.support import MUTANT_TARGETS, NIGHTLY, ROOT
 from tests.support.mutant_targets import MUTANTS, identifier, sound
+from tests.support.processes import Preloaded
 
 EVERYTHING = Domain(tuple(FEATURES), (16, 24, 64), (1, 300))
 # What cannot be asked of a user's function: sinks, and a position before the sequence's first.
@@ -37,7 +35,7 @@ INEXPRESSIBLE = {
 }
 SMALL = "S=40,pos=5,D=16,tail=poison"
 LAYOUTS = ("contiguous", "bshd", "longer", "stacked", "stepped", "expanded")
-# Runs scripts as main modules, one after the other: importing torch takes longer than any.
+# Runs scripts as main modules, one after the other: importing the mutants takes longer than any.
 MANY = """
 import contextlib, json, os, runpy, sys
 statuses = []
@@ -55,26 +53,15 @@ print(json.dumps(statuses))
 """
 
 
-def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """In ``folder``, one thread, the mutants' file able to import the project."""
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
-
-
-def statuses(texts: list[str], folder: Path) -> list[int | str]:
-    """How each script ends, all in one process."""
+def statuses(texts: list[str], folder: Path, preloaded: Preloaded) -> list[int | str]:
+    """How each script ends, all in one process, whose files may import the project."""
     scripts = [folder / f"show{index}.py" for index in range(len(texts))]
     for script, text in zip(scripts, texts, strict=True):
         script.write_text(text)
+    many = folder / "many.py"
+    many.write_text(MANY)
     (folder / "scripts.json").write_text(json.dumps([*map(str, scripts)]))
-    result = run("-c", MANY, str(folder / "scripts.json"), folder=folder)
+    result = preloaded.run(many, folder / "scripts.json", folder=folder, path=[ROOT])
     assert result.returncode == 0, result.stderr
     found: list[int | str] = json.loads(result.stdout.splitlines()[-1])
     return found
@@ -97,7 +84,9 @@ def failures(names: list[str]) -> dict[str, tuple[DecodeCase, Verdict]]:
 
 
 @pytest.mark.parametrize("scope", [Scope.ALL, Scope.HEAD] if NIGHTLY else [Scope.ALL])
-def test_every_mutant_shows_again_in_its_script(scope: Scope, tmp_path: Path) -> None:
+def test_every_mutant_shows_again_in_its_script(
+    scope: Scope, tmp_path: Path, preloaded: Preloaded
+) -> None:
     """Exit 1 for the mutant, exit 0 for the sound model in the same script; by night also for a
     fault in one head."""
     planted = {name: name.partition("@")[::2] for name in MUTANTS}
@@ -113,7 +102,7 @@ def test_every_mutant_shows_again_in_its_script(scope: Scope, tmp_path: Path) ->
         for name, (case, verdict) in found.items():
             target = f"{MUTANT_TARGETS}:{function(name)}"
             texts.append(target_script(target, case, "cpu", verdict))
-    ends = statuses(texts, tmp_path)
+    ends = statuses(texts, tmp_path, preloaded)
     wrong, right = ends[: len(found)], ends[len(found) :]
     assert {name: end for name, end in zip(found, wrong, strict=True) if end != 1} == {}
     assert {name: end for name, end in zip(found, right, strict=True) if end != 0} == {}
@@ -174,19 +163,19 @@ KINDS = [
 
 @pytest.mark.parametrize(("name", "verdict", "message"), KINDS)
 def test_every_kind_of_verdict_shows_again(
-    name: str, verdict: Verdict, message: str, tmp_path: Path
+    name: str, verdict: Verdict, message: str, tmp_path: Path, preloaded: Preloaded
 ) -> None:
     """In a process of its own: exit 1, and a line that says what is wrong."""
     (tmp_path / "mine.py").write_text(PLANTED)
     case = DecodeCase.from_text(SMALL)
     text = target_script(f"mine.py:{name}", case, "cpu", verdict, timeout=2)
     (tmp_path / "show.py").write_text(text)
-    result = run("show.py", folder=tmp_path)
+    result = preloaded.run("show.py", folder=tmp_path)
     assert result.returncode == 1, result.stdout + result.stderr
     assert message in result.stdout + result.stderr
 
 
-def test_no_kind_of_script_accuses_a_sound_function(tmp_path: Path) -> None:
+def test_no_kind_of_script_accuses_a_sound_function(tmp_path: Path, preloaded: Preloaded) -> None:
     """It prints, which is no fault; a module by its dotted name, and one named as Python's own."""
     (tmp_path / "kernels").mkdir()
     for name in ("mine.py", "kernels/random.py"):
@@ -195,12 +184,14 @@ def test_no_kind_of_script_accuses_a_sound_function(tmp_path: Path) -> None:
     targets = ("mine.py:good", "mine:good", "kernels/random.py:good")
     kinds = [v for v in Verdict if not v.passes and v is not Verdict.CRASH]
     texts = [target_script(t, case, "cpu", kind) for t in targets for kind in kinds]
-    assert statuses(texts, tmp_path) == [0] * len(texts)
+    assert statuses(texts, tmp_path, preloaded) == [0] * len(texts)
     (tmp_path / "show.py").write_text(target_script(targets[0], case, "cpu", Verdict.CRASH))
-    assert run("show.py", folder=tmp_path).returncode == 0
+    assert preloaded.run("show.py", folder=tmp_path).returncode == 0
 
 
-def test_a_declared_precision_widens_the_scripts_budget(tmp_path: Path) -> None:
+def test_a_declared_precision_widens_the_scripts_budget(
+    tmp_path: Path, preloaded: Preloaded
+) -> None:
     """Scores rounded to bfloat16 are wrong unless they are declared."""
     name = "scores-rounded"
     case, verdict = failures([name])[name]
@@ -210,7 +201,7 @@ def test_a_declared_precision_widens_the_scripts_budget(tmp_path: Path) -> None:
         target_script(target, case, "cpu", verdict, precision=precision)
         for precision in (None, declared)
     ]
-    assert statuses(texts, tmp_path) == [1, 0]
+    assert statuses(texts, tmp_path, preloaded) == [1, 0]
 
 
 def _note(seen: list[tuple[torch.Tensor, ...]], *tensors: torch.Tensor) -> None:
@@ -251,7 +242,7 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
     declared = Precision(score="bfloat16", operand="bfloat16", output="float16")
     targets = itertools.cycle(["a.py:f", f"{'folder/' * 8}random.py:Kernels.f", "b.c.d:f"])
     kinds = [v for v in Verdict if not v.passes]
-    for case in itertools.islice(domain_cases(EVERYTHING, 0), 40):
+    for case in itertools.islice(domain_cases(EVERYTHING, 0), 40 if NIGHTLY else 8):
         for kind, target, device in zip(kinds, targets, itertools.cycle(["cpu", "cuda:0"])):
             text = target_script(target, case, device, kind, precision=declared)
             assert black.format_str(text, mode=black.Mode()) == text

@@ -1,6 +1,8 @@
 """Isolation: whatever a function does to its process, it is named and the next case is judged."""
 
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +15,10 @@ from harness.function.run import TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 from tests.support import TARGETS
-from tests.support.processes import ends, runs, written
+from tests.support.processes import ends, interruptible, runs, written
 from tests.support.targets import FAULTS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Of cases that return: reached on no machine, however busy.
 TIMEOUT = 120.0
@@ -24,15 +28,8 @@ def start(name: str) -> Worker:
     return Worker(TargetSpec(f"{TARGETS}:{name}"), TIMEOUT)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-
-
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
+def worker(one_thread: None) -> Iterator[Worker]:
     with start("by_length") as running:
         yield running
 
@@ -85,19 +82,29 @@ def test_what_is_changed_is_put_back(worker: Worker) -> None:
 
 
 def test_no_process_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither one that is busy with a case nor its parent; who waits for the case is told."""
+    """Neither one that is busy with a case nor its parent, whoever is interrupted meanwhile."""
     begun = tmp_path / "begun"
     monkeypatch.setenv("BEGUN", str(begun))
-    with ThreadPoolExecutor(1) as thread, start("waits") as worker:
-        outcome = thread.submit(worker.run, of_length(20), timeout=600.0)
-        child, parent = map(int, written(begun, lambda: not outcome.done()).split())
-        assert runs(child)
-        assert runs(parent)
-        worker.close()
-        assert ends(child)
-        assert ends(parent)
-        with pytest.raises(TargetError, match="the worker process is gone"):
-            outcome.result()
+    here, over = threading.get_ident(), threading.Event()
+
+    def interrupt() -> list[int]:
+        pids = [int(pid) for pid in written(begun, lambda: not over.is_set()).split()]
+        assert all(map(runs, pids))
+        signal.pthread_kill(here, signal.SIGINT)
+        return pids
+
+    def run() -> None:
+        with start("waits") as worker:
+            worker.run(of_length(20), timeout=600.0)
+
+    with interruptible(), ThreadPoolExecutor(1) as thread:
+        pids = thread.submit(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                run()
+        finally:
+            over.set()
+        assert all(map(ends, pids.result()))
 
 
 def test_a_target_that_dies_while_it_is_imported_is_no_target(tmp_path: Path) -> None:

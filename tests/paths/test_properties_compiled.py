@@ -16,6 +16,7 @@ from harness.paths import PATHS
 from harness.strategies.paths import decode_data
 from harness.verdict import judge, relations
 from harness.verdict.known_failures import split_decode
+from tests.support import NIGHTLY
 from tests.support.drawn import hold, problem_for, shuffled
 
 # Static shapes with q_len 1 and 512 slots per sequence: the CPU's split-KV decode kernel.
@@ -68,6 +69,7 @@ def drawn_problem(path: str, geometry: DecodeCase, data: st.DataObject):  # type
     return problem_for(path, case)
 
 
+@settings(max_examples=settings().max_examples if NIGHTLY else 16)
 @every_compiled()
 def test_a_compiled_path_is_ok_in_one_graph(
     path: str, geometry: DecodeCase, data: st.DataObject
@@ -79,14 +81,14 @@ def test_a_compiled_path_is_ok_in_one_graph(
     assert PATHS[path].graphs(geometry) == 1
 
 
-@settings(max_examples=-(-settings().max_examples // 3))
+@settings(max_examples=settings().max_examples // 3 if NIGHTLY else 6)
 @every_compiled(order=st.integers(0, 999), power=st.sampled_from([-2, -1, 1, 2]))
 def test_relations_hold_on_a_compiled_path_in_one_graph(
     path: str, geometry: DecodeCase, data: st.DataObject, order: int, power: int
 ) -> None:
     """Sequences and groups of heads can be permuted; scaled values scale the output.
 
-    Four calls an example, a third of the examples.
+    Four calls an example, a third of the examples or so.
     """
     problem = drawn_problem(path, geometry, data)
     group = geometry.heads // geometry.kv_heads
