@@ -58,7 +58,7 @@ def options_of(features: Iterable[str]) -> tuple[str, ...]:
 
 
 def given_options(case: DecodeCase) -> dict[str, int | float]:
-    """The arguments of a case's mask and score_mods, by the keyword in which a function gets them."""
+    """Arguments of a case's mask and score_mods, by the keyword in which a function gets them."""
     given: list[tuple[Kind, dict[str, int]]] = [(case.mask_kind, case.mask_arguments)]
     given += [(kind, case.scores[kind.name]) for kind in case.score_kinds]
     return {
