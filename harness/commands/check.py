@@ -151,7 +151,7 @@ def _features(text: str) -> tuple[str, ...]:
     try:
         return known_features(names(text))
     except DomainError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise argparse.ArgumentTypeError(str(error).removeprefix("supports: ")) from None
 
 
 def _precision(text: str) -> dict[str, str]:

@@ -245,3 +245,36 @@ def test_block_mask_of_another_step_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="block_mask must be for"):
             decode_attention(**GOOD, block_mask=wrong)
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["unpacked", "packed"])
+@pytest.mark.parametrize("q_len", [1, 3])
+def test_a_sink_weighs_like_a_slot_without_a_value(pack: bool, q_len: int) -> None:
+    """A logit of 0 is one more slot with value 0, log(3) three of them; an idle row stays empty."""
+    query, key, value = integer_inputs(3, 4, 2, q_len, 75, torch.float32)
+    input_pos, more = [40, -1, 0], torch.tensor([1.0, 3.0, 1.0, 7.0])
+    out, lse = decode_attention(
+        query,
+        key,
+        value,
+        torch.tensor(input_pos),
+        block_size=(16, 16),
+        pack_gqa=pack,
+        sink_logits=more.log(),
+        return_lse=True,
+    )
+    seen = visible(input_pos, q_len, 75).float()
+    count = (seen.sum(-1)[:, None] + more[:, None]).unsqueeze(-1)
+    expected = torch.einsum("bqs,bhsd->bhqd", seen, value).repeat_interleave(2, 1)
+    assert torch.equal((out * count).round(), expected)
+    assert (out[1] == 0).all()
+    assert (lse[1] == -torch.inf).all()
+    live = [0, 2]
+    assert torch.equal(lse[live].exp().round(), count[live].squeeze(-1))
+
+
+def test_the_logits_of_sinks_are_one_for_each_query_head() -> None:
+    """Named, with the shape that was wanted."""
+    query, key, value = integer_inputs(1, 4, 2, 1, 16, torch.float32)
+    with pytest.raises(ValueError, match=r"sink_logits must be \[4\], got \[2\]"):
+        decode_attention(query, key, value, torch.tensor([3]), sink_logits=torch.zeros(2))
