@@ -1,4 +1,4 @@
-"""What a case may ask of a user's function beyond the base: features, by name."""
+"""Features, by name: what a case may need of a user's function beyond a plain decode call."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def features_of(case: DecodeCase) -> tuple[str, ...]:
 
 
 def options_of(features: Iterable[str]) -> tuple[str, ...]:
-    """The keywords in which a function with these features may get arguments."""
+    """The optional keywords under which a function with these features may get arguments."""
     options: list[str] = []
     wanted = set(features)
     for kind in (*MASKS.values(), *SCORES.values()):
