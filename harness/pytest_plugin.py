@@ -69,7 +69,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     """Print what results depend on, where a test that calls ``assert_decodes`` was collected."""
     if "harness.function.testing" not in sys.modules:
         return []
-    import torch  # noqa: PLC0415  # harness.function.testing has imported it
+    import torch  # noqa: PLC0415  # harness.function.testing has imported it already.
 
     from harness.paths.compile import why_not  # noqa: PLC0415
 
@@ -135,7 +135,7 @@ def _prepare(config: pytest.Config, item: pytest.Item, test: Any) -> None:
     argument = _drawn_argument(item)
     if argument is None:
         return
-    from hypothesis import errors, example, settings  # noqa: PLC0415  # the test has imported it
+    from hypothesis import errors, example, settings  # noqa: PLC0415  # The test has imported it.
 
     from harness.case import CaseError  # noqa: PLC0415
     from harness.case.kept import load  # noqa: PLC0415

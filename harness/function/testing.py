@@ -113,7 +113,7 @@ def _leave_out(reason: str) -> None:
     if hypothesis is not None and hypothesis.currently_in_test_context():
         hypothesis.event(f"left out: {reason}")
         hypothesis.reject()
-    import pytest  # noqa: PLC0415  # Only tests come here, so it is installed.
+    import pytest  # noqa: PLC0415  # Only tests get here, so pytest is installed.
 
     pytest.skip(reason)
 

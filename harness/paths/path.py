@@ -45,7 +45,7 @@ class Path:
     it calls flex_attention, and ``avoids_known_failures`` that it avoids what compiled
     FlexAttention on CPU is known to get wrong. A ``static`` path promises one graph for all
     positions; ``contract_case`` is the case on which such promises are checked. A path that is
-    ``known_wrong`` is there to be shown wrong, and its verdicts fail no run.
+    ``known_wrong`` is there to be shown wrong, and is left out where paths must be right.
     """
 
     name: str

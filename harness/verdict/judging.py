@@ -20,8 +20,8 @@ from harness.verdict.judgement import Finding, Judgement, Problem, Verdict
 from harness.verdict.junk import junk_memory
 from harness.verdict.process_state import kept_settings
 
-# torch's allocator for the CPU says the first where it has no memory left, the C++ library the
-# second; both come as a RuntimeError.
+# Where there is no memory left, torch's allocator for the CPU says the first in a RuntimeError, and
+# the C++ library the second.
 _OUT_OF_MEMORY = re.compile("allocate memory|bad_alloc")
 
 
