@@ -1,10 +1,10 @@
 """mask_mods, score_mods and block masks for FlexAttention, from the tensors of a case.
 
-They are judged, so they state for themselves which slots a query attends and what happens to its
-score. The first is stated again in ``harness.case.visible`` (the oracle), ``harness.case.masks``
-(scripts) and ``harness.decoding.block_mask`` (the fixed path), the second in
+This module states for the paths which slots a query attends and what happens to its score. The
+first is stated again in ``harness.case.visible`` (the oracle), ``harness.case.masks`` (scripts) and
+``harness.decoding.block_mask`` with ``harness.paths.calls`` (the fixed path), the second in
 ``harness.oracle.golden``, ``harness.faults.model`` and ``harness.case.scores``. The oracle shares
-no code with what it judges, so that a mistake in one statement shows as a disagreement.
+no code with this module, so that a mistake in one statement shows as a disagreement.
 
 Positions are captured as tensors, never as Python ints, which would take a graph per position.
 """
