@@ -2,25 +2,25 @@
 
 Data flows one way, from the top of this list to its end; a package imports from those above it.
 
-``support``     files, progress, text, the environment: nothing about decoding
-``case``        what is computed, as plain values; the rule which slots a query attends
+``support``     files, progress, JSON, the environment: nothing about decoding
+``case``        decode calls as plain values; the rule which slots a query attends
 ``inputs``      the tensors of a case, the same bits on every device
 ``decoding``    the fixed path, a library of its own: attention, block mask, KV cache
-``oracle``      golden in float64, the rounding budget, the error in units of it
+``oracle``      golden in float64, the rounding budget, the error in units of the budget
 ``paths``       the implementations under test, by name; the only caller of torch.compile
 ``verdict``     one word for each path and case: ``judge``, relations, the compile contract
-``strategies``  Hypothesis draws cases
+``strategies``  Hypothesis strategies that draw cases
 ``faults``      what goes wrong in practice, each planted in a model of a decode call
-``diagnosis``   which fault is behind a wrong output
+``diagnosis``   which fault explains a wrong output
 ``function``    a user's function: loaded, run in a process of its own, searched, asserted on
-``ledger``      how much of its budget each path uses, as recorded
+``ledger``      how much of its budget each path used, as recorded
 ``issue233``    the bug report gpt-fast#233, answered claim by claim
 ``script``      standalone scripts that need torch alone
-``figures``     pictures of what was measured
-``gate``        all of it before a merge
+``figures``     pictures of what was measured, on an HTML page
+``gate``        all checks worth running before a merge
 ``commands``    ``python -m harness``, one module for each subcommand
 
-The package imports nothing heavy by itself: a test plugin must not pay for torch.
+Importing the package imports neither torch nor Hypothesis, since its pytest plugin must be cheap.
 """
 
 from __future__ import annotations

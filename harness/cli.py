@@ -1,7 +1,7 @@
-"""``python -m harness``: the command line.
+"""The command line ``python -m harness``.
 
-Exit codes: 0 all right; 1 any verdict but OK or UNSUPPORTED; 2 usage, or nothing could be judged;
-130 interrupted.
+Its exit codes are 0 where all is right, 1 for any verdict but OK or UNSUPPORTED, 2 for wrong usage
+or where nothing could be judged, and 130 where it is interrupted.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = f" {words[0]}" if words and not words[0].startswith("-") else ""
-    # flex_attention warns that it is called eagerly, which is on purpose here; torch, when it is
-    # imported, that there is no NumPy, which nothing here needs.
+    # flex_attention warns where it is called eagerly, which is on purpose here. torch warns, when
+    # it is imported, that there is no NumPy, which nothing here needs.
     for message in ("flex_attention called without torch.compile", "Failed to initialize NumPy"):
         warnings.filterwarnings("ignore", message=message)
     try:

@@ -1,7 +1,8 @@
-"""The pytest plugin: keeps failing cases and runs them first, reports figures, asks for a GPU.
+"""The pytest plugin: it keeps failing cases and runs them first, and skips tests without a GPU.
 
-It imports neither torch nor Hypothesis: most sessions that load it have no test of ours. What it
-knows of a test it reads from ``harness.function.testing``, if a test has imported that.
+It imports neither torch nor Hypothesis, since most sessions that load it have no test that calls
+``assert_decodes``. What it knows of a test it reads from ``harness.function.testing``, if a test
+has imported that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FOLDER = Path("fixtures") / "decode-cases"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options, all with one prefix."""
+    """Add the options, all of which begin with ``--decode-``."""
     group = parser.getgroup("decode", "decode paths (flexdecode-harness)")
     group.addoption(
         "--decode-cases",
@@ -45,13 +46,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _cuda() -> bool:
-    import torch  # noqa: PLC0415  # for those who ask for a GPU alone
+    import torch  # noqa: PLC0415  # Only sessions that need a GPU pay for this.
 
     return torch.cuda.is_available()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU that is not there; give each test its kept cases."""
+    """Skip tests that need a GPU where there is none, and give each test its kept cases."""
     on_gpu = [item for item in items if item.get_closest_marker("decode_gpu")]
     if on_gpu and not _cuda():
         for item in on_gpu:
@@ -65,10 +66,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """What the results depend on, where a test of ours was collected."""
+    """Print what results depend on, where a test that calls ``assert_decodes`` was collected."""
     if "harness.function.testing" not in sys.modules:
         return []
-    import torch  # noqa: PLC0415  # harness.function.testing has imported it
+    import torch  # noqa: PLC0415  # harness.function.testing has imported it already.
 
     from harness.paths.compile import why_not  # noqa: PLC0415
 
@@ -79,7 +80,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Forget what the test before has seen."""
+    """Empty the record of the previous test."""
     if testing := sys.modules.get("harness.function.testing"):
         testing.RECORD.utilisation = testing.RECORD.failed = None
 
@@ -88,7 +89,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Give the report, and so JUnit, the worst utilisation; keep the case of a failure."""
+    """Add the largest utilisation to the test's report, and so to JUnit; keep a case that fails."""
     testing = sys.modules.get("harness.function.testing")
     if testing is None or call.when != "call":
         return (yield)
@@ -109,14 +110,16 @@ def _folder(config: pytest.Config) -> Path:
 
 
 def _slug(item: pytest.Item) -> str:
-    """Of the test without its parameters: one function has one list of examples."""
+    """A file name for the test, without its parameters, since one function has one list of kept
+    cases."""
     path, _, rest = item.nodeid.partition("::")
     name = f"{Path(path).stem}-{rest.partition('[')[0]}"
     return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _drawn_argument(item: pytest.Item) -> str | None:
-    """The name of the one argument that Hypothesis draws for a test of ours, or None."""
+    """The name of the only argument that Hypothesis draws for a test that calls ``assert_decodes``,
+    or None."""
     test: Any = getattr(item, "function", None)
     inner = getattr(getattr(test, "hypothesis", None), "inner_test", None)
     if inner is None or "assert_decodes" not in inner.__code__.co_names:
@@ -127,18 +130,20 @@ def _drawn_argument(item: pytest.Item) -> str | None:
 
 
 def _prepare(config: pytest.Config, item: pytest.Item, test: Any) -> None:
-    """Give a test its kept cases, and time: judging is not what a deadline is about."""
+    """Give a test its kept cases, and no deadline, since Hypothesis would count the time of judging
+    against it."""
     argument = _drawn_argument(item)
     if argument is None:
         return
-    from hypothesis import errors, example, settings  # noqa: PLC0415  # the test has imported it
+    from hypothesis import errors, example, settings  # noqa: PLC0415  # The test has imported it.
 
     from harness.case import CaseError  # noqa: PLC0415
     from harness.case.kept import load  # noqa: PLC0415
 
-    with contextlib.suppress(errors.InvalidArgument):  # it has settings of its own
+    with contextlib.suppress(errors.InvalidArgument):  # The test has settings of its own.
         settings(deadline=None)(test)
-    # The file's name ends in a hash of the case, so that a test's name may begin another's.
+    # The pattern has the hash of the case that ends each name, so that a test whose name begins
+    # another test's name does not get that test's cases.
     for file in sorted(_folder(config).glob(f"{_slug(item)}-{'[0-9a-f]' * 8}.json")):
         try:
             kept = load(file)
@@ -148,7 +153,8 @@ def _prepare(config: pytest.Config, item: pytest.Item, test: Any) -> None:
 
 
 def _keep(item: pytest.Item, case: Any) -> Path:
-    """Write the case; workers that find the same one write the same file."""
+    """Write the case to a file named after test and case, so that parallel workers that find the
+    same case write the same file."""
     from harness.case.kept import KeptCase, keep  # noqa: PLC0415
 
     folder = _folder(item.config)

@@ -1,4 +1,4 @@
-"""What is computed: a decode call described by plain values, and the rule that it is judged by."""
+"""Cases: decode calls described by plain values, and the rule which slots their queries attend."""
 
 from harness.case.decode_case import (
     DTYPES,

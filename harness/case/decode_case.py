@@ -1,7 +1,7 @@
 """DecodeCase: one decode call, described by plain values alone.
 
-A case is at once the test id, the filter, the key under which a failure is kept, and what
-``python -m harness repro`` takes. Its text form lists ``key=value`` pairs::
+The text form of a case, its id, is the test id, the filter, the key under which a failure is kept,
+and what ``python -m harness repro`` takes. It lists ``key=value`` pairs::
 
     S=2048,pos=99,H=32,D=128,dtype=bf16
 
@@ -42,12 +42,12 @@ MAX_CACHE_LEN = 2**20
 
 
 class CaseError(ValueError):
-    """A case that cannot be: the message names the field and what is allowed."""
+    """A case that does not exist: the message names the field and what is allowed."""
 
 
 class InvalidCase(ValueError):
-    """A case that no implementation can be held to: its golden leaves the output dtype's range,
-    or a score reaches 1e4."""
+    """A case on which no implementation can be judged, since golden, the float64 oracle, leaves
+    the range of the output's dtype, or a score reaches 1e4."""
 
 
 def _field(key: str, type_: FieldType, help: str, **default: Any) -> Any:
@@ -56,7 +56,7 @@ def _field(key: str, type_: FieldType, help: str, **default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeCase:
-    """One decode call.
+    """One decode call: attention of a few new query tokens over a KV cache.
 
     Shapes: query ``[B, Hq, Q, D]``, key cache ``[B, Hkv, S, D]``, value cache ``[B, Hkv, S, Dv]``,
     input_pos ``[B]``, output ``[B, Hq, Q, Dv]``. Query token ``i`` of sequence ``b`` sits at
@@ -119,7 +119,7 @@ class DecodeCase:
     tail: str = _field(
         "tail",
         Choice(tuple(TAILS)),
-        "what lies in the slots that nobody may attend",
+        "what the slots hold that no query may attend",
         default="zeros",
     )
     logits: str = _field(
@@ -187,7 +187,7 @@ class DecodeCase:
 
     @property
     def softmax_scale(self) -> float:
-        """The factor on q . k."""
+        """The factor on q . k: ``scale``, or ``1 / sqrt(D)`` where none is given."""
         return self.head_dim**-0.5 if self.scale is None else self.scale
 
     @property
@@ -197,7 +197,7 @@ class DecodeCase:
 
     @property
     def plainly_causal(self) -> bool:
-        """Whether every query attends all slots up to its own."""
+        """Whether every query attends all slots up to its own and no others."""
         return self.mask_kind is MASKS["causal"]
 
     @property
@@ -221,7 +221,7 @@ class DecodeCase:
 
     @property
     def has_column(self) -> bool:
-        """Whether a logit without a value takes part in the softmax."""
+        """Whether a logit that has no value takes part in each softmax (``score=sink``)."""
         return any(kind.column for kind in self.score_kinds)
 
     @property
@@ -241,7 +241,7 @@ class DecodeCase:
 
     @property
     def geometry(self) -> tuple[Any, ...]:
-        """What a compiled kernel is specialised to: everything but positions and values."""
+        """What a compiled kernel is specialised to: all fields but positions and values."""
         data = {"input_pos", "tail", "logits", "probe", "seed"}
         fields = [f.name for f in dataclasses.fields(self) if f.name not in data]
         return (self.batch, *(getattr(self, name) for name in fields))
@@ -268,10 +268,10 @@ class DecodeCase:
 
     @classmethod
     def from_text(cls, text: str) -> DecodeCase:
-        """Read a case id.
+        """Read a case id, the text that ``str(case)`` gives.
 
         Raises:
-            CaseError: naming the field and what is allowed.
+            CaseError: for text that is no case id; the message names the field and what is allowed.
         """
         fields = {f.metadata["key"]: f for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
@@ -305,7 +305,8 @@ class DecodeCase:
         return cls(**values)
 
     def to_json(self) -> str:
-        """Every field by its full name, so that a change of defaults changes no kept case."""
+        """A JSON object with every field by its full name, so that a change of defaults changes no
+        kept case."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod

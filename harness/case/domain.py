@@ -1,4 +1,4 @@
-"""Domain: the cases that a user's function says it can take. Plain values, no torch.
+"""Domain: the cases that a user's function declares to take, as plain values without torch.
 
 Without any declaration a function gets 1 to 4 sequences at one position, one query token each,
 as many KV heads as query heads, contiguous caches, and no options. Each feature lifts one of
@@ -21,12 +21,14 @@ MAX_Q_LEN = 128
 
 
 class DomainError(ValueError):
-    """A declaration that cannot be; the message says what is allowed."""
+    """A declaration that contradicts itself or names something unknown; the message says what is
+    allowed."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What may be drawn for a function.
+    """The cases that a user's function takes: ``features`` that they may need, ``head_dims``, the
+    fewest and the most slots ``cache_len``, and ``dtypes``.
 
     Raises:
         DomainError: for an unknown feature, or an empty or impossible range.
@@ -52,7 +54,7 @@ class Domain:
             raise DomainError(f"cache_len {low}:{high} is not MIN:MAX in 1 to {MAX_CACHE_LEN}")
 
     def refuses(self, case: DecodeCase) -> str | None:
-        """Why ``case`` is none that the function is to be called with, or None."""
+        """The reason why ``case`` is outside this domain, or None where it is inside."""
         if reason := outside(case):
             return reason
         if missing := [name for name in features_of(case) if name not in self.features]:
@@ -68,16 +70,16 @@ class Domain:
 
     @classmethod
     def around(cls, case: DecodeCase) -> Domain:
-        """The domain that a case needs, and no more."""
+        """The smallest domain that contains ``case``."""
         size = case.cache_len
         return cls(features_of(case), (case.head_dim,), (size, size), (case.dtype,))
 
 
 def known_features(names: Iterable[str]) -> tuple[str, ...]:
-    """The names in the order of ``FEATURES``, each once.
+    """The names of features in the order of ``FEATURES``, each once.
 
     Raises:
-        DomainError: for an unknown one.
+        DomainError: for an unknown name, or where ``names`` is not a set of names.
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise DomainError(f"supports: {names!r} is not a set of names")
@@ -89,7 +91,7 @@ def known_features(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def outside(case: DecodeCase) -> str | None:
-    """Why no function of this signature can be asked for ``case``, or None."""
+    """The reason why ``case`` is outside the domain of every user's function, or None."""
     layouts = ("contiguous", *STRIDED)
     others = [kind.name for kind in case.score_kinds if not kind.feature]
     reasons = {

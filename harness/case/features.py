@@ -1,4 +1,4 @@
-"""What a case may ask of a user's function beyond the base: features, by name."""
+"""Features, by name: what a case may need of a user's function beyond a plain decode call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEATURES = {
     "scale": "option scale, instead of 1 / sqrt(D)",
     "value_dim": "Dv != D",
     "strided": "caches that are not contiguous, with stride 1 over D",
-    "nonfinite_tail": "slots that nobody attends may hold inf and NaN",
+    "nonfinite_tail": "slots that no query attends may hold inf and NaN",
 }
 _NEEDED: dict[str, Callable[[DecodeCase], bool]] = {
     "gqa": lambda case: case.heads != case.kv_heads,
@@ -44,7 +44,7 @@ def features_of(case: DecodeCase) -> tuple[str, ...]:
 
 
 def options_of(features: Iterable[str]) -> tuple[str, ...]:
-    """The keywords in which a function with these features may get arguments."""
+    """The optional keywords under which a function with these features may get arguments."""
     options: list[str] = []
     wanted = set(features)
     for kind in (*MASKS.values(), *SCORES.values()):

@@ -1,8 +1,8 @@
-"""Kinds of field values: how each is read from text, written, and checked.
+"""Types of a case's fields: how a value is read from text, written as text, and checked.
 
 ``parse`` takes text from a case id, ``format`` is its inverse, and ``check`` validates a value
-that came from Python or JSON and returns it in canonical form. All raise ``FieldError`` with
-what was allowed; the caller adds the field's name.
+that came from Python or JSON and returns it in canonical form. ``parse`` and ``check`` raise
+``FieldError``, which says what is allowed; the caller adds the field's name.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 
 
 class FieldError(ValueError):
-    """A value outside what its field allows."""
+    """A value that its field does not allow; the message says what the field allows."""
 
 
 class FieldType(ABC):
-    """What values a field takes."""
+    """The type of a field: which values it takes, and how they are written as text."""
 
     @abstractmethod
     def check(self, value: Any) -> Any:
         """The value in canonical form.
 
         Raises:
-            FieldError: saying what is allowed.
+            FieldError: for a value that the field does not allow.
         """
 
     @abstractmethod
@@ -34,7 +34,7 @@ class FieldType(ABC):
         """The value that ``text`` stands for, checked.
 
         Raises:
-            FieldError: saying what is allowed.
+            FieldError: for text that stands for no value that the field allows.
         """
 
     def format(self, value: Any) -> str:
@@ -43,7 +43,8 @@ class FieldType(ABC):
 
 
 def _int(text: str) -> Any:
-    # int() also takes "1_000", " 7" and other scripts' digits: one number, one text.
+    # int() would also take "1_000", " 7" and other scripts' digits, but a case has only one id.
+    # Such text stays text, which check() then rejects.
     digits = text.removeprefix("-")
     return int(text) if digits.isascii() and digits.isdigit() else text
 
@@ -164,15 +165,15 @@ class Flag(FieldType):
 
 @dataclass(frozen=True)
 class Spec(FieldType):
-    """A word with whole-number arguments, ``word:1:2``; with ``joined``, several joined by ``+``
-    in the order of the table, each at most once."""
+    """A word of a table with whole-number arguments, ``word:1:2``; with ``joined``, several of
+    them joined by ``+`` in the order of the table, each at most once."""
 
     table: Mapping[str, tuple[Integer, ...]]
     joined: bool = False
 
     @staticmethod
     def parse_one(text: str) -> tuple[str, tuple[int, ...]]:
-        """The word and its arguments, of text that was checked."""
+        """Split text that was checked into the word and its arguments."""
         word, *arguments = text.split(":")
         return word, tuple(map(int, arguments))
 

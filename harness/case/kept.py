@@ -1,4 +1,4 @@
-"""Kept cases: failures and edges worth running first, each a JSON file with its source."""
+"""Kept cases: failures and edge cases worth running first, each a JSON file with its source."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ FOLDER = Path("fixtures") / "cases"
 
 @dataclass(frozen=True)
 class KeptCase:
-    """``source`` says where the case comes from (an issue, a run), ``path`` is the decode path it
-    speaks of ("" for all), ``known_failure`` the name of the upstream failure it shows, or ""."""
+    """A case that is worth running first, and why.
+
+    ``source`` says where the case comes from (an issue, a run), ``path`` names the only path on
+    which it is run ("" for all paths), and ``known_failure`` the section of FINDINGS.md about the
+    defect of torch that it shows ("" for none)."""
 
     name: str
     case: DecodeCase
@@ -38,7 +41,7 @@ def load(file: Path) -> KeptCase:
     """Read one kept case.
 
     Raises:
-        CaseError: naming the file and the field.
+        CaseError: for a file that is no kept case; the message names the file and the field.
     """
     wanted = {"case": lambda value: DecodeCase.from_json(json.dumps(value)), "source": text}
     optional = {"path": any_text, "known_failure": any_text}
@@ -48,13 +51,13 @@ def load(file: Path) -> KeptCase:
 
 
 def load_all(folder: Path = FOLDER) -> Iterator[KeptCase]:
-    """Every kept case of a folder, by name."""
+    """Every kept case of a folder, sorted by name; raises as ``load`` does."""
     for file in sorted(folder.glob("*.json")):
         yield load(file)
 
 
 def keep(kept: KeptCase, folder: Path = FOLDER) -> Path:
-    """Write a kept case; the file's name is the case's.
+    """Write a kept case to a file of its name in ``folder``, and return the file.
 
     Raises:
         UnwritableFile: where the folder is missing or not writable.

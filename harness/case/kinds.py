@@ -1,9 +1,9 @@
-"""What the tables of kinds share: arguments, and statements of one rule that stand in many places.
+"""Kinds of masks, score_mods, tails and layouts: what their tables have in common.
 
-A kind of mask, score_mod, tail or layout is one entry of a table (``MASKS``, ``SCORES``, ``TAILS``,
-``LAYOUTS``). Which slots a query attends, and what happens to its score, is stated apart from the
-entry, by each that computes it; ``stated`` is how they look a kind up, so that a kind which one
-of them does not know raises there.
+A kind is one entry of a table (``MASKS``, ``SCORES``, ``TAILS``, ``LAYOUTS``). The entries of masks
+and score_mods do not hold the rule itself. Each module that computes the rule states it for every
+kind, independently of the others, and looks the kind up with ``stated``, which raises for a kind
+that this module does not state.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ K = TypeVar("K", bound="Kind")
 
 
 class UnknownKind(LookupError):
-    """A kind of mask, score_mod, tail or layout that a statement does not know."""
+    """A kind of mask, score_mod, tail or layout for which a module states no rule."""
 
 
 def stated(statements: Mapping[str, T], kind: str, where: str) -> T:
-    """What ``where`` states of a kind.
+    """The statement of a kind among ``statements``; ``where`` names their place in the message.
 
     Raises:
-        UnknownKind: naming the kind and where it is unknown.
+        UnknownKind: for a kind without a statement; the message names the kind and the place.
     """
     if kind not in statements:
         raise UnknownKind(f"{where}: {kind!r} is not one of {' '.join(statements)}")
@@ -34,7 +34,7 @@ def stated(statements: Mapping[str, T], kind: str, where: str) -> T:
 
 
 def sizes(block: int) -> tuple[int, ...]:
-    """The smallest sizes and those around a block."""
+    """Sizes that are likely to show a fault: the smallest ones, and those around a block size."""
     return tuple(n for n in (1, 2, block - 1, block, block + 1) if n > 0)
 
 
@@ -42,11 +42,12 @@ def sizes(block: int) -> tuple[int, ...]:
 class Argument:
     """One whole number that a kind takes, ``low`` to ``high``; ``letter`` stands for it in help.
 
-    It is drawn from ``likely(block)`` and from ``low`` to ``most``, or to cache_len where that is
-    None; from ``likely`` alone where ``listed``. ``in_cache`` says that it may not exceed
-    cache_len. ``edge(position, value)`` gives the slots where, for a query at ``position``, the
-    kind begins or ends: needles go there. Shrinking lowers it where ``lowers``. ``option`` is the
-    keyword in which a user's function gets it, ``as_float`` as a float.
+    The number is drawn from ``likely(block)`` and from ``low`` to ``most`` (to cache_len where
+    ``most`` is None), or from ``likely`` alone where ``listed``. With ``in_cache`` it may not
+    exceed cache_len. ``edge(position, value)`` gives the slots where, for a query at ``position``,
+    the mask begins or ends: probes with a needle put it there. With ``lowers``, shrinking tries
+    smaller numbers. ``option`` is the keyword under which a user's function gets the number, with
+    ``as_float`` as a float.
     """
 
     letter: str
@@ -63,16 +64,16 @@ class Argument:
 
     @property
     def type_(self) -> Integer:
-        """How it is read and checked."""
+        """The type of field that reads and checks the number."""
         return Integer(self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A word with whole-number arguments, ``word:1:2``; ``arguments`` by name, in their order.
+    """A kind of mask or score_mod, written ``word:1:2``; ``arguments`` by name, in their order.
 
-    ``feature`` is what a user's function declares to be asked for it, "" where none is, and
-    ``asks`` says to the function's author what that means.
+    ``feature`` is what a user's function declares to get cases of this kind ("" where it never
+    does), and ``asks`` tells the function's author what the feature asks of the function.
     """
 
     name: str
@@ -83,21 +84,21 @@ class Kind:
 
     @property
     def form(self) -> str:
-        """``window:W``."""
+        """How the kind is written, with letters for the arguments: ``window:W``."""
         return ":".join([self.name, *(argument.letter for argument in self.arguments.values())])
 
     def text(self, arguments: Mapping[str, int]) -> str:
-        """``window:64``."""
+        """The kind with these arguments in a case id: ``window:64``."""
         return ":".join([self.name, *(str(arguments[name]) for name in self.arguments)])
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The keywords in which a user's function gets the arguments."""
+        """The keywords under which a user's function gets the arguments."""
         return tuple(a.option for a in self.arguments.values() if a.option)
 
 
 def by_name(*kinds: K) -> dict[str, K]:
-    """A table of kinds."""
+    """A table of these kinds, by name."""
     return {kind.name: kind for kind in kinds}
 
 

@@ -1,7 +1,7 @@
-"""The kinds of layouts: how a cache lies in memory, as the view of a buffer.
+"""The kinds of layouts: how a cache lies in memory, as a view of a buffer.
 
-Memory of the buffer outside the view belongs to somebody else (another layer, other heads) and
-holds NaN, so that a kernel that ignores strides or offsets cannot go unnoticed.
+The rest of the buffer, which in practice holds another layer or other heads, is filled with NaN,
+so that a kernel that ignores strides or offsets cannot go unnoticed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ _MARGIN = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """``allocate`` makes a buffer for a cache ``[B, Hkv, S, D]``; ``view(buffer, batch)`` is the
-    cache in it and may be called inside a compiled function. ``script`` is the same in a standalone
-    script: a buffer that holds ``x``, and the view of it.
+    """One way in which a cache ``[B, Hkv, S, D]`` lies in memory.
 
-    An ``offset`` layout's view begins inside its buffer; a ``shared`` one's sequences lie in the
-    same memory. ``slots(cache_len, kv_heads)`` is the third dimension of the buffer. A user's
-    function that declares ``strided`` is asked for the layouts that are ``strided``: not
-    contiguous, with stride 1 over D.
+    ``allocate`` makes a buffer for a cache; ``view(buffer, batch)`` is the cache in it and may be
+    called inside a compiled function. ``script`` is the text of both in a standalone script: a
+    buffer that holds ``x``, and the view of that buffer.
+
+    The view of an ``offset`` layout begins after the start of its buffer; in a ``shared`` layout
+    all sequences lie in the same memory. ``slots(cache_len, kv_heads)`` is the number of slots that
+    compiled FlexAttention on CPU takes the buffer to have where the view is taken inside the
+    compiled function. A user's function that declares the feature ``strided`` gets the layouts
+    marked ``strided``, which are not contiguous but have stride 1 over D.
     """
 
     name: str
@@ -44,7 +47,7 @@ def _nan(like: Tensor, *shape: int) -> Tensor:
 
 
 def identity(buffer: Tensor, batch: int) -> Tensor:
-    """The buffer is the cache."""
+    """The view of a contiguous cache: the whole buffer."""
     return buffer
 
 
@@ -88,7 +91,7 @@ LAYOUTS: dict[str, Layout] = {
             help="[B, S, H, D] storage",
             allocate=lambda c: _nan(c, c.size(0), c.size(2), c.size(1), c.size(3)),
             view=_transpose,
-            # Where S or Hkv is 1, contiguous() would copy nothing.
+            # stack() always copies; where S or Hkv is 1, contiguous() would copy nothing.
             script=("torch.stack(x.unbind(1), 2)", ".transpose(1, 2)"),
             slots=lambda cache_len, kv_heads: kv_heads,
         ),

@@ -1,8 +1,10 @@
-"""The kinds of masks: which slots at or before its own position a query attends.
+"""The kinds of masks: which slots a query attends, given its position.
 
-An entry holds what is known of a kind but the rule itself. That is stated by the oracle
-(``harness.case.visible``), by what flex is handed (``harness.paths.masks``), by the arguments of
-the fixed path (``harness.paths.calls``) and by the text of standalone scripts here.
+An entry holds all that is known of a kind, and its rule only as the text of standalone scripts. The
+rule is stated again for the oracle (``harness.case.visible``) and for what is judged: FlexAttention
+and SDPA (``harness.paths.masks``) and the fixed path (``harness.decoding.block_mask``, with
+arguments from ``harness.paths.calls``). Scripts, oracle and what is judged share no code, so that a
+mistake in one shows as a disagreement with the others.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from harness.case.kinds import Argument, Kind, by_name
 
 @dataclass(frozen=True, kw_only=True)
 class MaskKind(Kind):
-    """A kind of mask. ``script`` is its rule in a standalone script, over ``kv`` and the query's
-    position ``t``, with the arguments by name; ``causal`` says that no query attends a later slot.
+    """A kind of mask.
+
+    ``script`` is its rule as text of a standalone script, over the slot ``kv`` and the query's
+    position ``t``, with the arguments by name. ``causal`` says that no query attends a slot after
+    its own.
     """
 
     script: str

@@ -1,8 +1,8 @@
-"""Probes: inputs that decide structure without any tolerance.
+"""Probes: inputs that show which slots a path attends, whatever its rounding.
 
-A needle (one slot that holds nearly all the weight, with a value of its own) sees a lost or wrong
-block only if it lies in it, so it is swept; equal weights count the slots; integers are summed
-exactly in any order.
+A needle is one slot that holds nearly all the weight and a value of its own. It shows a lost or
+wrong block only where it lies in that block, so needles are tried at many slots. Equal weights
+count the slots that are attended. Integers as values are summed exactly in any order.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from harness.case import DecodeCase
 
 
 def needle_slots(case: DecodeCase) -> dict[str, list[int]]:
-    """Slots worth a needle, in groups: ``edge`` (the first ones, the newest and the next, the edges
-    of the first and the current block), ``mask`` (just outside and just inside where each
-    sequence's mask begins or ends), ``inside`` (one in every block)."""
+    """Slots at which a needle is worth trying, in groups: ``edge`` (the first slots, the newest and
+    the next, the edges of the first and the current block), ``mask`` (just outside and just inside
+    where each sequence's mask begins or ends), ``inside`` (one in every block)."""
     block = case.block_size[1]
     edge, mask = {0, 1, block - 1, block}, set()
     for position in case.input_pos:
@@ -35,7 +35,7 @@ def needle_slots(case: DecodeCase) -> dict[str, list[int]]:
 
 
 def sweep(case: DecodeCase) -> Iterator[DecodeCase]:
-    """The case under every probe, its tail poisoned."""
+    """The case under every probe, with a tail of large values (``tail=poison``)."""
     poisoned = case.replace(tail="poison", logits="normal")
     for slot in sorted({slot for group in needle_slots(case).values() for slot in group}):
         yield poisoned.replace(probe=f"needle:{slot}")

@@ -1,8 +1,10 @@
 """The kinds of score_mods: what happens to q . k * scale before the softmax.
 
-An entry holds what is known of a kind but the computation itself. That is stated by the oracle
-(``harness.oracle.golden``), by the dense model behind the faults (``harness.faults.model``), by
-what flex is handed (``harness.paths.masks``) and by the text of standalone scripts here.
+An entry holds all that is known of a kind, and its computation only as the text of standalone
+scripts. The computation is stated again for the oracle (``harness.oracle.golden``), for the dense
+model behind the faults (``harness.faults.model``) and for FlexAttention and SDPA
+(``harness.paths.masks``); these statements share no code, so that a mistake in one shows as a
+disagreement with the others.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ Normal = Callable[..., "Tensor"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A float32 tensor ``[Hq, ...]`` that a kind needs: its ``name`` as an input, where a user's
-    function declares the kind its keyword too. ``make(heads, arguments, normal)`` draws it; in a
-    standalone script ``script`` does, under the name ``short``."""
+    """A float32 tensor ``[Hq, ...]`` that a kind of score_mod needs.
+
+    ``name`` is its name among the inputs, and the keyword under which a user's function that
+    declares the kind's feature gets it. ``make(heads, arguments, normal)`` draws the tensor;
+    ``script`` is the text that does so in a standalone script, where it is called ``short``."""
 
     name: str
     short: str
@@ -35,11 +39,12 @@ class Parameter:
 class ScoreKind(Kind):
     """A kind of score_mod.
 
-    ``script`` is the new score in a standalone script, over ``s``, ``b``, ``h``, ``q``, ``kv``,
-    ``pos`` and the arguments by name; ``size`` the absolute intermediate value, for the budget,
-    and ``constant`` that of one that depends on the arguments alone. ``additive`` says that it adds
-    a bias, which a mask can express. A ``column`` is no score_mod: its parameter ``[Hq]`` is a
-    logit that takes part in the softmax beside the slots' scores and has no value.
+    ``script`` is the new score as text of a standalone script, over ``s``, ``b``, ``h``, ``q``,
+    ``kv``, ``pos`` and the arguments by name. For the budget, ``size`` is the text of the absolute
+    intermediate value, and ``constant`` gives that value where it depends on the arguments alone.
+    An ``additive`` kind adds a bias, which an SDPA mask can express. A ``column`` leaves the scores
+    as they are: its parameter ``[Hq]`` is a logit that takes part in the softmax beside the slots'
+    scores and has no value.
     """
 
     script: str = ""
@@ -51,7 +56,7 @@ class ScoreKind(Kind):
 
 
 def _slopes(heads: int, arguments: Mapping[str, int], normal: Normal) -> Tensor:
-    # Press et al. 2021, "Train Short, Test Long": a geometric sequence over the heads.
+    # The slopes of Press et al. 2021, "Train Short, Test Long": a geometric sequence over heads.
     count = normal(0).new_ones(heads).cumsum(0)
     return 2.0 ** (-8 * (count / heads))
 

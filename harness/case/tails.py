@@ -1,4 +1,5 @@
-"""The kinds of tails: what lies in the slots that nobody may attend, the simplest first."""
+"""The kinds of tails: what the slots hold that no query of a sequence may attend, the simplest
+first."""
 
 from __future__ import annotations
 
@@ -7,14 +8,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 POISON = 1e4
-# A number; standard normal ones, like the rest of the cache; the largest of the dtype.
+# A fill is a number, "normal" for standard normal numbers like the rest of the cache, or "max" for
+# the largest number of the dtype.
 Fill = float | Literal["normal", "max"]
 
 
 @dataclass(frozen=True)
 class TailKind:
-    """``key`` and ``value`` say what unused slots hold. ``finite`` tails are to be ignored by every
-    path; ``other`` is the tail to which a search for leaks changes it."""
+    """What the tail's slots hold: ``key`` and ``value``.
+
+    Every path must ignore a ``finite`` tail. ``other`` is the tail that replaces this one to see
+    whether the output changes."""
 
     name: str
     key: Fill
@@ -28,7 +32,7 @@ TAILS: dict[str, TailKind] = {
     for tail in (
         TailKind("zeros", 0.0, 0.0, "poison"),
         TailKind("leftovers", "normal", "normal", "poison"),
-        # Keys like any other, so that every slot would get its share of the weight.
+        # The keys are like any other, so that every slot of the tail that leaks gets weight.
         TailKind("poison", "normal", POISON, "leftovers"),
         TailKind("max", POISON, "max", "leftovers"),
         TailKind("nan", math.nan, math.nan, "leftovers", finite=False),

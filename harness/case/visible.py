@@ -1,9 +1,10 @@
-"""Which slots a query may attend, from the position arithmetic alone.
+"""Which slots a query may attend, computed from its position alone.
 
-The rule that everything is judged by. What is judged states it again, on purpose, so that a mistake
-in either shows as a disagreement: ``harness.paths.masks`` for FlexAttention and SDPA,
-``harness.decoding.block_mask`` for the fixed path with its arguments from ``harness.paths.calls``,
-and the text of standalone scripts in ``harness.case.masks``.
+This is the oracle's statement of the rule, by which every path is judged. The rule is stated again
+in ``harness.paths.masks`` (FlexAttention and SDPA), in ``harness.decoding.block_mask`` with
+arguments from ``harness.paths.calls`` (the fixed path) and in ``harness.case.masks`` (text of
+standalone scripts). The oracle shares no code with them, so that a mistake in one statement shows
+as a disagreement with the others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from harness.case import DecodeCase, stated
 
-# Whether a token at position ``t`` attends slot ``j``; W counts the token itself.
+# Each rule says whether a token at position ``t`` may attend slot ``j``; a window counts the token
+# itself.
 _RULES: dict[str, Callable[..., Tensor]] = {
     "causal": lambda t, j: j <= t,
     "window": lambda t, j, window: (j <= t) & (j > t - window),
@@ -31,19 +33,20 @@ _RULES: dict[str, Callable[..., Tensor]] = {
 def visible(case: DecodeCase, t: Tensor, slots: Tensor, **changed: int | Tensor) -> Tensor:
     """Whether a query token at position ``t`` may attend slot ``j``; the two are broadcast.
 
-    It may iff ``j <= t`` and, for
+    ``slots`` holds the ``j``. A causal token may attend ``j`` iff ``j <= t``; every other mask but
+    ``prefix`` demands that too, and more:
 
     - ``window:W``: ``j > t - W`` (W counts the token itself);
     - ``sinks:W:N``: ``j > t - W`` or ``j < N``;
-    - ``prefix:P``: ``j <= t`` or ``j < P``;
+    - ``prefix:P``: instead, ``j <= t`` or ``j < P``;
     - ``document:L``: ``j // L == t // L`` (documents of L slots, packed);
     - ``dilated:W:R``: ``j > t - W`` and ``t - j`` is a multiple of R.
 
     Args:
-        changed: arguments of the mask, in place of the case's own; broadcast too where tensors.
+        changed: arguments of the mask in place of the case's; tensors are broadcast as well.
 
     Raises:
-        UnknownKind: for a mask that this rule does not know.
+        UnknownKind: for a kind of mask that is not stated here.
     """
     rule = stated(_RULES, case.mask_kind.name, "the rule which slots are visible")
     return rule(t, slots, **(case.mask_arguments | changed))
@@ -61,6 +64,6 @@ def visible_slots(case: DecodeCase, sequence: int) -> Tensor:
 
 
 def tail(case: DecodeCase) -> Tensor:
-    """Bool ``[B, S]``: the slots of each sequence that none of its queries may attend."""
+    """The tail, bool ``[B, S]``: the slots that no query of the sequence may attend."""
     rows = [~visible_slots(case, b).any(dim=0) for b in range(case.batch)]
     return torch.stack(rows) if rows else torch.empty(0, case.cache_len, dtype=torch.bool)

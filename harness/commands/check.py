@@ -1,4 +1,4 @@
-"""``python -m harness check``: a user's function against the oracle."""
+"""``python -m harness check``: search for a case on which a user's function fails."""
 
 from __future__ import annotations
 
@@ -189,8 +189,8 @@ def _drawn(domain: Domain, seed: int, compiled: bool) -> Iterator[DecodeCase]:
 
 @contextlib.contextmanager
 def _runner(spec: TargetSpec, here: bool, timeout: float) -> Iterator[Runner]:
-    """The target in a worker, or in this process, where the case is written down before it runs:
-    nobody else would know it after a crash."""
+    """A runner of the target in a worker, or in this process. There each case is written to a file
+    before it runs, since after a crash nothing else would tell which case it was."""
     if not here:
         from harness.function.worker import Worker
 

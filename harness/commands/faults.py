@@ -1,4 +1,4 @@
-"""``faults``: list the fault models, and measure that the harness catches each."""
+"""``python -m harness faults``: list the fault models, or measure what catches each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = 1
 
 
 def add(commands: Any) -> None:
-    """Add the subcommand."""
+    """Add the subcommand to an argparse parser's subparsers."""
     parser = commands.add_parser(
         "faults",
         help="plant every known kind of bug and say which check catches it",
@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List, or measure."""
+    """List the faults or run the kill matrix, and return the exit code."""
     from harness.faults import FAULTS
 
     for name in arguments.names:
@@ -72,7 +72,8 @@ def _examples(cells: list[Cell]) -> str:
 
 
 def render(matrix: Matrix) -> Iterator[str]:
-    """The matrix as text: a line a fault, a column a scope, an entry a dtype."""
+    """The matrix as text: a line for each fault, a column for each scope, an entry in it for each
+    dtype."""
     from harness.faults.mutants import Scope
     from harness.issue233.text import table
 
@@ -95,7 +96,7 @@ def render(matrix: Matrix) -> Iterator[str]:
 
 
 def to_json(matrix: Matrix) -> str:
-    """The matrix as JSON, one cell a line."""
+    """The matrix as JSON, with one cell on each line."""
     from harness.support.environment import environment
 
     head = {

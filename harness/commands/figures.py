@@ -1,4 +1,4 @@
-"""``figures``: measure, and show it with what was recorded, as one HTML page."""
+"""``python -m harness figures``: measure, and show that and recorded results as one HTML page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.support.progress import progress_to_stderr
 
 
 def add(commands: Any) -> None:
-    """Add the subcommand."""
+    """Add the subcommand to an argparse parser's subparsers."""
     parser = commands.add_parser(
         "figures",
         aliases=["report"],
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, draw, write."""
+    """Measure, write the figures, and return the exit code."""
     try:
         from harness.figures.publish import PAGE, publish, write_files
     except ModuleNotFoundError as error:
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.files:
         command += ["--from", *map(str, arguments.files)]
     commands = [shlex.join(command), "python -m harness repro"]
-    # Only now is anything written: an interrupt before leaves the folder as it was.
+    # Nothing is written before this, so that an interrupt leaves the folder as it was.
     write_files(arguments.out, publish(figures, device, commands, progress))
     progress("done")
     page = arguments.out / PAGE

@@ -1,4 +1,4 @@
-"""``gate``: one exit code before a merge, with JUnit, JSON and a Markdown summary."""
+"""``python -m harness gate``: all checks before a merge, with JUnit, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from harness.support.progress import progress_to_stderr
 
 
 def add(commands: Any) -> None:
-    """Add the subcommand."""
+    """Add the subcommand to an argparse parser's subparsers."""
     parser = commands.add_parser(
         "gate",
         help="run everything worth running before a merge that touches attention",
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.gate import text as gate_report
     from harness.gate.steps import Gate
 
-    # Said aloud and the same everywhere: products of float32 are float32's.
+    # Products of float32 are computed in float32, not in TF32, on every machine.
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_tf32 = False
     gate = Gate(

@@ -1,4 +1,4 @@
-"""``keep``: a case that the tests are to run first."""
+"""``python -m harness keep``: keep a case as a file, so that the tests run it first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.commands.options import OK, UsageError
 
 
 def add(commands: Any) -> None:
-    """Add the subcommand."""
+    """Add the subcommand to an argparse parser's subparsers."""
     parser = commands.add_parser(
         "keep",
         help="keep a case in fixtures/cases, to be run first by the tests",
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the case and print the file's name."""
+    """Write the case, print the file's name, and return the exit code."""
     from harness.paths import PATHS
 
     if arguments.path and arguments.path not in PATHS:

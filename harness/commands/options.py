@@ -1,6 +1,7 @@
-"""What every subcommand shares: exit codes, usage errors, and options that several of them have.
+"""What the subcommands share: exit codes, usage errors, and options that several of them have.
 
-Each ``type`` reads an option's text and says what was allowed; argparse adds the option's name.
+A function that reads an option's text raises ArgumentTypeError, saying what is allowed, for text
+that it does not take; argparse adds the option's name.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def device(text: str) -> str:
-    """A device that torch can use here."""
+    """Read the name of a device that torch can use here."""
     if text == "cpu":
         return text
     import torch
@@ -55,12 +56,12 @@ def device(text: str) -> str:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names separated by commas, each once."""
+    """Read names separated by commas, each once."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def some_of(*allowed: str, short: dict[str, str] | None = None) -> Callable[[str], tuple[str, ...]]:
-    """One or more of these names, separated by commas; a short form stands for its name."""
+    """A reader of one or more of these names, separated by commas; ``short`` has short forms."""
 
     def read(text: str) -> tuple[str, ...]:
         long = {abbreviation: name for name, abbreviation in (short or {}).items()}
@@ -77,7 +78,7 @@ dtypes = some_of(*DTYPES, short=SHORT_DTYPES)
 
 
 def whole(least: int = 0) -> Callable[[str], int]:
-    """A whole number from ``least`` on."""
+    """A reader of a whole number that is at least ``least``."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit()) or int(text) < least:
@@ -88,7 +89,7 @@ def whole(least: int = 0) -> Callable[[str], int]:
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers separated by commas."""
+    """Read whole numbers separated by commas."""
     try:
         return tuple(map(whole(), text.split(",")))
     except ArgumentTypeError:
@@ -96,7 +97,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def slots(text: str) -> tuple[int, int]:
-    """``MIN:MAX``."""
+    """Read a range of slots, ``MIN:MAX``."""
     match = re.fullmatch(r"(\d+):(\d+)", text, re.ASCII)
     if match is None:
         raise ArgumentTypeError(f"{text!r} is not MIN:MAX")
@@ -104,7 +105,7 @@ def slots(text: str) -> tuple[int, int]:
 
 
 def seconds(text: str) -> float:
-    """A number of seconds."""
+    """Read a number of seconds."""
     try:
         value = float(text)
     except ValueError:
@@ -115,7 +116,7 @@ def seconds(text: str) -> float:
 
 
 def duration(text: str) -> float:
-    """A time with its unit, in seconds."""
+    """Read a time with its unit, in seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", text)
     if match is None or float(match[1]) == 0:
         raise ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h")
@@ -123,7 +124,7 @@ def duration(text: str) -> float:
 
 
 def output_file(text: str) -> Path:
-    """A file that can be written: found out before the work."""
+    """Read the name of a file that can be written, which is checked before the work, not after."""
     try:
         check_writable(Path(text))
     except UnwritableFile as error:
@@ -132,7 +133,7 @@ def output_file(text: str) -> Path:
 
 
 def input_file(text: str) -> Path:
-    """A file that is there."""
+    """Read the name of a file that exists."""
     if not Path(text).is_file():
         raise ArgumentTypeError(f"{text}: there is no such file")
     return Path(text)
@@ -153,7 +154,7 @@ _SHARED: dict[str, dict[str, Any]] = {
 
 
 def sharing(*options: str) -> list[argparse.ArgumentParser]:
-    """The parent parsers of a subcommand that has these of the shared options."""
+    """The parent parsers, for argparse, of a subcommand that has these shared options."""
     parent = Parser(add_help=False)
     for option in options:
         parent.add_argument(option, **_SHARED[option])

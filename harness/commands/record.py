@@ -1,4 +1,4 @@
-"""``record`` and ``history``: the ledger of tolerances, written, compared and read."""
+"""``python -m harness record`` and ``history``: write the ledger, compare with it, and show it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    """Add the subcommands."""
+    """Add the subcommands to an argparse parser's subparsers."""
     record = commands.add_parser(
         "record",
         help="measure the fixed cases and record, or check, how much of its budget each path uses",
@@ -47,10 +47,10 @@ def add(commands: Any) -> None:
 
 
 def read_or_error(file: Path) -> Ledger:
-    """A ledger of the present list of cases.
+    """Read a ledger of the present list of cases.
 
     Raises:
-        UsageError: naming the file and the field.
+        UsageError: for any other file; the message names the file and the field.
     """
     try:
         ledger = load(file)
@@ -105,7 +105,7 @@ def _record(arguments: argparse.Namespace) -> int:
 
 
 def render(compared: Compared) -> Iterator[str]:
-    """What changed, a line each, and how many of each kind."""
+    """A line for each entry that is not the same as its record, and the number of each change."""
     counts = dict.fromkeys(Change, 0)
     for change, entry, record in compared:
         counts[change] += 1

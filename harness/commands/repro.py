@@ -1,4 +1,4 @@
-"""``repro``: the bug report gpt-fast#233 answered, or any case on all paths."""
+"""``python -m harness repro``: answer the bug report gpt-fast#233, or run a case on all paths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.support.progress import progress_to_stderr
 
 
 def add(commands: Any) -> None:
-    """Add the subcommand."""
+    """Add the subcommand to an argparse parser's subparsers."""
     parser = commands.add_parser(
         "repro",
         help="run a bug report or a case and say which side is wrong",
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 
 def _report_case(arguments: argparse.Namespace) -> DecodeCase:
-    """The report's case with the options applied, through the case's own text checks."""
+    """The report's case with the options applied, read as a case id so that it is checked."""
     parts = {"S": "2048", "pos": "99", "H": "32", "D": "128", "dtype": "bf16"}
     options = {
         "S": arguments.cache_len,
@@ -48,7 +48,7 @@ def _report_case(arguments: argparse.Namespace) -> DecodeCase:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answer, and return the exit code."""
+    """Answer the report or run the case, and return the exit code."""
     from harness.issue233.answer import REPORT_ID, answer_case, answer_report
     from harness.issue233.text import render, to_json
     from harness.script.case_script import case_script, report_script

@@ -1,4 +1,4 @@
-"""The fixed path: decode attention with static shapes. It needs torch alone."""
+"""The fixed path: decode attention over a KV cache with static shapes. It needs torch alone."""
 
 from harness.decoding.attention import decode_attention, offset_score_mod
 from harness.decoding.block_mask import decode_block_mask

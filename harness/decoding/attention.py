@@ -1,14 +1,14 @@
 """Decode attention over full-length cache buffers: one graph for every position.
 
-This answers meta-pytorch/gpt-fast#233. The cache is never sliced, so no shape changes from step to
-step; the block table names the blocks that hold anything to attend, so the tail costs no work; and
-the mask knows where the query stands, which the report's sliced call lacked. Positions are tensors,
-so one graph serves them all. Nothing here reads a value on the host or calls ``torch.compile``: use
-it eagerly, or inside a region of your own.
+This answers the bug report meta-pytorch/gpt-fast#233. The cache is never sliced, so no shape
+changes from step to step; the block table lists only blocks with visible slots, so the tail costs
+no work; and the mask knows the query's position, which the report's sliced call lacked. Positions
+are tensors, so one graph serves them all. Nothing here reads a value on the host or calls
+``torch.compile``: call it eagerly, or from a function that you compile.
 
 Tail contract: *finite* values in slots that a query may not attend never change a bit of its row.
-NaN or inf in the value there, or NaN in the key, may reach it: 0 * NaN is NaN. A
-cache that starts as zeros and receives only finite keys and values never holds one.
+NaN or inf in the value of such a slot, or NaN in its key, may reach the row, since 0 * NaN is NaN.
+A cache that starts as zeros and receives only finite keys and values never holds one.
 
 Shapes: ``B`` sequences, ``Hq`` query and ``Hkv`` key/value heads, ``Q`` query tokens (``q_len``),
 ``S`` slots (``cache_len``), ``D`` and ``Dv`` head dimensions of key and value.
@@ -41,11 +41,15 @@ def offset_score_mod(
     """A ``score_mod`` written for absolute positions, fitted to the rows of a decode step.
 
     FlexAttention counts query rows from 0 in every call. The wrapped function gets ``q_idx =
-    input_pos[b] + i`` (0 for ``input_pos`` where idle) and the query head, also if packed.
+    input_pos[b] + i`` (``i`` in an idle sequence) and the query head, even where heads are packed.
 
     Args:
         score_mod: ``(score, b, h, q_idx, kv_idx)``.
-        input_pos, q_len, gqa_group: as for `decode_block_mask`, errors too.
+        input_pos, q_len, gqa_group: as for `decode_block_mask`.
+
+    Raises:
+        TypeError: ``input_pos`` is not of an integer dtype.
+        ValueError: a wrong shape or size.
     """
     check_positions("input_pos", input_pos)
     check_at_least(1, q_len=q_len, gqa_group=gqa_group)
@@ -78,21 +82,22 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of a decode step over the full buffers of a KV cache.
 
-    It takes tensors, so that any cache will do; `KVCache.update` returns the last three in order.
-    One layer, and several layers that share one block mask::
+    It takes tensors, so that any cache will do; `KVCache.update` returns the last three of them in
+    this order. For one layer, and for several layers that share one block mask::
 
         out = decode_attention(query, *cache.update(key, value))
 
         mask = decode_block_mask(cache.input_pos, q_len=Q, cache_len=cache.cache_len)
         out = decode_attention(query, *cache.update(key, value, layer=3), block_mask=mask)
 
-    Rows of an idle sequence are 0 and their logsumexp is -inf. Tail contract: see the module.
+    Rows of an idle sequence are 0 and their logsumexp is -inf. The module's docstring states the
+    tail contract.
 
     Args:
         query: ``[B, Hq, Q, D]``, ``Hq`` a multiple of ``Hkv``.
         key_cache: ``[B, Hkv, S, D]``, and value_cache: ``[B, Hkv, S, Dv]``, of the query's dtype.
             Pass buffers or views taken outside the graph; on CPU a compiled call copies any view.
-        input_pos: ``[B]`` int64 or int32, slot of the first query token; negative: idle.
+        input_pos: ``[B]`` int64 or int32, slot of the first query token; negative where idle.
         block_mask: from `decode_block_mask` for these positions, in place of its arguments here.
         score_mod: ``(score, b, h, q_idx, kv_idx)`` in absolute positions and query heads.
         scale: of the scores; None: ``D ** -0.5``.
@@ -112,7 +117,8 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
             with arguments of `decode_block_mask`.
     """
     if torch.compiler.is_dynamo_compiling():
-        # As flex_attention does, but before the group, which the mods need as a plain int.
+        # flex_attention marks the heads static too, but later: the GQA group is computed from them
+        # here, and the mods need it as a plain int.
         for tensor in (query, key_cache, value_cache):
             torch._dynamo.mark_static(tensor, 1)
     group = _check_inputs(query, key_cache, value_cache, sink_logits)
@@ -149,20 +155,20 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
     if score_mod is not None:
         score_mod = offset_score_mod(score_mod, input_pos, q_len=q_len, gqa_group=group)
     if group > 1:
-        # Heads of one token side by side: a query block then spans as few tokens as it can.
+        # The heads of a token lie side by side, so that a query block spans few tokens.
         query = query.reshape(batch, kv_heads, group, q_len, head_dim).transpose(2, 3)
         query = query.reshape(batch, kv_heads, q_len * group, head_dim)
-    # Nothing of an idle sequence's query may get through. Besides, compiled flex on CPU picks its
-    # kernel by the shape of the storage under a view of the query (torch 2.13), and computes one
-    # row where that has q_len 1: this makes the query a tensor of its own.
+    # An idle sequence's query may hold NaN and must not reach the output. Besides, compiled flex on
+    # CPU picks its kernel by the shape of the storage under a view of the query (torch 2.13), and
+    # computes one row alone where that has q_len 1; where() makes the query a tensor of its own.
     live = (input_pos >= 0)[:, None, None, None]
     query = torch.where(live, query, 0)
     options: Any = None
     if torch.compiler.is_compiling() and query.device.type == "cpu":
         key_cache, value_cache = _own_storage(key_cache, live), _own_storage(value_cache, live)
-        # The split-KV kernel takes 0 for the maximum of a split with nothing to attend (torch
-        # 2.13): scores below -104 elsewhere then vanish. Such splits are those of the shorter
-        # sequences of a batch, or of a user's mask; no cache has two splits of this size.
+        # The split-KV kernel takes 0 for the maximum of a split without visible slots (torch 2.13),
+        # and scores below -104 in other splits then vanish. The shorter sequences of a batch have
+        # such splits, and so may a caller's mask. No cache has two splits of the size set here.
         if batch > 1 or block_mask.full_kv_num_blocks is None:
             options = {"PARTITION_SIZE": 1 << 30}
     out, aux = flex_attention(
@@ -191,11 +197,11 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
 
 
 def add_sink(out: Tensor, lse: Tensor, sink_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """An attention output ``[B, H, Q, Dv]`` and its logsumexp ``[B, H, Q]`` as they are with one
-    more logit ``[H]`` in each softmax, which has no value.
+    """Put one more logit ``[H]``, which has no value, into each softmax of a finished attention
+    output ``[B, H, Q, Dv]`` with logsumexp ``[B, H, Q]``; both are returned anew.
 
-    Every weight then loses the same factor, sigmoid(lse - logit). A row with nothing to attend
-    stays 0 and -inf.
+    Every weight is multiplied by the same factor, sigmoid(lse - logit). A row with nothing to
+    attend stays 0 and -inf.
     """
     logit = sink_logits[:, None].to(lse.dtype)
     factor = torch.sigmoid(lse - logit)
@@ -206,14 +212,14 @@ def add_sink(out: Tensor, lse: Tensor, sink_logits: Tensor) -> tuple[Tensor, Ten
 def _own_storage(cache: Tensor, live: Tensor) -> Tensor:
     """A copy of ``cache`` if it is a view, for compiled flex on CPU.
 
-    That reads a view from the start of its storage (torch 2.13, silently): ``stack[1]`` of stacked
-    layers would read layer 0. A clone would be optimised away again.
+    That kernel silently reads a view from the start of its storage (torch 2.13): for ``stack[1]``
+    of stacked layers it would read layer 0. The compiler would remove a clone, but not where().
     """
     return cache if cache._base is None else torch.where(live, cache, 0)
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor, sink_logits: Tensor | None) -> int:
-    """The GQA group of inputs that fit together."""
+    """Raise unless the inputs fit together; return the GQA group, query heads per KV head."""
     for name, tensor in (("query", query), ("key_cache", key), ("value_cache", value)):
         if tensor.dim() != 4:
             raise ValueError(f"{name} must be [B, heads, length, D], got {list(tensor.shape)}")

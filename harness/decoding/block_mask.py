@@ -1,8 +1,11 @@
-"""The block table of a decode step, from the positions alone.
+"""The block mask of a decode step, computed from the positions alone.
 
-For every query block it lists which KV blocks are full and which are partial, in ``O(cache_len /
-block)`` integers, without a host sync and without a ``[Q, S]`` mask; see
-`harness.decoding.attention`.
+For every query block its table lists which KV blocks are full and which are partial, in
+``O(cache_len / block)`` integers, without a host sync and without a ``[Q, S]`` mask.
+
+Which slots a query attends is stated here for the fixed path, again in ``harness.paths.masks``
+(other paths), ``harness.case.masks`` (scripts) and ``harness.case.visible`` (the oracle). The
+oracle shares no code with the others, so that a mistake in one statement shows as a disagreement.
 
 Shapes: ``B`` sequences, ``Q`` query tokens (``q_len``), ``S`` slots (``cache_len``).
 """
@@ -15,7 +18,7 @@ from torch._dynamo.comptime import comptime
 from torch.nn.attention.flex_attention import BlockMask
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-Range = tuple[Tensor, Tensor]  # begin, end
+Range = tuple[Tensor, Tensor]  # the first block, and the one after the last
 
 
 def decode_block_mask(
@@ -30,28 +33,30 @@ def decode_block_mask(
     mask_mod: MaskMod | None = None,
     gqa_group: int = 1,
 ) -> BlockMask:
-    """Block mask of one decode step, from the positions alone; serves every layer of the step.
+    """The block mask of one decode step; it serves every layer of the step.
 
     Query token ``i`` of sequence ``b`` is at ``t = input_pos[b] + i`` and attends slot ``j`` iff
     ``j <= t``, with a window also ``j > t - window or j < sinks``. All tokens of a live sequence
     attend ``j < prefix[b]`` (prefix-LM). A sequence with ``input_pos[b] < 0`` is idle: it attends
-    nothing. A token with ``t >= cache_len`` attends as if more slots existed than do.
+    nothing. A token with ``t >= cache_len`` attends those of its slots that the cache has.
 
-    No ``[Q, S]`` mask is built, only ``[B, 1, q_blocks, kv_blocks]`` integers. Blocks that
-    all rows of a query block see are listed as full (the kernel skips ``mask_mod`` there), blocks
-    with nothing to attend are not listed. There are no tables for a compiled backward.
+    No ``[Q, S]`` mask is built, only ``[B, 1, q_blocks, kv_blocks]`` integers. Blocks that every
+    row of a query block attends as a whole are listed as full (the kernel skips ``mask_mod``
+    there), and blocks without visible slots are not listed. There are no tables for a compiled
+    backward.
 
     Args:
         input_pos: ``[B]`` int64 or int32, slot of the first query token, whose key and value must
-            be written there; negative: idle. Copied: moving it on later changes nothing here.
+            be written there; negative where idle. It is copied: advancing it later changes nothing.
         q_len: query tokens per sequence (a chunk, or speculative tokens).
-        cache_len: slots of the buffers; need not be a multiple of the block.
+        cache_len: slots of the buffers, which need not be a multiple of the block size.
         block_size: ``(query rows, slots)`` of a block, or one int for both; 128 suits the kernels.
-        window: tokens that a token sees, itself included; None: all.
+        window: tokens that a token attends, itself included; None for all.
         sinks: leading slots that stay visible left of the window.
-        prefix: leading slots that all tokens see, an int or ``[B]`` int64 or int32.
+        prefix: leading slots that all tokens attend, an int or ``[B]`` int64 or int32.
         mask_mod: ``(b, h, q_idx, kv_idx)`` in absolute positions (``q_idx`` is ``t``) and query
-            heads, and-ed with the above. No block is full then: the kernel would skip this there.
+            heads, which must allow a slot too. No block is listed as full then, since the kernel
+            would skip it there.
         gqa_group: query heads packed into rows: row ``i * gqa_group + g`` is token ``i`` of head
             ``g`` of the group, and there are ``q_len * gqa_group`` rows.
 
@@ -61,8 +66,8 @@ def decode_block_mask(
     """
     check_positions("input_pos", input_pos)
     if torch.compiler.is_dynamo_compiling():
-        # Plain ints of the caller are symbols under dynamic=True, which mask_mod cannot capture in
-        # compiled flex on CPU (torch 2.13 emits C++ that does not compile).
+        # Under dynamic=True the caller's plain ints are symbols. A mask_mod cannot capture them in
+        # compiled flex on CPU: torch 2.13 emits C++ that does not compile.
         for size in (window, sinks, prefix, gqa_group):
             if isinstance(size, int):
                 comptime.force_static(size)
@@ -110,7 +115,7 @@ def decode_block_mask(
         full, partial = [], full + partial
     num_kv_blocks, live = -(-cache_len // kv_block), input_pos >= 0
     # With no block at all in the table, split-KV decoding on CPU leaves the output unwritten (torch
-    # 2.13), so an idle sequence lists one there; decode_mask hides all of it.
+    # 2.13), so an idle sequence lists one block there, all of which decode_mask hides.
     idle_blocks = 1 if input_pos.device.type == "cpu" else 0
     counts, indices = _block_table(partial, live, num_kv_blocks, idle_blocks)
     full_counts, full_indices = _block_table(full, live, num_kv_blocks, 0) if full else (None, None)
@@ -122,7 +127,7 @@ def decode_block_mask(
         BLOCK_SIZE=(q_block, kv_block),
         mask_mod=decode_mask,
         seq_lengths=(rows, cache_len),
-        compute_q_blocks=False,  # transposed tables serve only a backward, at more than all this
+        compute_q_blocks=False,  # transposed tables serve a backward alone and cost more than this
     )
 
 
@@ -135,13 +140,15 @@ def _block_ranges(
     window: int | None,
     sinks: int,
 ) -> tuple[list[Range], list[Range]]:
-    """Full and partial blocks of query blocks that hold the tokens first..last; all [B, q_blocks].
+    """The full and the partial KV blocks of query blocks that hold the tokens first to last, as
+    disjoint ranges of blocks; all tensors are [B, q_blocks].
 
     Token t attends the slots [0, left) and [right, t]. Over the tokens of a query block, the union
-    and the intersection of those are two ranges each as well, so ends of ranges are all it takes.
+    and the intersection of these are two ranges each as well, so their ends determine the blocks.
     """
     zero = torch.zeros_like(first)
-    # Ends are cut to the cache before they are rounded down: a block that juts out is never full.
+    # Ends are cut to the cache before they are rounded down, so that a block that reaches past the
+    # cache is never full.
     seen_by_all = (first + 1).clamp(max=cache_len)
     end = (last // kv_block + 1).clamp(max=-(-cache_len // kv_block))
     if window is None:
@@ -156,7 +163,7 @@ def _block_ranges(
     begin = torch.maximum(right_of_any // kv_block, left_end)
     full_left = left_of_all // kv_block
     full_begin = torch.maximum(_ceil_div(right_of_all, kv_block), full_left)
-    # Where both ranges meet, a block may be full although neither of them covers it alone.
+    # Where both ranges meet, a block may be full although neither range covers it alone.
     full_begin = torch.where(right_of_all <= left_of_any, full_left, full_begin)
     full_end = torch.maximum(seen_by_all // kv_block, full_begin)
     return [(zero, full_left), (full_begin, full_end)], [
@@ -170,15 +177,15 @@ def _block_ranges(
 def _block_table(
     ranges: list[Range], live: Tensor, num_kv_blocks: int, idle_blocks: int
 ) -> tuple[Tensor, Tensor]:
-    """Disjoint ``[B, q_blocks]`` ranges as counts ``[B, 1, q_blocks]`` and indices of blocks; for
-    idle sequences ``idle_blocks`` of any index."""
+    """Disjoint ``[B, q_blocks]`` ranges as a BlockMask wants them: counts ``[B, 1, q_blocks]`` and
+    indices ``[B, 1, q_blocks, num_kv_blocks]``. An idle sequence lists ``idle_blocks`` blocks."""
     place = torch.arange(num_kv_blocks, device=live.device)
     count = torch.zeros_like(ranges[0][0])[..., None]
     indices = place + count
     for begin, end in ranges:
         indices = torch.where(place < count, indices, begin[..., None] + place - count)
         count = count + (end - begin).clamp(min=0)[..., None]
-    # Kernels may prefetch one index past the count: keep every entry a block of the buffer.
+    # Kernels may prefetch one index past the count, so every entry must be a block of the buffer.
     indices = indices.clamp(max=num_kv_blocks - 1)
     count = torch.where(live[:, None, None], count, idle_blocks)[..., 0]
     return count.to(torch.int32)[:, None], indices.to(torch.int32)[:, None]
@@ -187,15 +194,15 @@ def _block_table(
 def captured(positions: Tensor) -> Tensor:
     """A copy of ``[B]`` positions that a mod may capture.
 
-    A copy, so that moving the positions on later cannot tear block table and mask apart. The view
-    makes inductor store it: compiled flex on CPU rejects a captured tensor that is still an
+    The copy keeps block table and mask together when the positions are advanced later. The view
+    makes inductor store the copy: compiled flex on CPU rejects a captured tensor that is still an
     expression (torch 2.13, "No choices to select").
     """
     return positions.clone().as_strided(positions.shape, (1,))
 
 
 def unpack_row(h: Tensor, row: Tensor, q_len: int, gqa_group: int) -> tuple[Tensor, Tensor]:
-    """Query head and token of a row that may hold a packed GQA group."""
+    """The query head and the token of a row, where rows may hold a packed GQA group."""
     if gqa_group == 1:
         return h, row
     if q_len == 1:
@@ -208,14 +215,15 @@ def _ceil_div(x: Tensor, divisor: int) -> Tensor:
 
 
 def check_at_least(low: int, **sizes: int) -> None:
-    """Raise ValueError naming the first size below ``low``."""
+    """Raise ValueError where a size is below ``low``; the message names the first such size."""
     for name, size in sizes.items():
         if size < low:
             raise ValueError(f"{name} must be at least {low}, got {size}")
 
 
 def check_positions(name: str, positions: Tensor, like: Tensor | None = None) -> None:
-    """Raise unless positions are ``[B]`` integers; ``like`` has B as first size, and the device."""
+    """Raise TypeError unless positions are int64 or int32, and ValueError unless they are ``[B]``;
+    the first size and the device of ``like`` must be theirs."""
     dtype = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
     if dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name} must be an int64 or int32 tensor, got {dtype}")

@@ -1,8 +1,8 @@
 """A KV cache with static buffers: written in place, never sliced, its positions in a tensor.
 
-Made for `harness.decoding.attention`: shapes and storage stay the same from the first token to the
-last, so one graph serves them all, and the contents are finite from the start, as the tail contract
-there asks.
+It is made for `harness.decoding.attention`: shapes and storage stay the same from the first token
+to the last, so one graph serves them all, and the contents are finite from the start, as the tail
+contract there demands.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ __all__ = ["CacheView", "KVCache"]
 
 
 class CacheView(NamedTuple):
-    """What `decode_attention` needs of a cache, in the order of its arguments."""
+    """The tensors of a cache that `decode_attention` needs, in the order of its arguments."""
 
     key: Tensor  # [B, Hkv, S, D], the whole buffer of a layer
     value: Tensor  # [B, Hkv, S, Dv]
@@ -29,9 +29,9 @@ class KVCache(torch.nn.Module):
     layers, or one per layer (each then advances by itself). Layers have buffers of their own, not
     views of a stack, which compiled flex on CPU misreads (see `decode_attention`).
 
-    ``input_pos[b]`` is the slot of the next token, so the number of tokens held. Negative: sequence
-    ``b`` is idle and, until `reset`, left alone bit for bit: -1 after `release`, -2 after a
-    `rollback` past its start.
+    ``input_pos[b]`` is the slot of the next token, and so the number of tokens held. Where it is
+    negative, sequence ``b`` is idle and, until `reset`, not changed by a bit: -1 after `release`,
+    -2 after a `rollback` past its start.
 
     Nothing in a step reads a value on the host, so nothing can raise because of one. Instead,
     tokens at or past ``cache_len`` are dropped while ``input_pos`` counts on; `check` raises on
@@ -58,7 +58,7 @@ class KVCache(torch.nn.Module):
         prefer a ``cache_len`` that is a multiple of 128. The buffers are not part of state_dict.
 
         Raises:
-            ValueError: a size below 1.
+            ValueError: a size is below 1.
         """
         super().__init__()
         widths = {"key": head_dim, "value": head_dim if value_head_dim is None else value_head_dim}
@@ -68,7 +68,7 @@ class KVCache(torch.nn.Module):
         self.cache_len, self.num_layers = cache_len, num_layers
         for layer in range(num_layers):
             for name, width in widths.items():
-                # Not empty: memory that was never written may hold NaN, and 0 * NaN is NaN.
+                # zeros() and not empty(), whose memory may hold NaN: 0 * NaN is NaN.
                 shape = (batch_size, num_kv_heads, cache_len, width)
                 buffer = torch.zeros(shape, dtype=dtype, device=device)
                 self.register_buffer(f"{name}_{layer}", buffer, persistent=False)
@@ -76,7 +76,11 @@ class KVCache(torch.nn.Module):
         self.register_buffer("input_pos", input_pos, persistent=False)
 
     def layer(self, layer: int = 0) -> CacheView:
-        """Whole buffers of one layer, and the positions. Raises IndexError if it does not exist."""
+        """The whole buffers of one layer, and the positions.
+
+        Raises:
+            IndexError: no such layer.
+        """
         if not 0 <= layer < self.num_layers:
             raise IndexError(f"layer must be in 0..{self.num_layers - 1}, got {layer}")
         key, value = self.get_buffer(f"key_{layer}"), self.get_buffer(f"value_{layer}")
@@ -93,7 +97,7 @@ class KVCache(torch.nn.Module):
             layer: which layer they belong to.
 
         Returns:
-            `layer`, to be unpacked into `decode_attention`.
+            What `layer` returns, to be unpacked into `decode_attention`.
 
         Raises:
             TypeError: a wrong dtype.
@@ -106,8 +110,8 @@ class KVCache(torch.nn.Module):
         batch = torch.arange(key.size(0), device=key.device)[:, None]
         slot = self.input_pos.clamp(min=0)[:, None] + torch.arange(key.size(2), device=key.device)
         kept = (self.input_pos >= 0)[:, None] & (slot < self.cache_len)
-        # What is not kept writes the old content back, at slots that no other token of the sequence
-        # has: two writes to one slot have no defined order.
+        # A token that is not kept writes the old content back, at a slot that no other token of the
+        # sequence has, since two writes to one slot have no defined order.
         slot = slot % self.cache_len
         for buffer, new in ((view.key, key), (view.value, value)):
             old = buffer[batch, :, slot]
@@ -119,14 +123,17 @@ class KVCache(torch.nn.Module):
         """Move live sequences on by ``n`` tokens, an int or ``[B]``; once a step, after all layers.
 
         Raises:
-            TypeError, ValueError: ``n`` is no such number; values of a tensor are not checked.
+            TypeError: a tensor ``n`` is not int64 or int32.
+            ValueError: an int ``n`` is negative, or a tensor has a wrong shape; the values of a
+                tensor are not checked.
         """
         self.input_pos.add_(torch.where(self.input_pos >= 0, self._count(n), 0))
 
     def rollback(self, n: int | Tensor) -> None:
-        """Take back the last ``n`` tokens of live sequences (rejected speculation); as `advance`.
+        """Take back the last ``n`` tokens of live sequences (rejected speculation).
 
         Only the position moves. A sequence with fewer tokens becomes idle, and `check` raises.
+        ``n`` and the errors are as for `advance`.
         """
         back = self.input_pos - self._count(n)
         back = torch.where(back < 0, -2, back)
@@ -153,14 +160,15 @@ class KVCache(torch.nn.Module):
                 buffer.masked_fill_(mask[:, None, None, None], 0)
 
     def release(self, which: int | Sequence[int] | Tensor | None = None) -> None:
-        """Make sequences idle until `reset`; arguments and errors as there."""
+        """Make sequences idle until `reset`, whose ``which`` and errors apply here too."""
         self.input_pos.masked_fill_(self._mask(which), -1)
 
     def check(self, q_len: int = 0) -> None:
-        """Raise if tokens were dropped, or would be by ``q_len`` more. Waits for the device.
+        """Raise if tokens were dropped, or would be by ``q_len`` more. It waits for the device.
 
         Raises:
-            ValueError: sequences past the cache or rolled back past their start, by number.
+            ValueError: sequences are past the cache or were rolled back past their start; the
+                message lists them by number.
         """
         positions = dict(enumerate(self.input_pos.tolist()))
         past = {b: pos for b, pos in positions.items() if pos >= 0 and pos + q_len > self.cache_len}
@@ -184,7 +192,7 @@ class KVCache(torch.nn.Module):
         return n
 
     def _mask(self, which: int | Sequence[int] | Tensor | None) -> Tensor:
-        """Bool ``[B]``."""
+        """The bool mask ``[B]`` of the sequences that ``which`` names."""
         batch = self.input_pos.size(0)
         sequences = torch.arange(batch, device=self.input_pos.device)
         if which is None:
@@ -202,7 +210,7 @@ class KVCache(torch.nn.Module):
 
 
 def _check_new(name: str, new: Tensor, buffer: Tensor, like: Tensor) -> None:
-    """Tokens for ``buffer``, as many as ``like`` has."""
+    """Raise unless ``new`` fits into ``buffer`` and has as many tokens as ``like``."""
     batch, heads, slots, width = buffer.shape
     if new.dim() != 4 or like.dim() != 4 or new.shape != (batch, heads, like.size(2), width):
         wanted = f"[{batch}, {heads}, Q, {width}]"

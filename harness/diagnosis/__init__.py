@@ -1,1 +1,1 @@
-"""Which fault is behind a wrong output."""
+"""Diagnosis: which fault model explains a wrong output."""

@@ -1,4 +1,4 @@
-"""What a path put out on a case and on variations of it: what a diagnosis goes by."""
+"""Observations: what a path put out on a case and on variations of it, for a diagnosis."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from harness.verdict import Problem, attempt, judgeable, malformed
 
 @dataclass(frozen=True)
 class Observation:
-    """What came out of one case, on the CPU, and which rows, bool ``[B, H, Q]``, are further from
-    golden than rounding allows: of the output, and of the logsumexp."""
+    """What a path returned on one problem, on the CPU, in float64.
+
+    ``wrong_output`` and ``wrong_logsumexp``, bool ``[B, H, Q]``, are the rows whose output or
+    logsumexp is further from golden than the budget ``bound``."""
 
     problem: Problem
     result: Result
@@ -30,22 +32,24 @@ class Observation:
 
     @functools.cached_property
     def sound(self) -> Attention:
-        """The sound call on the same inputs, float64."""
+        """The dense model of the sound call on the same inputs, in float64."""
         return Attention.of(self.problem.inputs, torch.float64)
 
     def wrong(self, kind: FaultKind) -> Tensor:
-        """Bool ``[B, H, Q]`` of one kind of fault."""
+        """The wrong rows, bool ``[B, H, Q]``, of what a kind of fault shows in: the logsumexp for
+        auxiliary faults, else the output."""
         return self.wrong_logsumexp if kind is FaultKind.AUXILIARY else self.wrong_output
 
 
 def variations(case: DecodeCase) -> Iterator[DecodeCase]:
-    """The same call with other positions and sharper data."""
+    """Variations of a case: the same call at other positions, and on values that show more."""
     last, block = case.cache_len - case.q_len, case.block_size[1]
     newest = max(case.input_pos, default=0) + case.q_len - 1
     plain = case.replace(tail="poison", logits="normal", probe="none")
     yield plain.replace(logits="x5", seed=1)
     if case.mode == "eager" and case.dtype != "float32":
-        # The same arithmetic with a budget that hides less; compiled it would be another kernel.
+        # In float32 the budget hides less. Eager arithmetic is the same there; a compiled call
+        # would be another kernel.
         yield plain.replace(dtype="float32")
         yield plain.replace(dtype="float32", logits="x5", seed=1)
     yield case.replace(tail="poison")
@@ -59,7 +63,8 @@ def variations(case: DecodeCase) -> Iterator[DecodeCase]:
 
 
 def observe(path: Path, problem: Problem, device: str) -> Observation | None:
-    """Run the path on a copy of the problem; None where it gave nothing comparable."""
+    """Run the path on a copy of the problem's inputs; None where it raised, or where its result is
+    malformed."""
     result = attempt(path, problem.inputs.clone().to(device))
     if not isinstance(result, Result) or malformed(problem.inputs.to(device), result):
         return None
@@ -75,7 +80,8 @@ def observe(path: Path, problem: Problem, device: str) -> Observation | None:
 
 
 def observe_case(path: Path, case: DecodeCase, device: str) -> list[Observation]:
-    """One observation, or none where the path does not take the case."""
+    """The observation of one case, or an empty list where the path does not take the case, where
+    no implementation can be judged on it, or where ``observe`` gives None."""
     if path.unsupported(case, device):
         return []
     observations = (observe(path, problem, device) for problem in judgeable([case]))
@@ -83,11 +89,11 @@ def observe_case(path: Path, case: DecodeCase, device: str) -> list[Observation]
 
 
 def equal(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:
-    """Elementwise: the same, both NaN, or within bounds."""
+    """Whether elements are the same, both NaN, or within the bounds ``allowed``; elementwise."""
     same = (actual == wanted) | (actual.isnan() & wanted.isnan())
     return same | ((actual - wanted).abs() <= allowed)
 
 
 def within(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:
-    """Bool ``[B, H, Q]``: whether a whole row ``[B, H, Q, Dv]`` lies within bounds."""
+    """The rows, bool ``[B, H, Q]``, all of whose elements ``[B, H, Q, Dv]`` are ``equal``."""
     return equal(actual, wanted, allowed).all(-1)

@@ -1,4 +1,4 @@
-"""What a fault would put out, in float64, and how far rounding may carry a path from that."""
+"""Predictions: what a fault would put out, in float64, with bounds on what rounding adds to it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from harness.oracle.golden import Chunk, Golden
 
 @dataclass(frozen=True)
 class Prediction:
-    """``output`` ``[B, H, Q, Dv]`` and ``logsumexp`` ``[B, H, Q]`` of a call with a fault, float64,
-    and elementwise bounds on what rounding adds to each."""
+    """What a call with a fault would return, float64: ``output`` ``[B, H, Q, Dv]`` and
+    ``logsumexp`` ``[B, H, Q]``, with elementwise bounds on what rounding adds to each."""
 
     output: Tensor
     logsumexp: Tensor
@@ -29,9 +29,11 @@ class Prediction:
 def predict(
     fault: Fault, sound: Attention, precision: Precision, heads: list[int] | None = None
 ) -> Prediction | None:
-    """The call ``sound`` (float64) with the fault in it; None where the case cannot show it.
+    """The prediction of a fault: what the call ``sound`` (float64) would return with the fault in
+    it; None where the case cannot show the fault.
 
     Args:
+        precision: what the path declares of its arithmetic, for the bounds.
         heads: the query heads to compute, all by default.
     """
     broken = fault.change(sound)
@@ -43,9 +45,11 @@ def predict(
     scores = broken.scores(broken)
     weights, logsumexp = broken.normalise(broken, scores)
     output = broken.combine(broken, weights)
-    # A row with nothing to attend need not be exact: the fault may have put something there.
+    # Budgets are 0 where the logsumexp is -inf. A row with nothing to attend gets 0 for it here,
+    # since the fault may put something there that is subject to rounding.
     normaliser = logsumexp.nan_to_num(neginf=0.0)
-    # Scores whose softmax are these weights: some faults' weights are no softmax of their scores.
+    # These are scores whose softmax gives the weights, since the weights of some faults are not the
+    # softmax of their scores.
     score = (weights.log() + normaliser[..., None]).nan_to_num(nan=-math.inf, neginf=-math.inf)
     product = (broken.query.abs() @ _finite(broken.key).abs().mT) * broken.scale
     constant = sum(kind.constant(case.scores[kind.name]) for kind in case.score_kinds)

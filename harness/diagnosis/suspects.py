@@ -1,8 +1,8 @@
-"""Which fault explains a wrong output: compared with what each fault model would put out.
+"""Which fault explains a wrong output: the output is compared with the prediction of every fault.
 
 A fault is a suspect as long as every wrong row, of every case tried, lies within rounding of its
-float64 output. Further cases are run to tell suspects apart; those that differ on none of them
-form one class and are named together.
+prediction. Further cases are run to tell suspects apart; suspects that differ on none of them are
+named together.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ from harness.paths import Path, Result
 from harness.verdict import Problem, attempt, judgeable, leaks, malformed
 from harness.verdict.junk import JUNK, junk_memory
 
-MIN_FURTHER = 12  # cases beyond the variations, before one suspect is taken for the culprit
+MIN_FURTHER = 12  # cases after the variations, before a single suspect is named
 MAX_CASES = 80
 MANY_HEADS = 8
-BIG, BIG_VARIATIONS = 2**21, 3  # elements of a cache from which a few variations must do
-MAX_TOGETHER = 6  # faults in one class
+BIG, BIG_VARIATIONS = 2**21, 3  # with caches of more elements, only so many variations are run
+MAX_TOGETHER = 6  # faults that may be named together
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``names`` of the faults that explain what came out, the best first, and none where nothing
-    does; ``evidence`` in sentences, or where the output is wrong; the first fault's ``remedy`` and
-    the ``source`` that reported it."""
+    """What explains a wrong output.
+
+    ``names`` are those of the faults that explain it, the best first; they are empty where no fault
+    does. ``evidence`` says how well they fit, or else where the output is wrong; ``remedy`` and
+    ``source``, the public report, are the first fault's."""
 
     names: tuple[str, ...]
     evidence: tuple[str, ...]
@@ -50,15 +52,17 @@ class Diagnosis:
 
     @property
     def lines(self) -> list[str]:
-        """All of it, for a reader."""
+        """The diagnosis as lines of text."""
         ends = ("remedy", self.remedy), ("reported before", self.source)
         return [*self.evidence, *(f"{what}: {text}" for what, text in ends if text)]
 
 
 @dataclass
 class Suspect:
-    """A fault that explains all wrong rows so far; ``missed`` of the rows that it ``predicted`` to
-    be wrong came out right."""
+    """A fault that explains all wrong rows so far.
+
+    ``explained`` counts these rows. ``predicted`` counts the rows that the fault would make wrong,
+    and ``missed`` those among them that came out right."""
 
     fault: Fault
     kind: FaultKind
@@ -70,9 +74,10 @@ class Suspect:
 def diagnose(
     path: Path, problem: Problem, device: str = "cpu", further: Iterable[DecodeCase] = ()
 ) -> Diagnosis:
-    """Name the fault behind a wrong output.
+    """Name the fault that explains a wrong output.
 
     Args:
+        problem: the problem on which ``path`` failed.
         further: cases that the path supports, run to tell suspects apart, after variations of the
             problem's own case.
     """
@@ -86,10 +91,12 @@ def diagnose(
     seen = [first]
     big = problem.inputs.key_cache.numel() > BIG
     for case in itertools.islice(variations(problem.case), BIG_VARIATIONS if big else None):
-        # A slice of another length is another kernel: compiling each would take minutes.
+        # A path that is not static compiles another kernel for another position, and compiling one
+        # for each variation would take minutes.
         if path.static or case.mode == "eager" or case.input_pos == problem.case.input_pos:
             seen += observe_case(path, case, device)
-    # A wrong output has a wrong logsumexp beside it, but not the other way round.
+    # Where the output is wrong, the logsumexp may be wrong because of it, but not the other way
+    # round, so the output comes first.
     for kind in (FaultKind.OUTPUT, FaultKind.AUXILIARY):
         if any(o.wrong(kind).any() for o in seen):
             return _named(_culprits(path, device, kind, further, seen), seen, kind)
@@ -99,18 +106,18 @@ def diagnose(
 def _culprits(
     path: Path, device: str, kind: FaultKind, further: Iterable[DecodeCase], seen: list[Observation]
 ) -> list[Suspect]:
-    """The suspects that explain everything; faults of rounding, whose bounds are wide, only where
-    no other does."""
+    """The suspects that explain every observation. Faults of rounding, whose bounds are wide, are
+    tried only where no other fault explains it."""
     # A fault of the output may show in the logsumexp alone, where one slot is attended.
     possible = [f for f in FAULTS.values() if f.path is None and f.kind in (FaultKind.OUTPUT, kind)]
     exact = [Suspect(f, kind) for f in possible if f.rounding is None]
     rounding = [Suspect(f, kind) for f in possible if f.rounding is not None]
     for suspects in (exact, rounding):
         left = [s for s in suspects if all(_explains(s, path, o) for o in seen)]
-        # Further cases may be costly to draw, so not before there is something to tell apart.
+        # Further cases may be costly to draw, so they are drawn only where suspects are left.
         if not left:
             continue
-        # A fault in one kind of mask need not be the same in another: first those of the same kind.
+        # The fault may be in one kind of mask alone, so cases of the same kind come first.
         mask = seen[0].problem.case.mask_kind
         further = sorted(further, key=lambda case: case.mask_kind is not mask)
         if best := _best(_tell_apart(left, path, device, further, seen)):
@@ -125,7 +132,8 @@ def _tell_apart(
     further: list[DecodeCase],
     seen: list[Observation],
 ) -> list[Suspect]:
-    """The suspects left after further cases: a few, then those on which the suspects differ."""
+    """The suspects that are left after further cases: first any cases, then only such on which the
+    predictions of the suspects differ."""
     enough = len(seen) + MIN_FURTHER
     for case in further:
         few = len(suspects) <= MAX_TOGETHER
@@ -140,7 +148,7 @@ def _tell_apart(
 
 
 def _differ(suspects: list[Suspect], path: Path, case: DecodeCase) -> bool:
-    """Whether the suspects would put out different things, further apart than rounding."""
+    """Whether the predictions of the suspects differ by more than rounding."""
     problem = next(judgeable([case]), None)
     if problem is None:
         return False
@@ -170,7 +178,7 @@ def _named(best: list[Suspect], seen: list[Observation], kind: FaultKind) -> Dia
 
 
 def _explains(suspect: Suspect, path: Path, seen: Observation) -> bool:
-    """Whether the fault explains every wrong row; adds to the suspect's counts."""
+    """Whether the fault explains every wrong row; if so, the suspect's counts are updated."""
     wrong = seen.wrong(suspect.kind)
     told = predict(suspect.fault, seen.sound, path.precision, heads := _some_heads(wrong))
     if told is None:
@@ -189,7 +197,8 @@ def _explains(suspect: Suspect, path: Path, seen: Observation) -> bool:
 
 
 def _some_heads(wrong: Tensor) -> list[int] | None:
-    """A few heads with wrong rows, to rule out most suspects at a fraction of the cost."""
+    """A few heads with wrong rows, which rule out most suspects at a fraction of the cost; None
+    where there are few heads anyway."""
     heads = wrong.any(2).any(0).nonzero().flatten().tolist()
     return heads[:: max(len(heads) // 3, 1)] if wrong.size(1) > MANY_HEADS and heads else None
 
@@ -197,8 +206,8 @@ def _some_heads(wrong: Tensor) -> list[int] | None:
 def _compare(
     suspect: Suspect, told: Prediction, seen: Observation, heads: list[int] | None = None
 ) -> tuple[bool, Tensor, Tensor]:
-    """Whether an explanation fits; the rows that are wrong and those that it says should be, both
-    without the rows that say nothing."""
+    """Whether a prediction fits all wrong rows, the wrong rows, and the rows that the prediction
+    would make wrong; both without rows in which the prediction is too large to compare."""
     index = slice(None) if heads is None else heads
     wrong, golden = seen.wrong(suspect.kind)[:, index], seen.problem.golden
     if suspect.kind is FaultKind.AUXILIARY:
@@ -214,14 +223,16 @@ def _compare(
         room = torch.finfo(getattr(torch, seen.problem.case.dtype)).max
         inside = told.output.abs() + told.output_bound < room
         telling = (inside | told.output.isnan()).all(-1)
-    # Where the bound or the dtype overflows, the row says nothing.
+    # A row in which the bound or the dtype overflows neither confirms nor refutes a fault.
     wrong, visible = wrong & telling, visible & telling
     return bool(fits[wrong].all()), wrong, visible
 
 
 def _best(suspects: list[Suspect]) -> list[Suspect]:
-    """The suspects that missed nothing they predicted; without any, all, the best first: the fault
-    is there in part only, and its rows fit more than one."""
+    """The suspects none of whose predicted rows came out right.
+
+    Where there are none, the fault is there in some rows only, which several suspects may explain:
+    all of them, the one that missed least first."""
     suspects = sorted((s for s in suspects if s.explained), key=lambda s: s.fault.number)
     exact = [s for s in suspects if not s.missed]
     return exact or sorted(suspects, key=lambda s: s.missed / max(s.predicted, 1))
@@ -250,7 +261,7 @@ def _listed(what: str, numbers: list[int], count: int) -> str:
 
 
 def _pattern(seen: list[Observation], kind: FaultKind) -> Iterator[str]:
-    """Where the outputs are wrong: sequences, heads, tokens, places in a block, dtypes."""
+    """Sentences about where outputs are wrong: sequences, heads, tokens, places in a block."""
     first, rows = seen[0], seen[0].wrong(kind)
     axes = [
         _listed(what, rows.any(dim).nonzero().flatten().tolist(), size)
@@ -293,8 +304,8 @@ def unwritten(path: Path, problem: Problem, device: str) -> bool:
 
 
 def _unexplained(path: Path, problem: Problem, device: str) -> tuple[str, ...]:
-    """No row is further off than rounding: what is left is an exact relation that fails."""
+    """The evidence where no row is further off than rounding, so that an exact relation failed."""
     result = attempt(path, problem.inputs.clone().to(device))
     if isinstance(result, Result) and leaks(path, problem, result, device):
-        return ("slots that nobody may attend change the output, by less than rounding",)
+        return ("slots that no query may attend change the output, by less than rounding",)
     return ("the numbers are within rounding",)

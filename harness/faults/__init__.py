@@ -1,7 +1,8 @@
-"""What really goes wrong in KV-cache decoding: fault models 1 to 39, with the public reports.
+"""Fault models: what really goes wrong in KV-cache decoding, with public reports of it.
 
-Each is a small change of the sound call in ``harness.faults.model``: a mutant that the harness must
-fail, and an explanation with which a wrong output is compared. Faults of state between calls
+Each fault is a small change of the sound call in ``harness.faults.model``, and its number, 1 to 39,
+is its class. A fault planted in a path makes a mutant that the harness must catch; its prediction,
+what it would put out, is compared with wrong outputs. Faults of state between calls
 (``harness.faults.state``) are paths of their own.
 """
 

@@ -1,4 +1,4 @@
-"""Faults of heads, scale and rounding: 28 to 32."""
+"""Fault models of heads, scale and rounding: classes 28 to 32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ fault = Register()
 
 
 def _kv_heads(a: Attention, kv_head: Tensor) -> Attention | None:
-    """A copy whose query heads use other KV heads."""
+    """A copy whose query heads use the KV heads ``kv_head`` ``[H]``; None without GQA."""
     group = a.case.heads // a.case.kv_heads
     if group == 1:
         return None
@@ -127,19 +127,20 @@ def scores_rounded(a: Attention) -> Attention | None:
     "sums are accumulated in bfloat16",
     "accumulate in float32",
     "pytorch#163588",
-    # Planted one slot after the other; another order ends some roundings away.
+    # The fault is planted with one slot summed after the other; a path that sums in another order
+    # ends some roundings away.
     rounding={"weight": "bfloat16", "output": "bfloat16"},
 )
 def accumulated_in_bfloat16(a: Attention) -> Attention | None:
     if a.column is not None:
-        return None  # the weights of the slots do not add up to 1 there
+        return None  # With a sink, the weights of the slots do not add up to 1.
 
     def normalise(inner: Attention, s: Tensor) -> Weights:
         weights, logsumexp = softmax(inner, s)
         return weights / weights.amax(-1, keepdim=True).clamp(min=1e-30), logsumexp
 
     def combine(inner: Attention, weights: Tensor) -> Tensor:
-        # The last column sums the weights.
+        # A column of ones is added to the values, so that the weights are summed alike.
         value = torch.nn.functional.pad(inner.value.nan_to_num(0.0, 0.0, 0.0), (0, 1), value=1.0)
         out = torch.zeros(*weights.shape[:3], value.size(-1), dtype=weights.dtype)
         for slot in range(weights.size(-1)):

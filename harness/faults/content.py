@@ -1,4 +1,4 @@
-"""Faults of what lies in the cache, and of how it is read: 23 to 27, 33 to 35."""
+"""Fault models of the cache's content and of how it is read: classes 23 to 27, 33 and 35."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _newest(a: Attention) -> Tensor:
 def one_slot_late(a: Attention) -> Attention | None:
     def normalise(inner: Attention, s: Tensor) -> Weights:
         weights, logsumexp = softmax(inner, s)
-        # A key of zeros has score 0, a value of zeros adds nothing.
+        # The hole is a slot of zeros, whose score is 0 and whose value adds nothing.
         hole = (-logsumexp).exp().unsqueeze(-1).masked_fill(~a.live, 0.0)
         return weights / (1 + hole), logsumexp
 
@@ -60,7 +60,7 @@ def leftover_block(a: Attention) -> Attention | None:
 
 @fault(
     25,
-    "NaN or inf in slots that nobody attends comes through: 0 * NaN is NaN",
+    "NaN or inf in slots that no query attends comes through: 0 * NaN is NaN",
     "replace masked values by 0 before the product, or keep the cache finite",
     "flash-attention#1745, #1395; Wan2GP PR#1628",
 )
@@ -152,12 +152,13 @@ def rotary_off_by_one(a: Attention) -> Attention | None:
 
 
 def _reread(a: Attention, offset_limit: int | None = None) -> Attention | None:
-    """Caches read from the start of their storage as if contiguous, at offsets that wrap."""
+    """A copy whose caches are read from the start of their storage as if contiguous, at offsets
+    that wrap at ``offset_limit`` elements."""
     inputs: Inputs = a.inputs
     kv_head = torch.arange(a.case.heads) // (a.case.heads // a.case.kv_heads)
     read = []
     for cache in (inputs.key_cache, inputs.value_cache):
-        # A path copies a view or reads its storage; the storage is the whole buffer's.
+        # What is read is the storage under the cache's view: the whole buffer.
         flat = cache.as_strided(
             (cache.untyped_storage().nbytes() // cache.element_size(),), (1,), 0
         )

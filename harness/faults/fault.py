@@ -1,4 +1,4 @@
-"""A fault model: something that really goes wrong in decoding, and who reported it."""
+"""Fault: something that really goes wrong in decoding, with its remedy and a public report."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from harness.paths import Path
 
 
 class FaultKind(enum.StrEnum):
-    """What shows a fault: the numbers of the output, an auxiliary result (logsumexp), or what a
-    path promises beside its numbers (graphs, state between calls)."""
+    """Where a fault shows: in the output's numbers, in an auxiliary result (the logsumexp), or in
+    what a path promises beside its numbers (one graph, no state between calls)."""
 
     OUTPUT = "output"
     AUXILIARY = "auxiliary"
@@ -24,10 +24,12 @@ Change = Callable[[Attention], "Attention | None"]
 
 @dataclass(frozen=True)
 class Fault:
-    """``change`` plants the fault in a sound call and gives None where the case cannot show it;
-    a fault of state between calls has a ``path`` instead. ``number`` is its class among the fault
-    models, ``source`` the public report behind it. A fault of ``rounding`` has fields of
-    the Precision within which a path with it stays: near a tie a value may go either way."""
+    """One fault model.
+
+    ``change`` plants the fault in a sound call and gives None where the case cannot show it; a
+    fault of state between calls has a ``path`` instead. ``number`` is the fault's class, ``source``
+    the public report behind it. A fault that rounds has in ``rounding`` the fields of ``Precision``
+    that give a budget for a path with the fault: a path may round a value near a tie either way."""
 
     name: str
     number: int
@@ -41,7 +43,7 @@ class Fault:
 
 
 class Register:
-    """The faults of one module, in their order, named after their functions."""
+    """A decorator that collects the faults of one module, each named after its function."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
@@ -55,7 +57,7 @@ class Register:
         kind: FaultKind = FaultKind.OUTPUT,
         rounding: Mapping[str, str] | None = None,
     ) -> Callable[[Change], Change]:
-        """Register the decorated function as a fault."""
+        """Register the decorated function as the ``change`` of a fault with these fields."""
 
         def register(change: Change) -> Change:
             name = change.__name__.replace("_", "-")

@@ -22,8 +22,10 @@ SOUND_EXAMPLES = 100
 
 @dataclass
 class Cell:
-    """One mutant in one dtype. ``killed_by`` is the check or verdict that caught it, None while it
-    lives; ``examples`` drawn and ``seconds`` spent until then."""
+    """One mutant in one dtype, and what it took to catch it.
+
+    ``killed_by`` is the check or verdict that caught the mutant, None while it is not caught;
+    ``examples`` cases were drawn and ``seconds`` spent until then."""
 
     fault: str
     number: int
@@ -37,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """All cells, and what sound paths were accused of on the same cases and contract."""
+    """All cells, and the false alarms: what failed of sound paths on the same cases and checks."""
 
     cells: list[Cell]
     max_examples: int
@@ -52,7 +54,8 @@ class Matrix:
 
     @property
     def median_examples(self) -> float:
-        """Examples until output faults were caught, at the median; a living one counts as all."""
+        """The median number of examples until a fault of the output was caught; a mutant that was
+        not caught counts with all its examples."""
         counts = [c.examples for c in self.cells if c.kind is FaultKind.OUTPUT]
         return statistics.median(counts) if counts else 0.0
 
@@ -64,9 +67,9 @@ def measure_power(
     seed: int,
     progress: Progress,
 ) -> Matrix:
-    """The kill matrix on drawn cases, and the sound paths on the first of them."""
+    """The kill matrix on drawn cases, and the false alarms on the first of these cases."""
     start = time.monotonic()
-    # Tensors are tiny: threads that wait for each other would cost more than they help.
+    # With tensors this tiny, threads that wait for each other would cost more than they help.
     torch.set_num_threads(1)
     cases = sampled_cases(max_examples, seed)
     cells = kill_matrix(faults, dtypes, cases, progress)
@@ -93,8 +96,10 @@ def kill_matrix(
     progress: Progress,
     only: Sequence[Scope] = tuple(Scope),
 ) -> list[Cell]:
-    """Run every mutant on the drawn cases in their order until a check catches it; contract faults
-    against the contract, with one example each."""
+    """Run every mutant on the cases, in their order, until a check catches it.
+
+    Mutants of contract faults run the checks of ``harness.verdict.contract`` instead, which counts
+    as one example."""
     cells = []
     for dtype in dtypes:
         alive: list[tuple[Cell, Path]] = []

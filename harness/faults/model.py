@@ -1,8 +1,12 @@
-"""A decode call written out densely, every step of it a value that a fault can change.
+"""The dense model of a decode call, behind ``harness.faults``: a fault changes one of its steps.
 
-The model behind ``harness.faults``. In float32 it is a decode path like any other (the sound one,
-or a mutant); in float64 it says what a fault would put out, a hypothesis about a wrong output.
-Unlike the oracle it sees the whole buffer, tail and all.
+In float32 the model is a path like any other, sound or a mutant; in float64 it gives predictions,
+what a fault would put out. Unlike the oracle it reads the whole buffer with the tail.
+
+It states the score_mods for itself. ``harness.oracle.golden``, ``harness.paths.masks`` and
+``harness.case.scores`` (scripts) state them again; these statements share no code, so that a
+mistake in one shows as a disagreement with the others, here as a false alarm. The visible slots are
+those of the oracle's rule, ``harness.case.visible``, since faults of the mask are changes of it.
 """
 
 from __future__ import annotations
@@ -82,7 +86,7 @@ class Attention:
 
     @property
     def live(self) -> Tensor:
-        """Bool ``[B, 1, 1, 1]``."""
+        """Which sequences are not idle, bool ``[B, 1, 1, 1]``."""
         return self.inputs.input_pos.view(-1, 1, 1, 1) >= 0
 
     @property
@@ -101,26 +105,26 @@ class Attention:
         return self.position[:, :, -1:] // self.case.block_size[1]
 
     def listed(self, mask: Tensor) -> Tensor:
-        """Whether any slot of each KV block is in a mask ``[..., S]``; ``[..., blocks]``."""
+        """The KV blocks of which a mask ``[..., S]`` has any slot, bool ``[..., blocks]``."""
         size = self.case.block_size[1]
         padded = torch.nn.functional.pad(mask, (0, -self.case.cache_len % size))
         return padded.unflatten(-1, (-1, size)).any(-1)
 
     def visible(self, position: Tensor, **changed: int | Tensor) -> Tensor:
-        """What live sequences would attend from other positions, or with other arguments of the
-        mask."""
+        """The slots that live sequences would attend at other positions, or with other arguments
+        of the mask, bool ``[B, 1, Q, S]``."""
         return visible(self.case, position, self.slot, **changed) & self.live
 
     def but(self, **changes: object) -> Attention:
-        """A copy with some steps changed."""
+        """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def mask(self, allowed: Tensor) -> Attention:
-        """A copy with another mask, in live sequences."""
+        """A copy in which live sequences attend the slots ``allowed`` instead, others nothing."""
         return self.but(allowed=allowed & self.live)
 
     def take_heads(self, heads: list[int]) -> Attention:
-        """A copy with some of the query heads."""
+        """A copy with only these query heads."""
         allowed = self.allowed if self.allowed.size(1) == 1 else self.allowed[:, heads]
         return self.but(
             query=self.query[:, heads],
@@ -131,7 +135,7 @@ class Attention:
         )
 
     def run(self) -> tuple[Tensor, Tensor]:
-        """Output ``[B, H, Q, Dv]`` and logsumexp, in the arithmetic's precision."""
+        """The output ``[B, H, Q, Dv]`` and the logsumexp ``[B, H, Q]``, in the model's dtype."""
         weights, logsumexp = self.normalise(self, self.scores(self))
         return self.combine(self, weights), logsumexp
 
@@ -160,19 +164,18 @@ def _shift(a: Attention, s: Tensor, shift: int) -> Tensor:
     return s + shift
 
 
-# A second statement of ``harness.oracle.golden``, on purpose: the model is a decode path too, and a
-# mistake in either shows as a false alarm.
+# The module's docstring says where the score_mods are stated again, and why.
 _SCORE_MODS: dict[str, Callable[..., Tensor]] = {
     "softcap": _softcap,
     "alibi": _alibi,
     "bias": _bias,
     "shift": _shift,
-    "sink": lambda a, s: s,  # see softmax
+    "sink": lambda a, s: s,  # The logit enters in ``softmax``.
 }
 
 
 def score_mods(a: Attention, s: Tensor) -> Tensor:
-    """The case's score_mods in their order."""
+    """The scores ``[B, H, Q, S]`` after the case's score_mods."""
     for name, arguments in a.case.scores.items():
         s = stated(_SCORE_MODS, name, "the dense model's score_mods")(a, s, **arguments)
     return s
@@ -200,7 +203,8 @@ def softmax(a: Attention, s: Tensor) -> Weights:
 
 
 def weighted_sum(a: Attention, weights: Tensor) -> Tensor:
-    """Values weighted and summed; a slot of weight 0 adds nothing, whatever it holds."""
+    """The output ``[B, H, Q, Dv]``: the weighted sum of the values, where a slot of weight 0 adds
+    nothing, even if it holds NaN."""
     finite = a.value.isfinite()
     if finite.all():
         return weights @ a.value

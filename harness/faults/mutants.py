@@ -1,4 +1,4 @@
-"""Decode paths with a fault planted, in all rows or in few."""
+"""Mutants: paths with a fault planted, in all rows of the output or in few."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.paths.calls import Call
 
 
 class Scope(enum.StrEnum):
-    """Where a fault is planted: everywhere, in the last sequence, in one head of it (the last but
-    one: a wrong group map is often right for the last), or in query tokens whose slot is the first
-    or last of a KV block."""
+    """The rows in which a fault is planted: all, those of the last sequence, those of one head of
+    it, or those of query tokens whose slot is the first or last of a KV block. The head is the last
+    but one, since a wrong map from query heads to KV heads is often right for the last."""
 
     ALL = "all"
     SEQUENCE = "sequence"
@@ -65,7 +65,7 @@ MODEL = _model(
 
 
 def mutant(fault: Fault, scope: Scope = Scope.ALL) -> Path:
-    """The dense model with the fault planted in some rows; or the fault's own path."""
+    """The dense model with the fault planted in the rows of ``scope``, or the fault's own path."""
     if fault.path is not None:
         return fault.path()
     name = fault.name if scope is Scope.ALL else f"{fault.name}@{scope}"
@@ -73,7 +73,7 @@ def mutant(fault: Fault, scope: Scope = Scope.ALL) -> Path:
 
 
 def scopes(fault: Fault) -> tuple[Scope, ...]:
-    """Where planting the fault makes sense: one with a path of its own is in its own place."""
+    """The scopes in which the fault can be planted; one with a path of its own has no choice."""
     return (
         (Scope.ALL,) if fault.path is not None or fault.kind is FaultKind.CONTRACT else tuple(Scope)
     )

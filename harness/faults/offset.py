@@ -1,4 +1,4 @@
-"""Faults of the offset and the mask: 1 to 13."""
+"""Fault models of the query offset and the mask: classes 1 to 13."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ fault = Register()
 
 
 def shifted(a: Attention, position: Tensor) -> Attention:
-    """A copy that takes another position for the query's, in mask and score_mods."""
+    """A copy in which mask and score_mods take ``position`` for the query's."""
     return a.mask(a.visible(position)).but(distance=position - a.slot)
 
 
@@ -143,7 +143,7 @@ def window_without_offset(a: Attention) -> Attention | None:
     width = _window(a)
     if not width:
         return None
-    # As wide as it takes for the window to begin where that of the query's number does.
+    # This window is as wide as it must be to begin where that of the query's number would.
     return a.mask(a.visible(a.position, window=width + a.position - a.token))
 
 
@@ -157,7 +157,8 @@ def ring_wraps_early(a: Attention) -> Attention | None:
     width = _window(a)
     if not width:
         return None
-    # A key and value differ per row here, so the lost slot's own are taken from the sums.
+    # The model cannot give rows different keys, so the slot that is lost becomes the empty one:
+    # its score is 0, and its value adds nothing.
     lost = a.allowed & ~a.visible(a.position, window=width - 1)
 
     def scores(inner: Attention) -> Tensor:

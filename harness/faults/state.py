@@ -1,5 +1,5 @@
-"""Faults that no single call's formula holds: rows never written, and state between calls: 34, 36
-to 39. Each is a decode path of its own."""
+"""Fault models that no formula of a single call can express, so that each is a path of its own:
+rows that are never written and state between calls, classes 34 and 36 to 39."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _plain(case: DecodeCase) -> str | None:
 
 
 def _unwritten_rows() -> Path:
-    """The last head's rows are left as the allocator gave them."""
+    """A path that leaves the last head's rows as the allocator gave them."""
     sound = PATHS["full-cache"]
 
     def prepare(inputs: Inputs) -> Call:
@@ -43,7 +43,7 @@ def _unwritten_rows() -> Path:
 
 
 def _int_position() -> Path:
-    """mask_mod captures a Python int."""
+    """A path whose mask_mod captures the position as a Python int."""
 
     def prepare(inputs: Inputs) -> Call:
         position = inputs.case.input_pos[0]
@@ -58,7 +58,7 @@ def _int_position() -> Path:
 
 
 def _stale_capture() -> Path:
-    """The mask of the first call of a geometry serves all later ones."""
+    """A path that uses the block mask of a geometry's first call for all later ones."""
     first: dict[object, BlockMask] = {}
 
     def prepare(inputs: Inputs) -> Call:
@@ -70,7 +70,7 @@ def _stale_capture() -> Path:
 
 
 def _first_length() -> Path:
-    """Slots beyond the first cache_len seen are not there."""
+    """A path that drops slots past the cache_len of its first call."""
     first: list[int] = []
 
     def prepare(inputs: Inputs) -> Call:
@@ -83,7 +83,7 @@ def _first_length() -> Path:
 
 
 def _mask_mutated() -> Path:
-    """Each call adds the offset to the caller's BlockMask."""
+    """A path that adds the offset to the caller's BlockMask in place, in every call."""
 
     def prepare(inputs: Inputs) -> Call:
         offset = inputs.input_pos

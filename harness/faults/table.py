@@ -1,4 +1,7 @@
-"""Faults of the block table and of split-KV decoding: 14 to 22. Silent in eager FlexAttention."""
+"""Fault models of the block table and of split-KV decoding: classes 14 to 22, and one of 32.
+
+Eager FlexAttention has neither a block table nor splits, so it cannot show them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ fault = Register()
 
 
 def _newest(a: Attention) -> Tensor:
-    """Bool ``[B, 1, 1, S]``: the slots of the block of the newest token."""
+    """The slots of the newest token's KV block, bool ``[B, 1, 1, S]``."""
     return a.block == a.current_block
 
 
@@ -82,7 +85,8 @@ def partial_block_as_full(a: Attention) -> Attention | None:
 
 
 def _page(a: Attention, page: Tensor) -> Attention:
-    """A copy whose blocks are read from other ones, ``page`` ``[blocks]`` or ``[B, 1, 1, S]``."""
+    """A copy that reads each slot's keys and values from the block ``page`` ``[B, 1, 1, S]`` in
+    place of its own."""
     size, last = a.case.block_size[1], a.case.cache_len - 1
     source = (page * size + a.slot % size).clamp(max=last).reshape(-1, 1, a.case.cache_len, 1)
     source = source.expand(*a.key.shape[:3], 1)
@@ -153,7 +157,7 @@ def page_padding_attended(a: Attention) -> Attention | None:
 
     def normalise(inner: Attention, s: Tensor) -> Weights:
         weights, logsumexp = softmax(inner, s)
-        # Keys of zeros have score 0, values of zeros add nothing.
+        # A slot of zeros has score 0, and its value adds nothing.
         extra = count * (-logsumexp).exp().unsqueeze(-1).masked_fill(~a.live, 0.0)
         return weights / (1 + extra), logsumexp
 
@@ -196,13 +200,15 @@ Merge = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def splits(a: Attention) -> Tensor:
-    """Int64 ``[S]``: the split of each slot, two halves of the buffer."""
+    """The split of each slot, int64 ``[S]``: 0 in the first half of the buffer, 1 in the second."""
     return (a.slot >= (a.case.cache_len + 1) // 2).long()
 
 
 def merged(a: Attention, merge: Merge) -> Attention:
-    """A copy whose weights come from two splits. ``merge`` gives, from the splits' largest scores,
-    sums and logsumexps ``[B, H, Q, 2]``, the factor on each split's normalised weights."""
+    """A copy whose weights are computed in two splits and merged.
+
+    ``merge`` gets the splits' largest scores, sums and logsumexps, each ``[B, H, Q, 2]``, and gives
+    the factor on each split's normalised weights."""
     member = torch.nn.functional.one_hot(splits(a), 2).bool()
 
     def normalise(inner: Attention, s: Tensor) -> Weights:

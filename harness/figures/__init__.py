@@ -1,1 +1,1 @@
-"""Pictures of what was measured, as one HTML page."""
+"""The figures: pictures of what was measured, on one HTML page."""

@@ -1,5 +1,5 @@
-"""What each figure says in words: title, what is seen, a text for those who cannot see it, and the
-numbers as a table."""
+"""The words of each figure: its title, what it shows, a text in place of the picture for those who
+cannot see it, and the numbers as a table."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Caption:
-    """``seen`` is one sentence or two; ``how`` says how it was measured; ``alt`` stands for the
-    picture; ``header`` and ``rows`` are its numbers. ``empty`` says, in place of a picture, why
-    there is none."""
+    """The words of one figure.
+
+    ``seen`` says in a sentence or two what the picture shows, and ``how`` how that was measured;
+    ``alt`` describes the picture; ``header`` and ``rows`` are its numbers as a table. ``empty``
+    says, where there is no picture, why there is none."""
 
     title: str
     seen: str
@@ -38,22 +40,22 @@ class Caption:
 
 @singledispatch
 def caption(figure: Figure) -> Caption:
-    """The words for a figure."""
+    """The caption of a figure."""
     raise NotImplementedError(type(figure).__name__)
 
 
 def number(value: float | None) -> str:
-    """Three digits; a dash for None."""
+    """A number with three digits, as text; a dash for None."""
     return "-" if value is None else f"{value:.3g}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """The names as text: ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def slot_count(side: Side) -> int:
-    """How many slots get any weight in any head."""
+    """The number of slots that get any weight in any head."""
     return sum(any(column) for column in zip(*side.weights, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The two figures that are heat maps; drawn with matplotlib."""
+"""Drawing of the two figures that are heat maps, with matplotlib."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from harness.figures.captions import slot_count
 from harness.figures.values import Attended, Cell, Matrix, Side
 
 GREY = "#666666"
-POINTS = 72  # an inch
+POINTS = 72  # in an inch, the unit of letter sizes
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def attended(figure: Attended, canvas: Canvas, narrow: bool) -> None:
-    """Attention weights of both sides, head by slot."""
+    """Draw the attention weights of both sides of the report, head by slot."""
     canvas.set_layout_engine("constrained")
     canvas.set_figheight(5.4)
     top, bottom = canvas.subplots(2, 1, sharex=True)
@@ -70,13 +70,14 @@ def _weights(axes: Axes, side: Side, slots: int) -> Any:
 
 
 def matrix(figure: Matrix, canvas: Canvas, narrow: bool) -> None:
-    """Planted faults against rules; numbers in the cells, so that none depends on its shade."""
+    """Draw planted faults against rules, with numbers in the cells, so that no cell depends on its
+    shade."""
     rows = len(figure.rows)
     groups: dict[str, list[int]] = {}
     for j, (group, _) in enumerate(figure.columns):
         groups.setdefault(group, []).append(j)
     canvas.set_layout_engine("constrained")
-    # A printed page for the wide one; a phone scrolls.
+    # The wide picture must fit on a printed page; on a phone one can scroll.
     height = min(2.0 + 0.21 * rows, 15.0 if narrow else 11.2)
     canvas.set_figheight(height)
     widths = [len(at) for at in groups.values()]
@@ -107,7 +108,8 @@ def _cells(axes: Axes, cells: list[list[Cell | None]], numbers: float) -> None:
         for j, cell in enumerate(row):
             text, share = "-", _share(cell)
             if cell is not None and cell.total:
-                # Never 100 where one run let it pass, nor 0 where one refused it.
+                # Rounding must not give 100 where one run let the fault pass, nor 0 where one run
+                # refused it.
                 text = f"{min(max(100 * share, share > 0), 100 if share == 1 else 99):.0f}"
             never = share == 0
             if never:

@@ -1,4 +1,4 @@
-"""The numbers of the figures, measured."""
+"""Measurement of the numbers that the figures show."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ SDPA_FULL = "sdpa-full"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is computed: about a minute of work, and less in tests.
+    """What to measure; the defaults take about a minute.
 
-    ``case`` has one sequence and one query token; its position is the one the finding shows.
+    ``case`` has one sequence and one query token, at the position for which attention weights are
+    shown. ``steps`` is the number of decode steps over which graphs are counted.
     """
 
     case: DecodeCase = REPORT_CASE
@@ -67,7 +68,7 @@ class Plan:
 
 
 def compute(plan: Plan, recorded: Results, device: str, progress: Progress) -> tuple[Figure, ...]:
-    """Every figure's numbers, the finding first."""
+    """Measure the numbers of every figure, in the order of the page."""
     return (
         attended(plan, device, progress),
         errors(plan, device, progress),
@@ -79,7 +80,7 @@ def compute(plan: Plan, recorded: Results, device: str, progress: Progress) -> t
 
 
 def attended(plan: Plan, device: str, progress: Progress) -> Attended:
-    """What both sides of the report attend."""
+    """The attention weights of both sides of the report."""
     progress("attention weights of both sides of the report")
     position = plan.case.input_pos[0]
     return Attended(
@@ -91,9 +92,10 @@ def attended(plan: Plan, device: str, progress: Progress) -> Attended:
 
 
 def attention_weights(path: str, case: DecodeCase, device: str) -> tuple[tuple[float, ...], ...]:
-    """The weights of a path's one query on the first slots, ``[heads][slots]``.
+    """The weights that a path's only query gives to the first slots, ``[heads][slots]``.
 
-    They are read off the path itself: if slot j holds the value e_j, the output is the weights.
+    They are read off the path's output: where slot j holds the unit vector e_j as its value, the
+    output is the attention weights.
     """
     slots = min(case.cache_len, (case.input_pos[0] // 64 + 1) * 64)
     case = case.replace(value_dim=slots)
@@ -105,7 +107,7 @@ def attention_weights(path: str, case: DecodeCase, device: str) -> tuple[tuple[f
 
 
 class Yardstick:
-    """A problem with its budgets, computed once for all paths that round alike."""
+    """A problem with its budgets, each computed once for all paths of the same precision."""
 
     def __init__(self, problem: Problem, device: str) -> None:
         self._problem, self._device = problem, device
@@ -123,7 +125,7 @@ class Yardstick:
         return self._bounds[precision]
 
     def error(self, path: Path) -> Error | None:
-        """The output's error; None where the path gives no output."""
+        """The error of a path's output; None where the path gives no output."""
         result = attempt(path, self._problem.inputs.clone().to(self._device))
         if isinstance(result, Finding):
             return None
@@ -131,7 +133,7 @@ class Yardstick:
 
 
 def errors(plan: Plan, device: str, progress: Progress) -> Errors:
-    """The error of every path over the positions of the cache."""
+    """The error of every path at several positions in the cache."""
     largest: dict[str, list[float | None]] = {name: [] for name in PATHS}
     within: dict[str, list[bool]] = {name: [] for name in PATHS}
     band = []
@@ -153,7 +155,7 @@ def errors(plan: Plan, device: str, progress: Progress) -> Errors:
 
 
 def utilisation_cases(plan: Plan, dtype: str) -> list[DecodeCase]:
-    """A few cases that use much of the budget; heads in groups, so that every path takes them."""
+    """A few cases on which paths use much of the budget; with GQA, so that every path takes any."""
     base = DecodeCase(
         cache_len=plan.cache_len, input_pos=(0,), heads=8, kv_heads=2, head_dim=64, dtype=dtype
     )
@@ -165,7 +167,7 @@ def utilisation_cases(plan: Plan, dtype: str) -> list[DecodeCase]:
 
 
 def utilisation(plan: Plan, recorded: Results, device: str, progress: Progress) -> Utilisation:
-    """The share of the budget that each sound path uses, beside the ledger's record."""
+    """The largest utilisation of each path that is not known wrong, and the ledger's record."""
     ledger, version = recorded.ledger, torch.__version__.partition("+")[0]
     shares = []
     for dtype in DTYPES:
@@ -195,7 +197,7 @@ def times(plan: Plan, device: str, progress: Progress) -> Times:
     paths = {FIXED: mode, SDPA: "eager", SDPA_FULL: "eager"}
     full = make_inputs(plan.case.replace(input_pos=(plan.case.cache_len - 1,))).to(device)
     seconds: dict[tuple[str, int], list[float]] = {}
-    # Rounds over all calls: what else the machine does falls on every one of them.
+    # Each round goes over all calls, so that other work of the machine disturbs all of them alike.
     for i in range(plan.rounds):
         progress(f"step times, round {i + 1} of {plan.rounds}")
         for name, position in itertools.product(paths, plan.time_positions):
@@ -222,7 +224,7 @@ def times(plan: Plan, device: str, progress: Progress) -> Times:
 
 
 def graphs(plan: Plan, device: str, progress: Progress) -> Graphs:
-    """Graphs against steps, for each way to tell the mask the position."""
+    """The number of graphs after each step, for several ways to tell the mask the position."""
     first = plan.case.input_pos[0]
     small = plan.case.replace(heads=1)
     inputs = [
@@ -247,7 +249,7 @@ def graphs(plan: Plan, device: str, progress: Progress) -> Graphs:
 
 
 def with_int_position(inputs: Inputs) -> Call:
-    """The full cache with a mask_mod that captures the position as a Python int."""
+    """A call over the full cache with a mask_mod that captures the position as a Python int."""
     mod = _int_causal(inputs.case.input_pos[0])
     return flex_call(inputs, fresh_block_mask(inputs, mod, inputs.case.cache_len))
 

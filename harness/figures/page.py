@@ -1,4 +1,4 @@
-"""The figures as one HTML file: pictures embedded, nothing loaded, nothing run."""
+"""The figures as one HTML file that embeds its pictures, loads nothing and runs nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 
 from harness.figures.captions import Caption
 
-# Nothing but what is in the file may be shown, and nothing may run: the browser holds it to that.
+# With this policy the browser shows nothing that is not in the file, and runs nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light; }
@@ -34,7 +34,7 @@ pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }
 
 @dataclass(frozen=True)
 class Section:
-    """A figure's words and its pictures, PNG bytes; without pictures the caption says why."""
+    """A figure's caption and its pictures as PNG bytes; without pictures the caption says why."""
 
     name: str
     caption: Caption
@@ -50,12 +50,12 @@ def page(
     date: str,
     commands: Sequence[str],
 ) -> str:
-    """The whole document.
+    """The whole HTML document.
 
     Args:
-        lead: the finding in plain words.
+        lead: a paragraph that says what the page is about.
         environment: what the numbers depend on, by name.
-        commands: what to run to make the page, and what it shows, again.
+        commands: the commands that make the page, and what it shows, again.
     """
     contents = "".join(
         f'<li><a href="#{escape(s.name)}">{escape(s.caption.title)}</a></li>' for s in sections
@@ -118,7 +118,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> s
         + "</tr>"
         for row in rows
     )
-    # Focusable, so that a wide table scrolls by keyboard too.
+    # The table can have the focus, so that a wide one can be scrolled by keyboard.
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(name)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

@@ -1,7 +1,7 @@
-"""Figures as PNGs: draws what it is given. matplotlib is for it and ``heatmaps`` alone.
+"""Drawing of the figures as PNGs; only this module and ``heatmaps`` need matplotlib.
 
-Colours are those of Okabe and Ito, "Color Universal Design" (2008); every line has a marker and a
-dash pattern of its own and its name beside it, so that none depends on colour.
+Colours are those of Okabe and Ito, "Color Universal Design" (2008). Every line has a marker and a
+dash pattern of its own and its name beside it, so that no line depends on its colour.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ COLOURS = 256
 
 
 def draw(figure: Figure, *, narrow: bool = False) -> bytes:
-    """A PNG of the figure: 1280 pixels wide, or 820 with the same letters, for a phone."""
+    """A PNG of the figure, 1280 pixels wide, or ``narrow``, 820 pixels, for a phone."""
     canvas = Canvas(figsize=(NARROW if narrow else WIDE, 4.2))
     PLOTS[type(figure)](figure, canvas, narrow)
     drawn, small = io.BytesIO(), io.BytesIO()
     canvas.savefig(drawn, format="png", dpi=200 if narrow else 160)
-    # A palette makes the file a third as large, and keeps no version of matplotlib in it.
+    # A palette makes the file a third as large, and drops the note about matplotlib's version.
     Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
         small, format="png", optimize=True
     )
@@ -53,7 +53,7 @@ def _tidy(axes: Axes, x: str, y: str) -> None:
 
 
 def _beside(canvas: Canvas, *, below: float = 0.65) -> Axes:
-    """Axes with room for names at the right; margins in inches, ``below`` the one at the bottom."""
+    """Axes with room for names at the right; ``below`` is the margin at the bottom in inches."""
     width, height = canvas.get_size_inches()
     axes: Axes = canvas.subplots()
     canvas.subplots_adjust(
@@ -63,7 +63,7 @@ def _beside(canvas: Canvas, *, below: float = 0.65) -> Axes:
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write each line's name right of the axes, as near to its end (x, y) as the others let it."""
+    """Write each line's name right of the axes, near the line's end (x, y), without overlaps."""
     inside, data = axes.transAxes.inverted(), axes.transData
     box, inch = axes.get_window_extent(), axes.figure.dpi
     line, aside = 0.15 * inch / box.height, 1 + 0.16 * inch / box.width
@@ -93,7 +93,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
 
 
 def _alike(curves: Sequence[Any], values: Callable[[Any], tuple[Any, ...]]) -> list[list[Any]]:
-    """Curves that lie on each other, together: they get one line and all their names."""
+    """Group the curves that have the same values, to be drawn as one line with all their names."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for curve in curves:
         groups.setdefault(values(curve), []).append(curve)
@@ -101,7 +101,7 @@ def _alike(curves: Sequence[Any], values: Callable[[Any], tuple[Any, ...]]) -> l
 
 
 def errors(figure: Errors, canvas: Canvas, narrow: bool) -> None:
-    """The error of each path over positions, above the band that rounding explains."""
+    """Draw the error of each path over positions, above the band that rounding explains."""
     axes = _beside(canvas, below=1.2 if narrow else 0.8)
     _tidy(axes, "position of the query", "largest error, units of the values")
     values = [v for c in figure.curves for v in (*c.largest, *figure.budget) if v]
@@ -123,7 +123,7 @@ def errors(figure: Errors, canvas: Canvas, narrow: bool) -> None:
         STYLES, _alike(figure.curves, lambda c: (c.largest, c.within)), strict=False
     ):
         colour, marker, dashes = style
-        # An exact result has no place on a log scale: it sits on the floor.
+        # An error of 0 has no place on a log scale, so it is drawn at the bottom.
         shown = [float("nan") if v is None else max(v, floor) for v in group[0].largest]
         axes.plot(figure.positions, shown, color=colour, linestyle=dashes, linewidth=1.4)
         for inside, shape in ((True, marker), (False, "x")):
@@ -144,7 +144,7 @@ def errors(figure: Errors, canvas: Canvas, narrow: bool) -> None:
 
 
 def utilisation(figure: Utilisation, canvas: Canvas, narrow: bool) -> None:
-    """Shares of the budget, a panel for each dtype."""
+    """Draw the utilisation of each path, with a panel for each dtype."""
     dtypes = list(dict.fromkeys(s.dtype for s in figure.shares))
     canvas.set_layout_engine("constrained")
     canvas.set_figheight(1.1 + 1.5 * len(dtypes))
@@ -182,7 +182,7 @@ def utilisation(figure: Utilisation, canvas: Canvas, narrow: bool) -> None:
 
 
 def times(figure: Times, canvas: Canvas, narrow: bool) -> None:
-    """Step time over positions."""
+    """Draw the time of a step over positions."""
     axes = _beside(canvas)
     _tidy(axes, "position of the query", "time of a step, ms")
     ends = []
@@ -201,7 +201,7 @@ def times(figure: Times, canvas: Canvas, narrow: bool) -> None:
 
 
 def graphs(figure: Graphs, canvas: Canvas, narrow: bool) -> None:
-    """Graphs over steps."""
+    """Draw the number of compiled graphs over steps."""
     axes = _beside(canvas)
     _tidy(axes, "decode steps taken", "graphs compiled")
     steps = range(1, len(figure.curves[0].graphs) + 1)

@@ -1,4 +1,4 @@
-"""The figures as files: one HTML page with everything in it, its pictures, and its data."""
+"""The figures as files: an HTML page with everything in it, its pictures as PNGs, and its data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ LEAD = (
 def publish(
     figures: Sequence[Figure], device: str, commands: Sequence[str], progress: Progress
 ) -> dict[str, str | bytes]:
-    """The content of each file by name; the page comes last.
+    """Draw the figures: the content of each file by name, the page last.
 
     Args:
-        commands: what made the figures, for the end of the page.
+        commands: the commands that made the figures, for the end of the page.
     """
     files: dict[str, str | bytes] = {}
     sections = []
@@ -53,10 +53,10 @@ def publish(
 
 
 def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write every file into ``folder``, made where it is missing; each whole or not at all.
+    """Write every file into ``folder``, which is made where it is missing; no file is half-written.
 
     Raises:
-        UnwritableFile: with the reason.
+        UnwritableFile: where the folder or a file cannot be written; the message has the reason.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
-"""Recorded results that the figures show: the tolerance ledger, the kill matrix, other projects'
-rules. Read strictly; what is missing is said, never drawn as if it were nothing.
+"""Recorded results that the figures show: the ledger, the kill matrix, and other projects' rules.
+
+Files are read strictly. Results that were not recorded are None, so that the figures can say so.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ SCHEMA = 1
 
 
 class ResultsError(ValueError):
-    """A file that is not what it should be; the message names the file and the field."""
+    """A file of recorded results that is malformed; the message names the file and the field."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Whether a planted fault was found, and by which verdict."""
+    """The check or verdict that caught one mutant in one dtype, or None."""
 
     fault: str
     number: int
@@ -45,7 +46,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Catch:
-    """In how many of ``total`` runs another project's rule refuses a planted fault."""
+    """The number of runs, out of ``total``, in which another project's rule catches a fault."""
 
     rule: str
     fault: str
@@ -56,7 +57,7 @@ class Catch:
 
 @dataclass(frozen=True)
 class Results:
-    """What there is; None where nothing was recorded."""
+    """All recorded results; None for those that were not recorded."""
 
     ledger: Ledger | None = None
     kills: tuple[Kill, ...] | None = None
@@ -64,10 +65,10 @@ class Results:
 
 
 def read_results(files: Iterable[Path], folder: Path = FIXTURES) -> Results:
-    """The recorded results of ``folder``, each replaced by one of ``files`` of the same kind.
+    """Read the recorded results of ``folder``, or in their place those of ``files``.
 
-    A file says by its fields what it is: ``entries`` a ledger, ``rules`` with ``cells`` the rules,
-    ``cells`` alone a kill matrix.
+    A file's fields say what it holds: ``entries`` a ledger, ``rules`` and ``cells`` other projects'
+    rules, and ``cells`` without ``rules`` a kill matrix.
 
     Raises:
         ResultsError: for a file that cannot be read, is malformed, or comes twice.
@@ -102,7 +103,7 @@ def _document(document: Any) -> tuple[str, Any]:
         return "ledger", read_ledger(document)
     if "cells" not in document:
         raise JsonError("has neither entries nor cells: no ledger, kill matrix or rules")
-    # A kill matrix and the rules of other projects hold more than is shown.
+    # Files with a kill matrix or other projects' rules have further fields, which are not shown.
     cells: Reader[list[Any]] = list_of(_catch if "rules" in document else _kill)
     found = fields(document, {"schema": one_of(SCHEMA), "cells": cells}, others=True)
     return ("catches" if "rules" in document else "kills"), tuple(found["cells"])

@@ -1,5 +1,5 @@
-"""What the figures show, as plain values: computed by ``measure``, put into words by ``captions``,
-drawn by ``plots`` and ``heatmaps``.
+"""What the figures show, as plain values, which ``measure`` computes, ``captions`` puts into words,
+and ``plots`` and ``heatmaps`` draw.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from harness.figures.results import Catch, Kill, Results
 
 @dataclass(frozen=True)
 class Side:
-    """The weights ``[heads][slots]`` that a path gives to the first slots of the cache, with the
-    position that its mask takes the query to be at."""
+    """One side of the report: the weights ``[heads][slots]`` that a path gives to the first slots
+    of the cache, and the position at which its mask takes the query to be."""
 
     path: str
     position: int
@@ -24,7 +24,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Attended:
-    """Both sides of the report: what one query at ``position`` attends."""
+    """The slots that a query at ``position`` attends, on both sides of the report."""
 
     case: str
     position: int
@@ -34,8 +34,8 @@ class Attended:
 
 @dataclass(frozen=True)
 class ErrorCurve:
-    """The largest absolute error of a path at each position, in units of the values; ``within``
-    says whether every element kept its budget. None where the path does not take the case."""
+    """The largest absolute error of a path at each position, in units of the values, or None where
+    the path gives no output; ``within`` says whether every element is within its budget."""
 
     path: str
     known_wrong: bool
@@ -45,7 +45,8 @@ class ErrorCurve:
 
 @dataclass(frozen=True)
 class Errors:
-    """Error against position; ``budget`` is the largest over the elements."""
+    """The errors of all paths over positions; ``budget`` is the largest budget of any element, in
+    units of the values."""
 
     case: str
     positions: tuple[int, ...]
@@ -55,7 +56,8 @@ class Errors:
 
 @dataclass(frozen=True)
 class Share:
-    """The largest share of the rounding budget: measured here, and in the ledger or None."""
+    """The largest utilisation of a path in a dtype: measured here, and as recorded in the ledger;
+    None where there is none."""
 
     path: str
     dtype: str
@@ -65,8 +67,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Utilisation:
-    """Shares by path and dtype. ``ledger`` says on what they were recorded; None without a
-    ledger. ``margin`` is the factor on the record from which on a path has regressed."""
+    """The utilisation of every path in every dtype.
+
+    ``ledger`` says on which torch and hardware records were made; None without a ledger. A path has
+    regressed where its utilisation exceeds its record times ``margin``."""
 
     cases: tuple[str, ...]
     shares: tuple[Share, ...]
@@ -76,7 +80,7 @@ class Utilisation:
 
 @dataclass(frozen=True)
 class Cell:
-    """Out of ``total`` runs, how many a rule refused."""
+    """The number of runs, out of ``total``, in which a rule caught a fault."""
 
     caught: int
     total: int
@@ -84,8 +88,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Planted faults (rows: name and kind) against rules (columns: whose, which). A cell is None
-    where nothing was run. ``missing`` names what was not recorded."""
+    """Planted faults against acceptance rules.
+
+    Rows are (name, kind) of faults, columns (whose rules, which rule). A cell is None where nothing
+    was run. ``missing`` has sentences about results that were not recorded."""
 
     rows: tuple[tuple[str, str], ...]
     columns: tuple[tuple[str, str], ...]
@@ -95,7 +101,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class TimeCurve:
-    """Median milliseconds of a step at each position, and ``how`` the path runs."""
+    """The median time of a path's step at each position, in milliseconds, and ``how`` it runs."""
 
     path: str
     how: str
@@ -104,7 +110,7 @@ class TimeCurve:
 
 @dataclass(frozen=True)
 class Times:
-    """Step time against position."""
+    """The time of a step over positions; each is the median of ``calls`` calls."""
 
     case: str
     device: str
@@ -116,7 +122,7 @@ class Times:
 
 @dataclass(frozen=True)
 class GraphCurve:
-    """How many graphs there are after each step, and what makes one necessary."""
+    """The number of graphs after each step, for one way to tell the mask the position."""
 
     name: str
     graphs: tuple[int, ...]
@@ -124,7 +130,7 @@ class GraphCurve:
 
 @dataclass(frozen=True)
 class Graphs:
-    """Graphs against steps; ``limit`` is where torch stops compiling."""
+    """The number of graphs over steps; torch stops compiling a function after ``limit`` graphs."""
 
     curves: tuple[GraphCurve, ...]
     limit: int
@@ -134,7 +140,8 @@ Figure = Attended | Errors | Utilisation | Matrix | Times | Graphs
 
 
 def matrix(recorded: Results) -> Matrix:
-    """Faults against rules: the harness by dtype, then the other projects' rules."""
+    """The matrix of planted faults against rules: this harness in each dtype, then the other
+    projects' rules."""
     kills, catches = recorded.kills or (), recorded.catches or ()
     numbers = {k.fault: (k.number, k.kind) for k in kills}
     names = dict.fromkeys(
@@ -172,7 +179,7 @@ def _caught(catches: list[Catch]) -> Cell | None:
 
 
 def name_of(figure: Figure) -> str:
-    """What a figure is called in files and links."""
+    """The name of a figure in files and links."""
     return type(figure).__name__.lower()
 
 

@@ -1,1 +1,1 @@
-"""A function of a user: how it is found, run, searched for failures, and tested."""
+"""A user's function: how it is loaded, run, searched for failures, and tested."""

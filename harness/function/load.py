@@ -1,4 +1,4 @@
-"""A user's function as a path: where it is found, what it declares, how it is called."""
+"""A user's function as a path: how it is loaded and called, and what it declares."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ ARGUMENTS = ("query", "key_cache", "value_cache", "input_pos")
 
 
 class TargetError(ValueError):
-    """A target that cannot be checked at all; the message says why."""
+    """A TARGET of the command line that cannot be loaded or called; the message says why."""
 
 
 @dataclass(frozen=True)
 class TargetPath(Path):
-    """A user's function. It returns one tensor: a tuple of two is not an output and a logsumexp."""
+    """A user's function as a path.
+
+    The function returns one tensor; a tuple, which from other paths is an output with a logsumexp,
+    is malformed here."""
 
     def __call__(self, inputs: Inputs) -> Result:
         call = self.bound(inputs)
@@ -44,7 +47,7 @@ class TargetPath(Path):
 
 
 def target_path(name: str, function: Function, domain: Domain, precision: Precision) -> TargetPath:
-    """The path that calls ``function`` on the cases in ``domain``."""
+    """A path that calls ``function`` and takes the cases of ``domain``."""
 
     def call(options: dict[str, Any], **tensors: Tensor) -> Tensor:
         return function(*(tensors[name] for name in ARGUMENTS), **options)
@@ -65,7 +68,7 @@ def target_path(name: str, function: Function, domain: Domain, precision: Precis
 
 
 def call_options(inputs: Inputs) -> dict[str, Any]:
-    """The keyword arguments of a call: a key for each option that the case has, no other."""
+    """The keyword arguments of a call: those of the case's mask, score_mods and scale alone."""
     case = inputs.case
     options: dict[str, Any] = dict(given_options(case))
     options |= inputs.parameters
@@ -75,10 +78,11 @@ def call_options(inputs: Inputs) -> dict[str, Any]:
 
 
 def load(spec: str) -> Function:
-    """Import TARGET's module and find the function.
+    """Import the module of a TARGET, ``spec``, and return the function.
 
     Raises:
-        TargetError: for text of another form, and for what is missing or cannot be imported.
+        TargetError: for text of another form, a module that cannot be imported, or a name that is
+            missing or no function.
     """
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
@@ -88,7 +92,7 @@ def load(spec: str) -> Function:
     except (Exception, SystemExit) as error:
         if isinstance(error, TargetError):
             raise
-        # The last frame in nobody's library: where the user's own code stands.
+        # The last frame outside importlib is where the user's module failed.
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f[0]]
         at = f" ({FilePath(frames[-1].filename).name}, line {frames[-1].lineno})"
         text = (str(error).strip().splitlines() or [""])[0]
@@ -115,7 +119,7 @@ def _functions(module: ModuleType) -> str:
 def _from_package(name: str) -> ModuleType:
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
-        # As ``python -m`` does; the console script does not.
+        # ``python -m`` puts the working directory on the path, the console script does not.
         sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
@@ -128,7 +132,7 @@ def _from_package(name: str) -> ModuleType:
 def _from_file(file: FilePath) -> ModuleType:
     if not file.is_file():
         raise TargetError(f"there is no file {file}")
-    # What lies beside it can be imported, as if it were run as a script.
+    # Modules beside the file can be imported, as if the file were run as a script.
     sys.path.insert(0, str(file.resolve().parent))
     name = file.stem if file.stem not in sys.modules else f"target_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -152,7 +156,7 @@ def declared_supports(function: Function) -> tuple[str, ...]:
 
 
 def declared_precision(given: Mapping[str, str]) -> Precision:
-    """``Precision`` from names and dtypes.
+    """The ``Precision`` that a function declares, from fields' names and dtypes.
 
     Raises:
         TargetError: for an unknown name or dtype.
@@ -170,15 +174,15 @@ def declared_precision(given: Mapping[str, str]) -> Precision:
 
 
 def check_signature(function: Function, features: tuple[str, ...]) -> None:
-    """See that the function takes four positional arguments and the options of its features.
+    """Raise unless the function takes four positional arguments and the options of its features.
 
     Raises:
-        TargetError: saying what it cannot take.
+        TargetError: for another signature; the message says with what it cannot be called.
     """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        return  # compiled code may not say
+        return  # A function written in C may have no signature that can be read.
     options = dict.fromkeys(options_of(features))
     try:
         signature.bind(*ARGUMENTS, **options)

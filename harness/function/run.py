@@ -1,5 +1,7 @@
-"""One run of a user's function on one case, in this process. What goes in and what comes out are
-plain values, so that the run can as well happen in a worker."""
+"""One run of a user's function on one case, in this process.
+
+Arguments and results of a run are plain values, so that it can happen in a worker process too.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +31,17 @@ from harness.paths import PATHS, Path
 from harness.support.environment import environment
 from harness.verdict import Finding, Problem, Verdict, judge
 
-# Of the blocks in which a kernel may go through the cache.
+# The sizes of blocks in which a kernel may go through the cache, the likeliest first.
 BLOCKS = (128, 64, 32, 16, 256)
 FURTHER = 200
 
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """What to run: a target (a user's function, or a path by name), and what its user says about
-    it. ``supports`` and ``precision`` replace the function's own attributes where they are not
-    None."""
+    """What to run, ``target`` (a user's function, or a path by name), and what its user declares.
+
+    ``supports`` and ``precision`` replace the function's own attributes where they are not None;
+    ``head_dims``, ``cache_len`` and ``dtypes`` are those of the function's domain."""
 
     target: str
     device: str = "cpu"
@@ -49,11 +52,11 @@ class TargetSpec:
     dtypes: tuple[str, ...] = Domain.dtypes
 
     def domain(self, features: tuple[str, ...]) -> Domain:
-        """What may be drawn for a function with these features."""
+        """The domain of the function if it declares these features."""
         return Domain(features, self.head_dims, self.cache_len, self.dtypes)
 
     def to_json(self) -> str:
-        """As JSON."""
+        """The specification as JSON text."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -67,7 +70,7 @@ class TargetSpec:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known once the target is loaded."""
+    """What is known of a loaded target: its features, its precision, and where it runs."""
 
     features: tuple[str, ...]
     environment: dict[str, Any]
@@ -75,16 +78,19 @@ class Facts:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Facts:
-        """Read what ``dataclasses.asdict`` and JSON made of one."""
+        """Read what ``dataclasses.asdict`` gave, after a way through JSON."""
         precision = Precision(**values["precision"])
         return cls(tuple(values["features"]), values["environment"], precision)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run found. ``invalid`` is the reason why nobody can be held to the case, or "";
-    ``utilisation`` is None where no numbers came back; ``names`` are faults that explain the
-    numbers, best first, with ``sentences`` for a reader."""
+    """What one run found.
+
+    ``invalid`` is the reason why no implementation can be judged on the case, or "";
+    ``utilisation`` is None where no numbers came back. ``names`` are those of the faults that
+    explain the numbers, the best first, and ``sentences`` the diagnosis as text. ``graphs`` counts
+    the graphs that were compiled for the case's geometry."""
 
     findings: tuple[Finding, ...] = ()
     invalid: str = ""
@@ -100,7 +106,7 @@ class Outcome:
 
     @property
     def explicable(self) -> bool:
-        """Whether there are numbers that a fault may explain."""
+        """Whether a fault may explain the verdict, so that a diagnosis is worth while."""
         numbers = (Verdict.WRONG, Verdict.NONFINITE, Verdict.LEAK, Verdict.NONDETERMINISTIC)
         return self.verdict in numbers and self.utilisation is not None
 
@@ -110,16 +116,16 @@ class Outcome:
         return self.verdict is other.verdict and (not other.names or other.names[0] in self.names)
 
     def explained_by(self, other: Outcome) -> Outcome:
-        """These findings with another outcome's explanation."""
+        """This outcome with the diagnosis of another one."""
         return dataclasses.replace(self, names=other.names, sentences=other.sentences)
 
     def to_values(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
+        """The outcome in plain values that JSON can hold."""
         return {**vars(self), "findings": [vars(finding) for finding in self.findings]}
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Outcome:
-        """Read what ``to_values`` and JSON made of one."""
+        """Read what ``to_values`` gave, after a way through JSON."""
         found = tuple(Finding(Verdict(f["verdict"]), f["evidence"]) for f in values["findings"])
         names, sentences = tuple(values["names"]), tuple(values["sentences"])
         return cls(**{**values, "findings": found, "names": names, "sentences": sentences})
@@ -127,10 +133,10 @@ class Outcome:
 
 @dataclass
 class LocalRunner:
-    """A loaded target, run in this process. ``write_down`` gets each case before it runs.
+    """Loads a target and runs it in this process; ``write_down`` gets each case before it runs.
 
     Raises:
-        TargetError: where the target cannot be loaded or declares what cannot be.
+        TargetError: where the target cannot be loaded, or declares something unknown.
     """
 
     spec: TargetSpec
@@ -158,7 +164,7 @@ class LocalRunner:
         self.facts = Facts(features, environment(spec.device), precision)
 
     def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
-        """Judge the target on ``case``. A time limit needs a worker; here it is ignored."""
+        """Judge the target on ``case``; ``timeout`` is ignored, since it would need a worker."""
         device = self.spec.device
         self.write_down(case)
         try:
@@ -173,15 +179,15 @@ class LocalRunner:
         )
 
     def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
-        """``outcome`` with the faults that explain it; ``brief``, without drawing further cases.
+        """``outcome`` with a diagnosis; with ``brief``, without drawing further cases.
 
-        Every block size that a kernel may have is tried, since the case does not tell the target
-        one; that which explained something comes first the next time.
+        Faults at block edges depend on the block size of the target's kernel, which is not known,
+        so several are tried. One with which a fault was found comes first the next time.
         """
         if not outcome.explicable:
             return outcome
         threads = torch.get_num_threads()
-        # Many tiny tensors: threads that wait for each other would take most of the time.
+        # With many tiny tensors, threads that wait for each other would take most of the time.
         torch.set_num_threads(1)
         try:
             diagnosis = self._diagnosis(Problem.of(case), brief)
@@ -208,7 +214,7 @@ class LocalRunner:
 
     @functools.cached_property
     def _further(self) -> list[DecodeCase]:
-        """Cases to tell faults apart; none where Hypothesis is missing."""
+        """Further cases that tell faults apart; none where Hypothesis is not installed."""
         if importlib.util.find_spec("hypothesis") is None:
             return []
         from harness.strategies.functions import domain_cases

@@ -1,4 +1,4 @@
-"""The search for a case on which a user's function fails, and what came of it."""
+"""The search for a case on which a user's function fails, and its result."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from harness.function.shrink import shrink
 from harness.support.progress import Progress
 from harness.verdict import Verdict
 
-# Shrinking is for the reader's sake; a minute of it is what a reader waits for.
+# Shrinking only makes the case easier to read, and is worth no more than a minute of waiting.
 _SHRINK_SECONDS = 60.0
 _SHRINK_HANG_SECONDS = 20.0
 _PROGRESS_EVERY = 2.0
 
 
 class Runner(Protocol):
-    """Runs the target on a case: ``LocalRunner`` here, ``Worker`` in a process of its own."""
+    """Runs the target on cases: ``LocalRunner`` in this process, ``Worker`` in one of its own."""
 
     facts: Facts
 
     def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
-        """What was found."""
+        """Judge the target on ``case``, within ``timeout`` seconds where the runner can end it."""
 
     def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
-        """The same with the faults that explain it."""
+        """``outcome`` with a diagnosis; with ``brief``, without drawing further cases."""
 
 
 @dataclass
 class Tally:
-    """Figures of a search: how many examples were judged, with which features, and how near to
-    the budget they came; ``unsupported`` and ``invalid`` ones count for nothing else."""
+    """Counts of a search: how many examples were judged, with which features, how near to the
+    budget they came, and the graphs of each geometry. ``unsupported`` cases, by reason, and
+    ``invalid`` ones are no examples. ``slowest`` is in seconds."""
 
     examples: int = 0
     features: Counter[str] = field(default_factory=Counter)
@@ -49,7 +50,7 @@ class Tally:
     slowest: float = 0.0
 
     def add(self, case: DecodeCase, outcome: Outcome, seconds: float) -> None:
-        """Count one run."""
+        """Count one run, which took ``seconds``."""
         if outcome.invalid:
             self.invalid += 1
             return
@@ -70,8 +71,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a check found. ``case`` is the smallest failing one, shrunk from ``drawn``; both are
-    None where none fails. ``seconds`` is wall time."""
+    """What a search found.
+
+    ``case`` is the smallest case found that fails, shrunk from ``drawn``; both are None where no
+    case fails. ``seconds`` is wall time."""
 
     spec: TargetSpec
     facts: Facts
@@ -90,12 +93,12 @@ class SearchResult:
 
     @property
     def repro(self) -> str | None:
-        """The command that shows the failing case again."""
+        """The command that runs the failing case again, or None where no case fails."""
         return None if self.case is None else repro_command(self.spec, self.case)
 
 
 def repro_command(spec: TargetSpec, case: DecodeCase) -> str:
-    """``python -m harness check TARGET --case ID`` with the options it takes."""
+    """The command ``python -m harness check TARGET --case ID`` with the options that it needs."""
     words = ["python", "-m", "harness", "check", spec.target, "--case", str(case)]
     if spec.supports is not None:
         words += ["--supports", ",".join(spec.supports)]
@@ -121,8 +124,8 @@ def check(
     """Run the target on ``cases`` until one fails, and shrink that one.
 
     Args:
-        max_examples: cases to draw at most.
-        seconds: of wall time after which no further case is drawn.
+        max_examples: the most cases to draw.
+        seconds: wall time after which no further case is drawn.
         shrinks: whether to look for a smaller failing case.
     """
     start = time.monotonic()
@@ -164,10 +167,10 @@ def _runs(
 def _smallest(
     runner: Runner, spec: TargetSpec, case: DecodeCase, outcome: Outcome, tally: Tally
 ) -> tuple[DecodeCase, Outcome]:
-    """The smallest case with the same verdict and the same leading diagnosis.
+    """The smallest case found with the same verdict and the same leading fault in its diagnosis.
 
-    A hang is shrunk with a time limit of its own, and what remains has to hang for the whole of
-    the real one.
+    A hang is shrunk with a shorter time limit, and the case that results must then hang for the
+    whole of the real one.
     """
     hangs = outcome.verdict is Verdict.TIMEOUT
     domain = spec.domain(runner.facts.features)

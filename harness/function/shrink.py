@@ -1,8 +1,9 @@
-"""From a failing case to one that a person can hold in the head.
+"""Shrinking: from a failing case to a small one that a person can understand.
 
-A walk over fields, not Hypothesis's shrinker: it also holds where the failure comes and goes,
-ends the process, or takes a time limit to see, and its spec is that of a reader: batch, query
-tokens, cache, heads, positions, options, values.
+It lowers one field after the other, in an order that suits a reader: batch, query tokens, heads,
+positions, cache length, mask, score_mods, values. Hypothesis's shrinker is not used, since it
+expects failures that are deterministic and quick, and these may come and go, end the process, or
+show only in a time limit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ Reduction = Callable[[DecodeCase], Iterator[dict[str, Any]]]
 
 
 def _below(value: int, least: int) -> Iterator[int]:
-    """Least, halves, one less: few steps wherever the smallest failing value lies."""
+    """Smaller values: the least one, then ever closer to ``value`` by halving the distance, so that
+    few steps find the smallest failing value wherever it lies."""
     step = value - least
     while step > 0:
         yield value - step
@@ -35,7 +37,7 @@ def _batch(case: DecodeCase) -> Iterator[dict[str, Any]]:
 def _q_len(case: DecodeCase) -> Iterator[dict[str, Any]]:
     for q_len in _below(case.q_len, 1):
         yield {"q_len": q_len}
-        # The last query tokens, where the first ones do not show it.
+        # Keep the last query tokens instead, since the first ones may not show the failure.
         skipped = case.q_len - q_len
         yield {
             "q_len": q_len,
@@ -58,7 +60,8 @@ def _cache_len(case: DecodeCase) -> Iterator[dict[str, Any]]:
 
 
 def _positions(case: DecodeCase) -> Iterator[dict[str, Any]]:
-    """All sequences at once, then each; the cache ends as far behind them as it did."""
+    """Lower the positions of all sequences at once, with the free slots behind them kept or not,
+    then those of each."""
     highest = max(case.input_pos)
     for lower in _below(highest, 0):
         moved = tuple(p if p < 0 else max(0, p - highest + lower) for p in case.input_pos)
@@ -71,7 +74,7 @@ def _positions(case: DecodeCase) -> Iterator[dict[str, Any]]:
 
 
 def _lowered(kind: Kind, arguments: Mapping[str, int]) -> Iterator[str]:
-    """The kind with one argument lowered, and the others as they are."""
+    """The kind with one of its arguments lowered, as text of a case id."""
     for name, argument in kind.arguments.items():
         if argument.lowers:
             for lower in _below(arguments[name], argument.low):
@@ -80,7 +83,7 @@ def _lowered(kind: Kind, arguments: Mapping[str, int]) -> Iterator[str]:
 
 def _mask(case: DecodeCase) -> Iterator[dict[str, Any]]:
     kind, arguments = case.mask_kind, case.mask_arguments
-    # Kinds that do with fewer of the arguments, causal first.
+    # Kinds that need only some of the arguments are simpler; causal, which needs none, is first.
     for simpler in sorted(MASKS.values(), key=lambda other: len(other.arguments)):
         if simpler.arguments.keys() < kind.arguments.keys():
             yield {"mask": simpler.text(arguments)}
@@ -99,7 +102,7 @@ def _score(case: DecodeCase) -> Iterator[dict[str, Any]]:
 
 
 def _to(name: str, *simpler: Any) -> Reduction:
-    """One of these values, the simplest first, of which the present one may be the last."""
+    """A reduction that tries these values of a field, the simplest first, up to the present one."""
 
     def reduction(case: DecodeCase) -> Iterator[dict[str, Any]]:
         present = getattr(case, name)
@@ -152,7 +155,7 @@ REDUCTIONS: tuple[Reduction, ...] = (
 
 
 def _changed(case: DecodeCase, changes: dict[str, Any]) -> Iterator[DecodeCase]:
-    """The case with changes; a needle stays where it is, or moves along with the positions."""
+    """The case with changes, where a needle stays at its slot or moves along with the positions."""
     name, numbers = Spec.parse_one(case.probe)
     variants = [changes]
     if name == "needle" and "probe" not in changes:
@@ -172,9 +175,9 @@ def _changed(case: DecodeCase, changes: dict[str, Any]) -> Iterator[DecodeCase]:
 
 
 def shrink(case: DecodeCase, still: Callable[[DecodeCase], bool | None]) -> DecodeCase:
-    """The smallest case found of which ``still`` holds, starting from one of which it does.
+    """The smallest case found that still fails, starting from ``case``, which fails.
 
-    ``still`` returns None to end the search.
+    ``still(smaller)`` says whether a smaller case still fails, or returns None to end the search.
     """
     tried = {case}
     before = None

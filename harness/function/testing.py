@@ -1,4 +1,4 @@
-"""For tests: assertions whose messages say what was found, how to see it again and keep it."""
+"""Assertions for tests, whose messages give findings, case id, and the command to run it again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.verdict import Finding, Problem, Verdict, judge
 
 
 def assert_clean(path: str, case: DecodeCase, findings: Sequence[Finding]) -> None:
-    """Fail if anything was found of ``path`` on ``case``.
+    """Fail if there are findings of ``path`` on ``case``.
 
     Raises:
         AssertionError: with each finding, the case id, the repro command, and how to keep the case.
@@ -45,8 +45,8 @@ def _found(name: str, findings: Sequence[Finding]) -> list[str]:
 
 @dataclass
 class Record:
-    """What the running test has seen: the largest utilisation of the rounding budget, and the
-    latest case that failed. The pytest plugin empties it before each test."""
+    """What ``assert_decodes`` saw in the running test: the largest utilisation of the budget, and
+    the latest case that failed. The pytest plugin empties the record before each test."""
 
     utilisation: float | None = None
     failed: DecodeCase | None = None
@@ -62,25 +62,28 @@ def assert_decodes(
     device: str = "cpu",
     precision: Mapping[str, str] | None = None,
 ) -> None:
-    """Fail unless ``function``, of the signature that ``check`` takes, is right on ``case``.
+    """Fail unless ``function`` is right on ``case``.
 
-    A case that the function answers with NotImplementedError, or that nobody can be held to, is
-    left out: rejected while Hypothesis draws, else skipped.
+    The function has the signature that ``python -m harness check`` takes. Where it raises
+    NotImplementedError, or where no implementation can be judged on the case, the case is left out:
+    Hypothesis rejects the example, or else pytest skips the test.
 
     Args:
-        precision: what the function declares of its arithmetic, instead of its attribute.
+        precision: the dtypes in which the function declares to compute, by fields of ``Precision``,
+            instead of its attribute ``precision``.
 
     Raises:
         AssertionError: with each finding, the case id and, for a function that can be imported,
             the repro command.
-        ValueError: for a case that no function of this signature is asked for.
+        ValueError: for a case that is outside the domain of every user's function.
     """
     __tracebackhide__ = True
     if reason := outside(case):
         raise ValueError(f"{case}: {reason}")
     given = getattr(function, "precision", {}) if precision is None else precision
     name = getattr(function, "__qualname__", type(function).__name__)
-    # Two closures of one function may have the same name, and would share a compiled graph.
+    # The name has the id, since two closures of one function may have the same name and would then
+    # share a compiled graph.
     path = target_path(
         f"{name}@{id(function)}", function, Domain.around(case), declared_precision(given)
     )
@@ -110,13 +113,13 @@ def _leave_out(reason: str) -> None:
     if hypothesis is not None and hypothesis.currently_in_test_context():
         hypothesis.event(f"left out: {reason}")
         hypothesis.reject()
-    import pytest  # noqa: PLC0415  # whoever comes here runs it already
+    import pytest  # noqa: PLC0415  # Only tests get here, so pytest is installed.
 
     pytest.skip(reason)
 
 
 def _target_of(function: Callable[..., Any]) -> str | None:
-    """``check``'s TARGET for a function that it can import, or None."""
+    """The TARGET with which ``check`` can import a function, or None where it cannot."""
     name, module = getattr(function, "__qualname__", "<"), getattr(function, "__module__", "")
     if "<" in name:
         return None

@@ -1,4 +1,4 @@
-"""What a check found, as text for a terminal and as JSON."""
+"""The result of ``check``, as text for a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 100
 
 
 def render(result: SearchResult) -> str:
-    """The answer for a terminal; its first word is the verdict."""
+    """The result as text for a terminal, whose first word is the verdict."""
     lines = [f"{result.verdict} {result.spec.target}"]
     for finding in result.outcome.findings:
         lines += _wrapped(f"{finding.verdict}: {finding.evidence}")
@@ -41,7 +41,7 @@ def _figures(result: SearchResult) -> Iterator[str]:
     tally = result.tally
     examples = f"{tally.examples} in {result.seconds:.1f} s"
     if tally.invalid:
-        examples += f"; {tally.invalid} that nobody could be held to"
+        examples += f"; {tally.invalid} on which no implementation can be judged"
     yield f"examples   {examples}"
     covered = ", ".join(f"{name} {tally.features[name]}" for name in result.facts.features)
     yield from _wrapped(covered or "none declared", label="features")
@@ -56,7 +56,7 @@ def _figures(result: SearchResult) -> Iterator[str]:
 
 
 def to_json(result: SearchResult) -> str:
-    """The answer as JSON; a figure that is not finite is null."""
+    """The result as JSON; a number that is not finite is null."""
     tally, outcome = result.tally, result.outcome
     document: dict[str, Any] = {
         "target": result.spec.target,

@@ -1,10 +1,10 @@
-"""A process of its own for a function that may crash, hang, exhaust memory, print or exit.
+"""Worker: a process of its own for a function that may crash, hang, exhaust memory, print or exit.
 
-Two processes: a nursery that has imported what every run needs and nothing of the user's, and
-its child, which loads the target and runs cases. When the child dies the nursery forks another
-one, in milliseconds instead of the seconds that importing torch takes. Cases and outcomes travel
-over a socket, tensors never; the child makes its inputs and judges itself. Its answers are JSON,
-since nothing that comes out of a process gone wrong is to be unpickled.
+There are two processes: a nursery, which has imported what every run needs and nothing of the
+user's, and its child, which loads the target and runs cases. When the child dies, the nursery forks
+another one, in milliseconds instead of the seconds that importing torch takes. Cases and outcomes
+travel over a socket, but no tensors: the child makes the inputs and judges the output. Its answers
+are JSON, since unpickling what a broken process sends is not safe.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from harness.function.load import TargetError
 from harness.function.run import Facts, LocalRunner, Outcome, TargetSpec, poisoned
 from harness.verdict import Finding, Verdict
 
-# A child that nobody ended in time ends itself: its parent may have been killed.
+# A child ends itself so many seconds after its time limit, since its parent may have been killed.
 _GRACE = 30
 _LOAD_TIMEOUT = 300.0
 _EXPLAIN_TIMEOUT = 120.0
 _OUTPUT_KEPT = 4096
 # A target gets this much address space beyond what the child has when it starts, or half of the
-# machine's memory where that is less; each thread reserves an arena without using it.
+# machine's memory where that is less. There is more for each thread, which reserves an arena of
+# addresses without using it.
 _MEMORY = 4 * 2**30
 _MEMORY_PER_THREAD = 256 * 2**20
 _RESTART = 75  # exit status by which a child asks for a successor
@@ -59,7 +60,8 @@ class Worker:
         ours, theirs = Pipe()
         self._channel = ours
         arguments = json.dumps([theirs.fileno(), sys.path])
-        # A session of its own: Ctrl-C reaches us alone, and the children end with the group.
+        # The processes get a session of their own, so that Ctrl-C does not reach them and all of
+        # them can be ended as one group.
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, arguments],
             stdin=subprocess.DEVNULL,
@@ -81,7 +83,12 @@ class Worker:
             raise
 
     def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
-        """Judge the target on ``case`` in the child, within ``timeout`` seconds or the worker's."""
+        """Judge the target on ``case`` in the child, within ``timeout`` seconds; by default the
+        worker's own limit.
+
+        Raises:
+            TargetError: where the worker's processes are gone, or the target no longer loads.
+        """
         if self._child is None:
             self._await_child()
         limit = self._timeout if timeout is None else timeout
@@ -95,8 +102,8 @@ class Worker:
         return Outcome.from_values(reply["outcome"])
 
     def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
-        """``outcome`` with the faults that explain it, or as it is where looking for them kills the
-        child or takes too long."""
+        """``outcome`` with a diagnosis, or as it is where the diagnosis kills the child or takes
+        too long."""
         if not outcome.explicable:
             return outcome
         if self._child is None:
@@ -108,7 +115,7 @@ class Worker:
             self._child = None
         else:
             explained = Outcome.from_values(reply["outcome"])
-            # The child may have failed meanwhile: the findings are those of the run.
+            # The child may have failed during the diagnosis, so the findings are those of the run.
             return outcome.explained_by(explained)
         return outcome
 
@@ -161,7 +168,8 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child, signal.SIGKILL)
         self._child = None
-        # The answer may have come just now; what follows it is the news of the death.
+        # The child's answer may have come just before it was killed; the nursery's message about
+        # its death then follows.
         while (reply := self._receive(_GRACE)) is not None and "died" not in reply:
             pass
 
@@ -183,12 +191,14 @@ class Worker:
                 del self._output[:-_OUTPUT_KEPT]
 
     def _last_output(self) -> str:
-        """Where Python was, as faulthandler says; or else the last line that was printed."""
-        time.sleep(0.05)  # the reader may be a moment behind
+        """Where Python was when the child died, as faulthandler printed it, or else the last line
+        of the output."""
+        time.sleep(0.05)  # The thread that reads the output may be a moment behind.
         text = self._output.decode(errors="replace")
         frames = re.findall(r'File "(.*)", line (\d+) in (\S+)', text)
         if frames:
-            # The innermost one of the user's own; a crash is mostly in a library that it calls.
+            # The innermost frame outside libraries says most: a crash is mostly in a library that
+            # the user's function calls.
             libraries = (sys.prefix, sys.base_prefix)
             own = [frame for frame in frames if not frame[0].startswith(libraries)]
             file, line, function = (own or frames)[0]
@@ -202,7 +212,7 @@ def _found(verdict: Verdict, evidence: str) -> Outcome:
 
 
 def nursery(fd: int) -> None:
-    """Fork a child, and another whenever one dies, until nobody asks any more."""
+    """Fork a child, and another one whenever it dies, until it ends because the parent is gone."""
     channel = Connection(fd)
     spec = TargetSpec.from_json(channel.recv_bytes().decode())
     while True:
@@ -217,8 +227,8 @@ def nursery(fd: int) -> None:
 
 
 def _child(channel: Connection, spec: TargetSpec) -> None:
-    """Load the target and run cases; leaves the process, by status 0 where there is no more to
-    do."""
+    """Load the target and run cases; then leave the process, with status 0 where the target cannot
+    be loaded or the parent is gone."""
     _limit_memory(spec)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     faulthandler.enable()
@@ -244,7 +254,7 @@ def _child(channel: Connection, spec: TargetSpec) -> None:
         except MemoryError:
             outcome, spoilt = _found(Verdict.OOM, "left no memory to judge its result"), True
         except Exception as error:
-            # What a target broke may show only while its result is looked at.
+            # What a target broke in the process may raise only while its result is judged.
             text = f"its result cannot be judged: {type(error).__name__}: {error}"
             outcome, spoilt = _found(Verdict.ERROR, text.splitlines()[0]), True
         signal.alarm(0)
@@ -255,10 +265,10 @@ def _child(channel: Connection, spec: TargetSpec) -> None:
 
 
 def _limit_memory(spec: TargetSpec) -> None:
-    """Make a target that exhausts memory fail to allocate, before the machine does."""
+    """Limit the address space, so that a target that exhausts memory fails and not the machine."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     statm = Path("/proc/self/statm")
-    # CUDA reserves more addresses than there is memory.
+    # There is no limit on CUDA, which reserves more addresses than there is memory.
     if spec.device != "cpu" or not statm.exists():
         return
     page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")

@@ -1,1 +1,1 @@
-"""What a team runs before a merge."""
+"""The gate: everything worth running before a merge that touches attention."""

@@ -1,4 +1,4 @@
-"""One thing that a gate checks, and the processes in which it does."""
+"""What a gate checks, one item at a time, and the processes in which it runs the paths."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ TIMEOUT = 300.0
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that was checked. ``verdict`` OK passes; ``notice`` is worth saying and passes;
-    ``not_run`` is the reason why nothing was checked, or "". ``why`` explains, ``repro`` repeats.
+    """One thing that was checked.
+
+    A ``notice`` is shown in the summary and passes whatever its verdict. ``not_run`` is the reason
+    why nothing was checked, or "". ``why`` is the diagnosis, ``repro`` the command that runs the
+    case again, or the case itself, and ``path`` the path that was judged, or "".
     """
 
     name: str
@@ -37,7 +40,7 @@ class Item:
 
 @dataclass
 class Step:
-    """Checks of one kind; ``counted`` says how many single verdicts they stand for."""
+    """One step of the gate: items of one kind, and the number of verdicts behind them."""
 
     name: str
     items: list[Item] = field(default_factory=list)
@@ -46,26 +49,26 @@ class Step:
 
     @property
     def failures(self) -> list[Item]:
-        """What makes the gate red."""
+        """The items that make the gate red."""
         return [item for item in self.items if item.failed]
 
 
 class Paths:
-    """Runs every path in a process of its own, which is replaced when it dies; or here."""
+    """Runs every path in a process of its own, which is replaced when it dies, or in this one."""
 
     def __init__(self, device: str, isolated: bool) -> None:
         self.device, self.isolated = device, isolated
         self._runners: dict[str, Worker | LocalRunner] = {}
 
     def of(self, name: str) -> Worker | LocalRunner:
-        """The runner of one path."""
+        """The runner of one path, made when it is first needed."""
         if name not in self._runners:
             spec = TargetSpec(name, self.device)
             self._runners[name] = Worker(spec, TIMEOUT) if self.isolated else LocalRunner(spec)
         return self._runners[name]
 
     def judge(self, name: str, case: DecodeCase, *, explain: bool) -> Item:
-        """One path on one case."""
+        """Judge one path on one case; with ``explain``, with a diagnosis where it fails."""
         start = time.monotonic()
         runner = self.of(name)
         outcome = runner.run(case)

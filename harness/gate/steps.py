@@ -1,7 +1,7 @@
-"""What a team runs before a merge that touches attention: checks in order of their value.
+"""The gate, to be run before a merge that touches attention: its steps, the most telling first.
 
-Kept cases and known failures first, then the compile contract, probes, the ledger, proof that this
-very run can fail, and drawn cases until the time is up.
+These are kept cases, the compile contract, probes, proof that this very run can fail, the ledger,
+known failures of torch, and drawn cases until the time is up.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ _FUZZ_BATCH = 50
 
 @dataclass
 class Gate:
-    """A run: ``seconds`` of budget, from now; ``excluded`` counts drawn cases left out because
-    torch is known to be wrong there."""
+    """One run of the gate, which may take ``seconds`` from now.
+
+    ``ledger`` is the one to compare with, if any. ``excluded`` counts, by known failure, the cases
+    left out because torch is known to be wrong there."""
 
     device: str
     seconds: float
@@ -64,18 +66,18 @@ class Gate:
 
     @property
     def left(self) -> float:
-        """Seconds of the budget that are left."""
+        """The seconds that are left of the time for this run."""
         return max(0.0, self._end - time.monotonic())
 
     @property
     def failures(self) -> list[Item]:
-        """Everything that makes it red."""
+        """The items of all steps that make the gate red."""
         return [item for step in self.steps for item in step.failures]
 
     def run(self) -> None:
-        """All steps, or as many as there is time for; drawing takes what is left.
+        """Run all steps, or as many as there is time for; drawn cases take the time that is left.
 
-        ``steps`` holds what was done, also where this is interrupted.
+        ``steps`` holds what was done, even where the run is interrupted.
         """
         try:
             for name, items in PLAN.items():
@@ -94,7 +96,7 @@ class Gate:
             self.paths.close()
 
     def _run(self, path: Path, case: DecodeCase, step: Step) -> Item:
-        """One verdict; the first failure of a path in each step is explained."""
+        """Judge a path on a case; only the first failure of a path in each step is diagnosed."""
         step.counted += 1
         known = any(item.path == path.name for item in step.failures)
         return self.paths.judge(path.name, case, explain=not known)
@@ -143,7 +145,7 @@ class Gate:
                 yield Item(f"{text},dtype={dtype}", evidence="every needle, uniform, integers")
 
     def _judged(self, case: DecodeCase, step: Step) -> Iterator[Item]:
-        """Every sound path on a case, without what torch is known to do wrong."""
+        """Judge every sound path on a case, except where torch is known to be wrong."""
         for path, problem in ((p, x) for p in self.sound for x in fitted([case], p)):
             if path.unsupported(problem.case, self.device):
                 continue
@@ -197,7 +199,8 @@ class Gate:
             yield Item("ledger", evidence="every entry has a record")
 
     def _known(self, step: Step) -> Iterator[Item]:
-        """Scripts of FINDINGS.md: 1 while the defect is there, 0 once it is fixed."""
+        """Run the scripts of FINDINGS.md, which exit with 1 while the defect is there and with 0
+        once it is fixed."""
         for script in sorted(SCRIPTS.glob("*/script.py")):
             name = script.parent.name
             if self.device != "cpu":
@@ -229,7 +232,7 @@ class Gate:
             yield Item(f"drawn with seed {run}", evidence=f"{step.counted} verdicts so far")
 
 
-# What a run consists of, in order.
+# The steps of a run, in their order.
 PLAN: dict[str, Callable[[Gate, Step], Iterator[Item]]] = {
     "kept cases": Gate._kept,
     "compile contract": Gate._contract,

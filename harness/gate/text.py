@@ -1,4 +1,4 @@
-"""A gate's result as Markdown for a pull request, as JUnit XML and as JSON."""
+"""The result of a gate as Markdown for a pull request, as JUnit XML and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = 10
 
 
 def headline(gate: Gate, interrupted: bool) -> str:
-    """Red or green, in one line."""
+    """The result in one line: red or green, and the number of verdicts."""
     count, failures = sum(step.counted for step in gate.steps), len(gate.failures)
     if failures:
         word = "RED"
@@ -28,7 +28,7 @@ def headline(gate: Gate, interrupted: bool) -> str:
 
 
 def to_markdown(gate: Gate, command: str, interrupted: bool) -> str:
-    """The summary: what failed and why, the steps, what was not run, how to run it again."""
+    """A summary: what failed and why, the steps, what was not run, and how to run it again."""
     return "\n".join(_lines(gate, command, interrupted)) + "\n"
 
 
@@ -78,7 +78,8 @@ def _failure(item: Item) -> Iterator[str]:
 
 
 def to_junit(gate: Gate, command: str, interrupted: bool) -> str:
-    """A suite a step, a case an item; what was not run is skipped, with its reason."""
+    """JUnit XML with a suite for each step and a test case for each item; items that were not run
+    are skipped with the reason."""
     root = ElementTree.Element("testsuites", name="decoding gate")
     for step in gate.steps:
         skipped = sum(bool(item.not_run) for item in step.items)
@@ -116,7 +117,7 @@ def to_junit(gate: Gate, command: str, interrupted: bool) -> str:
 
 
 def to_json(gate: Gate, command: str, interrupted: bool) -> str:
-    """Everything, failures first."""
+    """The whole result as JSON, failures first."""
     document = {
         "headline": headline(gate, interrupted),
         "passed": not gate.failures and not interrupted,

@@ -1,4 +1,4 @@
-"""The tensors of a case, the same bits on every device."""
+"""The tensors of a case, which have the same bits on every device."""
 
 from harness.inputs.tensors import LEVER, LOW, NEEDLE, Inputs, free_slots, make_inputs, store
 

@@ -14,9 +14,9 @@ from harness.case import LAYOUTS, SCORES, DecodeCase, stated
 from harness.case.fields import Spec
 from harness.case.visible import tail
 
-# Coordinate 0 of query and key is the lever by which chosen slots get a chosen score: the query
-# holds sqrt(LEVER / scale) there, so that query * key * scale moves a score by up to hundreds
-# while both factors stay well inside float16.
+# Chosen slots get a chosen score by coordinate 0 of query and key, the lever: the query holds
+# sqrt(LEVER / scale) there, so that query * key * scale moves a score by up to hundreds while both
+# factors stay well inside float16.
 LEVER = 64.0
 LOW = -100.0
 NEEDLE = 40.0
@@ -24,7 +24,7 @@ NEEDLE = 40.0
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a path gets.
+    """The tensors that a path gets.
 
     ``query`` is ``[B, Hq, Q, D]``, ``input_pos`` int64 ``[B]``. The caches are ``key_cache``
     ``[B, Hkv, S, D]`` and ``value_cache`` ``[B, Hkv, S, Dv]``, views of the buffers as the case's
@@ -41,12 +41,12 @@ class Inputs:
 
     @property
     def key_cache(self) -> Tensor:
-        """``[B, Hkv, S, D]``."""
+        """The keys ``[B, Hkv, S, D]``, a view of ``key_buffer``."""
         return self.case.layout_kind.view(self.key_buffer, self.case.batch)
 
     @property
     def value_cache(self) -> Tensor:
-        """``[B, Hkv, S, Dv]``."""
+        """The values ``[B, Hkv, S, Dv]``, a view of ``value_buffer``."""
         return self.case.layout_kind.view(self.value_buffer, self.case.batch)
 
     @property
@@ -63,7 +63,7 @@ class Inputs:
         return self.parameters[parameter.name]
 
     def column(self) -> Tensor | None:
-        """``[Hq]``: the logit in each softmax that has no value; None without one."""
+        """The logit ``[Hq]`` that takes part in each softmax without a value, or None."""
         kinds = [kind.name for kind in self.case.score_kinds if kind.column]
         return self.parameter(kinds[0]) if kinds else None
 
@@ -78,12 +78,12 @@ class Inputs:
         return self.with_tensors(lambda tensor: tensor.to(device))
 
     def clone(self) -> Inputs:
-        """A copy that shares no memory."""
+        """A copy that shares no memory with this one."""
         return self.with_tensors(torch.clone)
 
 
 def store(cache: Tensor, layout: str) -> Tensor:
-    """The buffer in which ``cache`` lies in this layout; a shared one keeps sequence 0's."""
+    """A new buffer that holds ``cache`` in this layout; a shared layout keeps sequence 0 alone."""
     kind = stated(LAYOUTS, layout, "layout")
     buffer = kind.allocate(cache)
     if kind.shared:
@@ -93,8 +93,10 @@ def store(cache: Tensor, layout: str) -> Tensor:
 
 
 def make_inputs(case: DecodeCase) -> Inputs:
-    """The tensors of ``case``, on the CPU. Values depend on the seed and the shapes alone: a
-    change of positions, tail, layout or dtype changes no drawn number (dtype rounds it)."""
+    """The tensors of ``case``, on the CPU.
+
+    The drawn numbers depend on the seed and the shapes alone: a change of positions, tail or layout
+    changes none of them, and the dtype only rounds them."""
     generator = torch.Generator().manual_seed(case.seed)
 
     def normal(*shape: int) -> Tensor:
@@ -149,7 +151,8 @@ def _shape_logits(case: DecodeCase, query: Tensor, key: Tensor) -> None:
 def _plant_needle(case: DecodeCase, query: Tensor, key: Tensor, value: Tensor) -> None:
     """Give one slot nearly all the weight and a value of its own.
 
-    Every other slot's score loses its part of coordinate 0; the needle's gains ``NEEDLE``.
+    The slot's score becomes ``base + NEEDLE``. Coordinate 0 of every other visible slot adds
+    ``base`` to its score: 0, or ``LOW`` under ``logits=low``.
     """
     name, arguments = Spec.parse_one(case.probe)
     if name != "needle":
@@ -166,14 +169,14 @@ def _plant_needle(case: DecodeCase, query: Tensor, key: Tensor, value: Tensor) -
 
 
 def free_slots(case: DecodeCase) -> Tensor:
-    """Bool ``[B, S]``: the tail, except where sequences share storage and another one attends the
-    slot."""
+    """The slots whose content is free, bool ``[B, S]``: the tail, less slots that another sequence
+    attends where sequences share storage."""
     unused = tail(case)
     return unused.all(dim=0).expand_as(unused) if case.layout_kind.shared else unused
 
 
 def _fill_tail(case: DecodeCase, key: Tensor, value: Tensor, normal: Callable[..., Tensor]) -> None:
-    """Overwrite the slots that nobody attends, first keys, then values."""
+    """Overwrite the free slots with the case's tail: keys first, since draws come in that order."""
     unused = free_slots(case)[:, None, :, None]
     sequences = 1 if case.layout_kind.shared else case.batch
     for cache, fill in ((key, case.tail_kind.key), (value, case.tail_kind.value)):

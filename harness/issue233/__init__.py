@@ -1,1 +1,1 @@
-"""The bug report gpt-fast#233, answered."""
+"""The bug report gpt-fast#233, answered claim by claim."""

@@ -37,7 +37,7 @@ FIGURE_SEEDS = range(24)
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the report's four figures: theirs, ours, and the range of ours over seeds."""
+    """One of the report's four numbers: as reported, as measured here, and its range over seeds."""
 
     name: str
     reported: float
@@ -47,15 +47,19 @@ class Figure:
 
     @property
     def reproduces(self) -> bool:
-        """Whether the report's figure lies in the range over seeds."""
+        """Whether the reported number lies in the range over seeds."""
         return self.low <= self.reported <= self.high
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a run found. ``diagnoses`` says, by path, what explains a bad verdict;
-    ``known_failures`` names, by path, the upstream failure that may show on the case (FINDINGS.md);
-    ``unexpected`` says how the outcome differs from the recorded."""
+    """What ``repro`` found.
+
+    ``second_opinion`` is the largest difference of golden from float64 SDPA. ``diagnoses`` has the
+    faults that explain failing paths, and ``known_failures`` the names of known failures of torch
+    (FINDINGS.md) that may show on the case, both by path. ``unexpected`` says how the outcome
+    differs from the expected one. ``figures``, the report's numbers, ``finding``, sentences about
+    which side is wrong, and ``claims`` are for the report alone."""
 
     case: DecodeCase
     device: str
@@ -75,7 +79,7 @@ class Answer:
 
 
 def judge_all(problem: Problem, device: str, progress: Progress) -> tuple[Judgement, ...]:
-    """Every path on one problem."""
+    """Judge every path on one problem."""
     judgements = []
     for path in PATHS.values():
         progress(f"{path.name} on {problem.case}")
@@ -84,7 +88,7 @@ def judge_all(problem: Problem, device: str, progress: Progress) -> tuple[Judgem
 
 
 def unexpected_verdicts(judgements: tuple[Judgement, ...]) -> list[str]:
-    """Paths that are not known-wrong paths and came out as anything but OK or UNSUPPORTED."""
+    """A sentence for each path that fails although it is not known wrong."""
     return [
         f"{j.path} is {j.verdict}"
         for j in judgements
@@ -93,13 +97,14 @@ def unexpected_verdicts(judgements: tuple[Judgement, ...]) -> list[str]:
 
 
 def known_by_path(problem: Problem, device: str) -> dict[str, str]:
-    """The known upstream failure that may show on each path, by name."""
+    """The names of the known failures of torch that may show on the problem, by path."""
     found = {name: known_failure(path, problem, device) for name, path in PATHS.items()}
     return {name: known.name for name, known in found.items() if known is not None}
 
 
 def golden_difference(problem: Problem) -> float | None:
-    """Largest |golden - float64 SDPA| over all elements; None where SDPA cannot say."""
+    """The largest |golden - float64 SDPA| over all elements, in units of the output; None where
+    SDPA cannot express the case."""
     if not expressible_by_sdpa(problem.case):
         return None
     difference = problem.golden.output - second_opinion(problem.inputs)
@@ -107,7 +112,11 @@ def golden_difference(problem: Problem) -> float | None:
 
 
 def answer_case(case: DecodeCase, device: str, progress: Progress) -> Answer:
-    """Run all paths on any case."""
+    """Run all paths on one case.
+
+    Raises:
+        InvalidCase: where no implementation can be judged on the case.
+    """
     return _answer(Problem.of(case), device, progress)
 
 
@@ -127,7 +136,7 @@ def _answer(problem: Problem, device: str, progress: Progress) -> Answer:
 def _diagnoses(
     problem: Problem, judgements: tuple[Judgement, ...], device: str, progress: Progress
 ) -> dict[str, Diagnosis]:
-    """What explains each bad verdict, by path."""
+    """A diagnosis for each path that failed and returned an output, by path."""
     found = {}
     for judgement in judgements:
         if not judgement.verdict.passes and judgement.output is not None:
@@ -137,7 +146,11 @@ def _diagnoses(
 
 
 def answer_report(case: DecodeCase, device: str, progress: Progress) -> Answer:
-    """Run the report's two computations, every side against float64, and each of its claims."""
+    """Run the report's two computations and all paths, and judge each claim of the report.
+
+    Raises:
+        InvalidCase: where no implementation can be judged on the case.
+    """
     problem = Problem.of(case)
     answer = _answer(problem, device, progress)
     by_path = {j.path: j for j in answer.judgements}
@@ -170,7 +183,7 @@ def answer_report(case: DecodeCase, device: str, progress: Progress) -> Answer:
 
 
 def _figures(full: Tensor, sliced: Tensor) -> tuple[float, float, float, float]:
-    # In the tensors' own dtype, as the report computes them.
+    # The arithmetic is in the tensors' own dtype, as in the report.
     error = (full - sliced).abs()
     mean = error.mean()
     return (
@@ -182,7 +195,7 @@ def _figures(full: Tensor, sliced: Tensor) -> tuple[float, float, float, float]:
 
 
 def report_figures(case: DecodeCase, device: str) -> tuple[Figure, ...]:
-    """The report's four figures for the case's seed, and their range over ``FIGURE_SEEDS``."""
+    """The report's four numbers for the case's seed, and their range over ``FIGURE_SEEDS``."""
 
     def of(seed: int) -> tuple[float, float, float, float]:
         inputs = make_inputs(case.replace(seed=seed)).to(device)
@@ -209,7 +222,7 @@ def finding_in_words(
     diagnosis: Diagnosis | None,
     first_value: bool,
 ) -> tuple[str, ...]:
-    """Which side is wrong and why, in plain words, from what was measured."""
+    """Sentences about which side is wrong and why, from what was measured."""
     position = problem.case.input_pos[0]
     full, reported, sliced = by_path[FULL], by_path[REPORTED], by_path[SLICED]
     assert full.error is not None and reported.error is not None

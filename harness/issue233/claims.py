@@ -1,4 +1,4 @@
-"""What becomes of each claim of gpt-fast#233, with the evidence."""
+"""The claims of the bug report gpt-fast#233: whether each is true, with the evidence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNMASKED, FIXED, SDPA = "full-cache-unmasked", "fixed", "sdpa-sliced"
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the report, what came of it, and the evidence."""
+    """A claim of the report, whether it is true, and the evidence."""
 
     text: str
     verdict: str
@@ -40,7 +40,7 @@ def claims(
     device: str,
     progress: Progress,
 ) -> Iterator[Claim]:
-    """Each claim of the report, tried."""
+    """Judge each claim of the report, given the judgements of all paths on its case."""
     case = problem.case
     full, unmasked = by_path[FULL], by_path[UNMASKED]
     assert full.error is not None
@@ -98,8 +98,10 @@ def _uninitialised(problem: Problem, full: Judgement, unmasked: Judgement, devic
 
 
 def median_seconds(call: Callable[[], object], device: str, repeats: int = 7) -> float:
-    """Median wall time of a call, after one to warm up; seconds. On the CPU with one thread: two
-    that wait for each other on a busy machine would measure the scheduler."""
+    """The median wall time of a call in seconds, after one call to warm up.
+
+    One thread is used, since threads that wait for each other on a busy machine would measure the
+    scheduler."""
     on_gpu, threads = torch.device(device).type == "cuda", torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -125,7 +127,8 @@ def _attention_seconds(path: Path, case: DecodeCase, device: str) -> float:
 
 
 def wasted(problem: Problem, device: str) -> Claim:
-    """Whether computation is wasted on slots that nobody attends: by eager, by compiled kernels."""
+    """The claim that computation is wasted on slots that no query attends, judged by times and, for
+    compiled kernels, by whether they read blocks that the block table does not list."""
     case = problem.case
     inputs = problem.inputs
     mask = fresh_block_mask(inputs, mask_mod(inputs), case.cache_len)
@@ -158,7 +161,8 @@ def wasted(problem: Problem, device: str) -> Claim:
 
 
 def ignores_nan_from(slot: int, inputs: Inputs) -> bool:
-    """Whether NaN in every key and value from a slot on leaves the full cache's output as it is."""
+    """Whether the output of ``full-cache`` keeps every bit when all keys and values from ``slot``
+    on are NaN."""
     poisoned = inputs.clone()
     for cache in (poisoned.key_cache, poisoned.value_cache):
         cache[:, :, slot:] = torch.nan
@@ -166,7 +170,7 @@ def ignores_nan_from(slot: int, inputs: Inputs) -> bool:
 
 
 def sweep_positions(case: DecodeCase) -> list[int]:
-    """Positions from the start to the end of the cache, block edges among them."""
+    """Some positions from the start to the end of the cache, block edges among them."""
     block, last = case.block_size[1], case.cache_len - 1
     wanted = {0, 1, block - 1, block, case.input_pos[0], last // 2, last - 1, last}
     return sorted(p for p in wanted if 0 <= p <= last)
@@ -183,7 +187,8 @@ def _error_of(name: str, problem: Problem, device: str) -> Error | None:
 def _longer(case: DecodeCase, device: str) -> Claim:
     full, reported = {}, {}
     for position in sweep_positions(case):
-        # Eager: the positions are asked about, and the two sides' kernels are judged above.
+        # These calls are eager, since the claim is about positions; the compiled kernels of both
+        # sides are judged elsewhere.
         problem = Problem.of(case.replace(input_pos=(position,), mode="eager", dynamic=False))
         full[position] = _error_of(FULL, problem, device)
         reported[position] = _error_of(REPORTED, problem, device)
@@ -200,9 +205,10 @@ def _longer(case: DecodeCase, device: str) -> Claim:
 
 
 def graph_counts(calls: Iterable[Call], *, dynamic: bool) -> list[int]:
-    """How many graphs are there after each of these calls of one function, compiled once more
-    wherever torch sees something new. The eager backend traces and guards like any other, and
-    compiles nothing."""
+    """The number of graphs after each of these calls of one function, which torch traces again
+    whenever its guards fail.
+
+    torch.compile's eager backend has the guards of any other backend and compiles nothing."""
     calls = list(calls)
     counts = []
     compiled: Compiled | None = None

@@ -1,4 +1,4 @@
-"""What a run found, as text for a terminal and as JSON."""
+"""The answer of ``repro``, as text for a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 100
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns as wide as their widest cell; the first left-aligned, the others right."""
+    """Lines of a table, whose first column is aligned to the left and the others to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, ["-" * w for w in widths], *rows]:
         cells = [
@@ -76,7 +76,7 @@ def _verdict_table(answer: Answer) -> Iterator[str]:
 
 
 def render(answer: Answer) -> str:
-    """The whole answer for a terminal."""
+    """The whole answer as text for a terminal."""
     lines = [f"case {answer.case}", one_line(environment(answer.device)), ""]
     if answer.figures:
         lines = [f"{REPORT_URL}: full cache against sliced cache", *lines]
@@ -107,7 +107,7 @@ def render(answer: Answer) -> str:
 
 
 def outcome(answer: Answer) -> str:
-    """The last line: whether this is what was expected."""
+    """The last line of the text: whether the outcome is the expected one."""
     if answer.nothing_judged:
         return "nothing could be judged: no path supports this case here"
     if answer.unexpected:
@@ -116,7 +116,7 @@ def outcome(answer: Answer) -> str:
 
 
 def to_json(answer: Answer) -> str:
-    """The whole answer as JSON; a figure that is not finite is null."""
+    """The whole answer as JSON; a number that is not finite is null."""
     document: dict[str, Any] = {
         "case": str(answer.case),
         "device": answer.device,

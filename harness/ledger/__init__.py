@@ -1,1 +1,1 @@
-"""How much of its budget each path uses on fixed cases, as recorded."""
+"""The ledger: how much of its budget each path used on fixed cases, as recorded."""

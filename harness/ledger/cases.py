@@ -1,7 +1,7 @@
-"""The fixed cases on which tolerances are recorded.
+"""The fixed cases on which the ledger records how much of its budget a path uses.
 
-Never drawn ones: a worst case over more draws only grows. ``VERSION`` moves whenever the list does,
-and records of another version are not compared.
+Drawn cases would not do, since the worst of them only grows with their number. ``VERSION`` changes
+whenever the list does, and records of another version are not compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _SHAPES = {
         "S=1000,pos=999,H=4,mask=window:100",
         "S=2048,pos=2047,H=2",
     ),
-    # Few geometries, since each is compiled: the split decode kernel of the CPU, and the other one.
+    # Each geometry is compiled, so there are few: for the split-KV decode kernel of FlexAttention
+    # on CPU, and for its other kernel.
     "compiled": (
         "S=1024,pos=1023,H=4,Hkv=2",
         "S=1024,pos=500,H=4,Hkv=2",
@@ -41,7 +42,7 @@ KINDS = tuple(_KINDS)
 
 
 def cases(mode: str, kind: str, dtype: str) -> Iterator[DecodeCase]:
-    """The cases of one entry: every shape with every seed."""
+    """The cases behind one entry of the ledger: every shape with every seed."""
     for shape in _SHAPES[mode]:
         newest = DecodeCase.from_text(shape).input_pos[0]
         data = _KINDS[kind].format(newest=newest)

@@ -1,8 +1,9 @@
 """The ledger: how much of its budget each path used on the fixed cases, as recorded.
 
-The budget is safe for every input; the ledger is sharp. A path may be within budget and still have
-become worse than it was. One JSON file for each kind of device, by key: path, dtype, mode, kind of
-data, torch version, hardware, threads. No matching key means "no record", which is never REGRESSED.
+The budget is a worst-case bound, so a path may become worse than it was and still be within budget;
+the ledger shows that. There is one JSON file for each kind of device. An entry's key is path,
+dtype, mode, kind of data, torch version, hardware and threads; a measurement without an entry of
+its key has "no record" and is never REGRESSED.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class LedgerError(ValueError):
 
 
 class Change(enum.StrEnum):
-    """How a measured entry stands to its record."""
+    """How a measured entry compares with its record."""
 
     SAME = "same"
     MISSING = "no record"
@@ -51,8 +52,10 @@ class Change(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Margins:
-    """Factors on the recorded worst and median utilisation within which an entry is the same; what
-    is below ``floor`` is as good as exact, and its ratios say nothing."""
+    """The factors, on recorded worst and median utilisation, within which an entry is the same.
+
+    A utilisation below ``floor`` is as good as exact, and ratios of such numbers mean nothing, so
+    it counts as ``floor``."""
 
     worst: float = 1.5
     median: float = 1.25
@@ -61,11 +64,11 @@ class Margins:
 
 @dataclass(frozen=True)
 class Entry:
-    """Figures of one path on the cases of one key.
+    """The errors of one path on the cases of one key.
 
-    Utilisation is error / budget (a number without unit); ``relative_l2`` (worst), ``max_abs`` and
-    ``signed_mean`` (of the worst case) are in units of the output. ``accepted`` lists the times
-    that a loosened figure was accepted: date, reason, and the figures before.
+    Utilisation is error / budget, and ``relative_l2`` the largest relative error, both without a
+    unit; ``max_abs`` and ``signed_mean`` (of the worst case) are in units of the output.
+    ``accepted`` lists when a larger error was accepted: date, reason, and the numbers before.
     """
 
     path: str
@@ -88,16 +91,16 @@ class Entry:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What makes two entries comparable."""
+        """The values that two entries must share to be comparable."""
         return tuple(getattr(self, name) for name in _KEY)
 
     @property
     def key_text(self) -> str:
-        """The key for a reader."""
+        """The part of the key that a reader needs: path, dtype, mode and kind of data."""
         return " ".join(map(str, self.key[:4]))
 
     def against(self, record: Entry, margins: Margins) -> Change:
-        """How these measured figures stand to a record of the same key."""
+        """How this measured entry compares with a record of the same key."""
         pairs = (
             (self.worst_utilisation, record.worst_utilisation, margins.worst),
             (self.median_utilisation, record.median_utilisation, margins.median),
@@ -124,8 +127,8 @@ class Ledger:
         return max((e.worst_utilisation for e in entries), default=None)
 
     def compare(self, measured: Iterable[Entry]) -> list[tuple[Change, Entry, Entry | None]]:
-        """Each measured entry with its record, then the records of the same torch, hardware,
-        threads, mode and dtype that nothing was measured for."""
+        """Each measured entry with its record, then the unused records: those of the same torch,
+        hardware, threads, mode and dtype for which nothing was measured."""
         measured = list(measured)
         found: list[tuple[Change, Entry, Entry | None]] = []
         for entry in measured:
@@ -141,7 +144,8 @@ class Ledger:
 
     def updated(self, measured: Iterable[Entry], accept: str = "", date: str = "") -> Ledger:
         """A ledger with new and tightened entries, and with loosened ones if ``accept`` says why.
-        An entry within the margins keeps its record, so that it cannot creep.
+
+        An entry within the margins keeps its record, so that many small changes cannot add up.
 
         Raises:
             LedgerError: where an entry is loosened and no reason was given.
@@ -166,15 +170,15 @@ class Ledger:
 
 
 def ledger_file(device: str) -> Path:
-    """``fixtures/tolerances/cpu.json`` or ``cuda.json``."""
+    """The ledger's file for a device: ``fixtures/tolerances/cpu.json`` or ``cuda.json``."""
     return FOLDER / f"{device.partition(':')[0]}.json"
 
 
 def save(ledger: Ledger, file: Path) -> None:
-    """Replace the file, one entry a line.
+    """Replace the ledger's file, with one entry on each line.
 
     Raises:
-        UnwritableFile: with the reason.
+        UnwritableFile: where the file cannot be written; the message has the reason.
     """
     head = {
         "schema": SCHEMA,
@@ -196,7 +200,7 @@ _ENTRY: dict[str, Reader[Any]] = {
     "hardware": text,
     "threads": whole(1),
     "cases": whole(1),
-    # A utilisation is a fraction of the budget: more than 1 is WRONG, never recorded.
+    # A utilisation above 1 is WRONG and never recorded.
     "worst_utilisation": _utilisation,
     "median_utilisation": _utilisation,
     "relative_l2": _size,
@@ -210,19 +214,20 @@ _ENTRY: dict[str, Reader[Any]] = {
 
 
 def load(file: Path) -> Ledger:
-    """Read a ledger, strictly.
+    """Read a ledger from its file.
 
     Raises:
-        LedgerError: naming the file and the field, for anything but what ``save`` writes.
+        LedgerError: for anything but what ``save`` writes; the message names the file and the
+            field.
     """
     return read_file(file, read_ledger, LedgerError)
 
 
 def read_ledger(document: Any) -> Ledger:
-    """A ledger from decoded JSON.
+    """Read a ledger from decoded JSON.
 
     Raises:
-        JsonError: naming the field.
+        JsonError: for anything but a ledger; the message names the field.
     """
     margins = {field.name: _size for field in dataclasses.fields(Margins)}
     values = fields(

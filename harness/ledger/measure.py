@@ -1,4 +1,4 @@
-"""Measure the ledger's cases on paths: one entry for each path, dtype, mode and kind of data."""
+"""Measurement of the ledger's entries: one for each path, dtype, mode and kind of data."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from harness.verdict.known_failures import known_failure
 
 
 class Unrecordable(ValueError):
-    """A path whose error on a ledger case is beyond its budget: WRONG, and no tolerance."""
+    """A path that raised on a case of the ledger, or whose error there is beyond its budget."""
 
 
 def hardware(device: str) -> str:
-    """The device model, or the processor's architecture and the capability that torch uses."""
+    """The GPU's model, or the processor's architecture and the vector instructions torch uses."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).name
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def recordable(mode: str) -> list[Path]:
-    """Paths that count; compiled, only those that compile once for all positions."""
+    """The paths that have entries: none that is known wrong, and compiled, only static ones, which
+    are compiled once for all positions."""
     paths = [path for path in PATHS.values() if not path.known_wrong]
     return [path for path in paths if mode == "eager" or path.static]
 
@@ -39,10 +40,11 @@ def recordable(mode: str) -> list[Path]:
 def measure_all(
     device: str, dtypes: Sequence[str], modes: Sequence[str], progress: Progress
 ) -> Iterator[Entry]:
-    """Every entry that this machine can measure.
+    """Measure every entry that this machine can.
 
     Raises:
-        Unrecordable: naming the path and the case.
+        Unrecordable: where an error is beyond the budget, or a path raised; the message names the
+            path and the case.
     """
     for mode in modes:
         for dtype in dtypes:
@@ -58,8 +60,8 @@ def measure_all(
 def measure_entry(
     path: Path, problems: Iterable[Problem], kind: str, device: str = "cpu"
 ) -> Entry | None:
-    """The figures of a path over the problems that it takes, without known failures of torch; None
-    where none is left.
+    """Measure one entry: a path over the problems that it takes, without known failures of torch;
+    None where no problem is left.
 
     Raises:
         Unrecordable: where an error is beyond the budget, or the path raised.

@@ -1,1 +1,1 @@
-"""Attention in float64, and the error that rounding alone can explain."""
+"""The oracle: attention in float64, and the error that rounding alone can explain."""

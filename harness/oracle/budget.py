@@ -1,4 +1,4 @@
-"""The error that rounding alone can explain: an elementwise worst-case bound.
+"""The rounding budget: an elementwise worst-case bound of the error that rounding can explain.
 
 Per slot ``j`` of a row, with ``w = (|q| . |k_j|) * scale``, ``s`` the score after all score_mods,
 ``b`` the sum of absolute intermediate values of the score_mods and ``g = |s - max s|``::
@@ -9,17 +9,18 @@ Per slot ``j`` of a row, with ``w = (|q| . |k_j|) * scale``, ``s`` the score aft
     weight_error = expm1(ds_j + sum_j p_j ds_j) + u_weight + (n + 4) u_acc   [+ u_operand]
     error        = sum_j (p_j weight_error_j + tiny_weight) |v_j| + u_out |o| + tiny_out
 
-A logit in the softmax without a value (``score=sink``) is one slot more in ``n``, in ``max s`` and
-in ``sum_j p_j ds_j``. It may also be applied to the finished output, as sigmoid(logsumexp - logit):
-then the output is rounded once more, and the factor carries the error of the logsumexp::
+Here ``u`` are unit roundoffs, ``p_j`` is the weight, ``v_j`` the value, ``o`` the output and ``n``
+the number of slots attended. A logit in the softmax without a value (``score=sink``) is one slot
+more in ``n``, in ``max s`` and in ``sum_j p_j ds_j``. A path may also apply it to the finished
+output, as sigmoid(logsumexp - logit): then the output is rounded once more, and the factor carries
+the error of the logsumexp. So this is added to the weight_error of all slots::
 
     column       = u_out + error(logsumexp) + 2 u_acc (|logsumexp| + |logit| + 4)
 
-which is added to the weight_error of all slots.
-
-Dot products and sums: Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed., section
-3.1 (gamma_n, to first order). The bound with ``sqrt(n)`` for ``n`` (Higham and Mary 2019) is
-probabilistic and is exceeded where rounding errors all point one way, so it is not used.
+The bounds of dot products and sums are those of Higham, "Accuracy and Stability of Numerical
+Algorithms", 2nd ed., section 3.1 (gamma_n, to first order). The bound with ``sqrt(n)`` for ``n``
+(Higham and Mary 2019) is probabilistic and is exceeded where rounding errors all point one way, so
+it is not used.
 """
 
 from __future__ import annotations
@@ -41,20 +42,23 @@ UNIT_ROUNDOFF = {
     "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
 }
-# Tensor cores truncate when they align addends, so their float32 sums lose one more bit.
+# Tensor cores truncate addends when they align them, so their float32 sums lose one more bit.
 TENSOR_CORE_ROUNDOFF = 2.0**-23
-# exp may flush results to zero; half of float16's smallest subnormal is 2^-25.
+# A result of exp may be flushed to zero, or rounded to it: half of float16's smallest subnormal
+# number is 2^-25.
 _TINY = {"float16": 2.0**-25}
 _TINY_OTHERWISE = 2.0**-124
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What a path declares of its arithmetic, by dtype name; None stands for the input's dtype, and
-    for ``weight`` for the operand's where that is narrower: weights are operands of p @ v.
+    """The dtypes, by name, in which a path declares to compute.
+
+    None stands for the inputs' dtype. A ``weight`` of None stands for the operands' dtype where
+    that is narrower, since the weights are operands of p @ v.
 
     Raises:
-        ValueError: for a precision this module has no unit roundoff for.
+        ValueError: for a dtype that is not in ``UNIT_ROUNDOFF``.
     """
 
     operand: str | None = None
@@ -74,20 +78,21 @@ class Precision:
 
 @dataclass(frozen=True)
 class Budget:
-    """Float64 bounds: ``output`` ``[B, Hq, Q, Dv]`` and ``logsumexp`` ``[B, Hq, Q]``; 0 in rows
-    with nothing to attend, whose result is exact."""
+    """Bounds, float64, of the errors that rounding can explain: ``output`` ``[B, Hq, Q, Dv]`` and
+    ``logsumexp`` ``[B, Hq, Q]``. They are 0 in rows with nothing to attend, whose result is
+    exact."""
 
     output: Tensor
     logsumexp: Tensor
 
 
 def tiny(dtype: str) -> float:
-    """What flushing to zero may cost a weight or an output of this dtype."""
+    """The largest error of a weight or an output of this dtype that is flushed to zero."""
     return _TINY.get(dtype, _TINY_OTHERWISE)
 
 
 def _logit(inputs: Inputs, like: Tensor) -> Tensor | None:
-    """``[Hkv, G, Q]``, the logit that has no value, of each row; None without one."""
+    """The logit without a value of each row, ``[Hkv, G, Q]``, or None."""
     column = inputs.column()
     return None if column is None else column.double().reshape(*like.shape[:2], 1).expand_as(like)
 
@@ -100,12 +105,13 @@ def budget(  # noqa: PLR0915  # one formula, term by term
     tensor_cores: bool = False,
     source: Callable[[int], Iterable[Chunk]] | None = None,
 ) -> Budget:
-    """The bound for one case and one declared precision.
+    """The rounding budget of one case for one declared precision; the module has the formula.
 
     Args:
+        precision: by default, float32 arithmetic on the inputs' dtype.
         tensor_cores: whether sums may run on CUDA tensor cores (one bit less).
-        source: the slots of a sequence in chunks, where ``golden`` is not of the visible ones
-            but of a hypothesis about a wrong output; heads grouped as the case's.
+        source: gives the slots of a sequence in chunks, heads grouped as in the case, where
+            ``golden`` is a prediction of a wrong output; by default the visible slots.
     """
     case, precision = inputs.case, precision or Precision()
     weight_dtype, output_dtype = precision.weight or case.dtype, precision.output or case.dtype
@@ -150,14 +156,14 @@ def budget(  # noqa: PLR0915  # one formula, term by term
         size = normaliser.squeeze(-1).abs()
         logit = _logit(inputs, logsumexp)
         if logit is not None:
-            # Of a hypothesis the normaliser may lack the logit: a weight is 1 at most.
+            # A prediction's normaliser may lack the logit, whose weight is 1 at most all the same.
             p = torch.exp((logit - normaliser.squeeze(-1)).clamp(max=0.0))
             gap = (highest.squeeze(-1) - logit).abs().masked_fill(empty, 0.0)
             ds = 2 * u_accumulator * (gap + logit.abs()) + u_score * logit.abs()
             count, mean_ds = count + 1, mean_ds + p * ds
             mean_growth = mean_growth + p * torch.expm1(ds)
 
-        # expm1(ds_j + m) = exp(m) expm1(ds_j) + expm1(m), with m = sum_j p_j ds_j.
+        # The sum over j uses expm1(ds_j + m) = exp(m) expm1(ds_j) + expm1(m), m = sum_j p_j ds_j.
         sums = (count + 4) * u_accumulator
         total = torch.log1p(mean_growth) + sums + 4 * u_accumulator * (size + 1)
         common = torch.expm1(mean_ds) + u_weight + u_operand + sums

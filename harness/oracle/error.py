@@ -17,7 +17,7 @@ class Error:
     ``mean_abs`` and ``signed_mean`` are in units of the values. ``utilisation`` is the largest
     |difference| / budget, reached at ``index`` (b, h, i, d) with the values ``actual``, ``golden``
     and the bound ``allowed``; ``beyond`` of the ``elements`` are further off than their bound. A
-    nonfinite element is infinitely far.
+    nonfinite element is infinitely far off, unless it equals golden.
     """
 
     relative_l2: float
@@ -35,7 +35,7 @@ class Error:
 
 def measure(actual: Tensor, golden: Tensor, allowed: Tensor) -> Error:
     """Measure ``actual`` (any dtype) against float64 ``golden`` with elementwise bounds
-    ``allowed``; all three on the CPU with one shape. No elements: no error."""
+    ``allowed``; all three are on the CPU and of one shape. Without elements the error is 0."""
     if actual.numel() == 0:
         return Error(0.0, 0.0, 0.0, 0.0, 0.0, (), math.nan, math.nan, math.nan, 0, 0)
     actual = actual.double()

@@ -1,8 +1,11 @@
-"""Golden: attention in float64 over the visible slots, streamed so that memory does not grow
-with cache_len.
+"""Golden: attention in float64 over the visible slots, computed in chunks so that memory does not
+grow with cache_len.
 
-The oracle reads no slot of the tail and knows no path and no mask_mod. It runs on the CPU
-whatever the path runs on.
+The oracle reads no slot of the tail and runs on the CPU. It takes the visible slots from
+``harness.case.visible`` and states the score_mods itself. They are stated again in
+``harness.paths.masks`` (what is judged), ``harness.faults.model`` (the dense model of a decode
+call) and ``harness.case.scores`` (text of standalone scripts); these statements share no code, so
+that a mistake in one shows as a disagreement with the others.
 """
 
 from __future__ import annotations
@@ -26,9 +29,11 @@ MAX_SCORE = 1e4
 
 @dataclass(frozen=True)
 class Golden:
-    """``output`` float64 ``[B, Hq, Q, Dv]``, 0 in rows with nothing to attend; ``logsumexp``
-    (natural base) and ``highest``, the largest score, float64 ``[B, Hq, Q]``, -inf in such rows.
-    In both a logit without a value (``score=sink``) takes part where a row attends anything.
+    """The oracle's result, float64.
+
+    ``output`` ``[B, Hq, Q, Dv]`` is 0 in rows with nothing to attend. ``logsumexp`` (natural base)
+    and ``highest``, the largest score, ``[B, Hq, Q]``, are -inf in such rows; in all others a logit
+    without a value (``score=sink``) takes part in both.
     """
 
     output: Tensor
@@ -38,11 +43,11 @@ class Golden:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some slots of one sequence, all float64, query heads grouped as ``[Hkv, G]``.
+    """What some slots of one sequence contribute, float64, query heads grouped as ``[Hkv, G]``.
 
-    ``score`` ``[Hkv, G, Q, n]`` after all score_mods, -inf where a row may not attend;
-    ``product`` the same shape, (sum over d of |q_d k_d|) * scale; ``intermediate`` the sum of
-    absolute intermediate values of the score_mods; ``value`` ``[Hkv, 1 or G, n, Dv]``.
+    ``score`` ``[Hkv, G, Q, n]`` is taken after all score_mods, -inf where a row may not attend.
+    Of the same shape are ``product``, (sum over d of |q_d k_d|) * scale, and ``intermediate``, the
+    sum of absolute intermediate values of the score_mods. ``value`` is ``[Hkv, 1 or G, n, Dv]``.
     """
 
     score: Tensor
@@ -52,7 +57,7 @@ class Chunk:
 
 
 def chunks(inputs: Inputs, sequence: int) -> Iterator[Chunk]:
-    """The slots that any query of a sequence attends, in order, a bounded number at a time."""
+    """The slots of a sequence that any of its queries attends, a bounded number at a time."""
     case = inputs.case
     allowed = visible_slots(case, sequence)
     slots = allowed.any(dim=0).nonzero().flatten()
@@ -76,7 +81,7 @@ def chunks(inputs: Inputs, sequence: int) -> Iterator[Chunk]:
         )
 
 
-# A score ``[Hkv, G, Q, n]`` after its score_mod, and the absolute intermediate value.
+# A score ``[Hkv, G, Q, n]`` after a score_mod, and the score_mod's absolute intermediate value.
 _Modified = tuple[Tensor, Tensor | int]
 
 
@@ -107,9 +112,8 @@ def _unchanged(inputs: Inputs, score: Tensor, distance: Tensor) -> _Modified:
     return score, 0
 
 
-# What is judged states these again, on purpose, so that a mistake in either shows:
-# ``harness.paths.masks`` for FlexAttention and SDPA, ``harness.faults.model`` for what a fault
-# would put out, and the text of standalone scripts in ``harness.case.scores``.
+# The module's docstring says where the score_mods are stated again, and why. A sink changes no
+# score: its logit enters the softmax in ``golden``.
 _SCORE_MODS: dict[str, Callable[..., _Modified]] = {
     "softcap": _softcap,
     "alibi": _alibi,
@@ -120,8 +124,8 @@ _SCORE_MODS: dict[str, Callable[..., _Modified]] = {
 
 
 def _score_mods(inputs: Inputs, score: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores ``[Hkv, G, Q, n]`` after the score_mods, and their absolute intermediates;
-    ``distance`` ``[Q, n]`` is the query's position less the slot."""
+    """The scores ``[Hkv, G, Q, n]`` after the case's score_mods, and the sum of their absolute
+    intermediate values; ``distance`` ``[Q, n]`` is the query's position less the slot."""
     intermediate = torch.zeros_like(score)
     for name, arguments in inputs.case.scores.items():
         score_mod = stated(_SCORE_MODS, name, "the oracle's score_mods")
@@ -135,7 +139,8 @@ def golden(inputs: Inputs) -> Golden:
     "Online normalizer calculation for softmax" (2018).
 
     Raises:
-        InvalidCase: where the case leaves the range in which implementations can be judged.
+        InvalidCase: where no implementation can be judged, since a score reaches ``MAX_SCORE`` or
+            the output leaves the range of the case's dtype.
     """
     case = inputs.case
     output = torch.zeros(case.batch, case.heads, case.q_len, case.value_dim, dtype=torch.float64)
@@ -159,7 +164,7 @@ def golden(inputs: Inputs) -> Golden:
             total = total * rescale.unsqueeze(-1) + p @ chunk.value
             highest = new
         if column is not None:
-            # A row with nothing to attend stays empty: there is nothing to normalise.
+            # A row with nothing to attend stays empty, since it has no weights to normalise.
             empty = highest == -math.inf
             logit = column.double().reshape(*grouped[:2], 1)
             new = torch.maximum(highest, logit).masked_fill(empty, 0.0)
@@ -182,7 +187,8 @@ def expressible_by_sdpa(case: DecodeCase) -> bool:
 
 
 def additive_bias(inputs: Inputs, sequence: int) -> Tensor:
-    """Float64 ``[Hq, Q, S]``: the score_mods as a bias, -inf where a row may not attend."""
+    """The score_mods as a bias on the scores, float64 ``[Hq, Q, S]``, -inf where a row may not
+    attend; only for score_mods that are a bias."""
     case = inputs.case
     position = case.input_pos[sequence] + torch.arange(case.q_len).unsqueeze(1)
     zeros = torch.zeros(case.kv_heads, case.heads // case.kv_heads, case.q_len, case.cache_len)
@@ -191,10 +197,12 @@ def additive_bias(inputs: Inputs, sequence: int) -> Tensor:
 
 
 def second_opinion(inputs: Inputs) -> Tensor:
-    """``F.scaled_dot_product_attention`` in float64 over each sequence's visible slots; a logit
-    without a value is one slot more, with key and value 0 and the logit as its bias.
+    """A check of golden: ``F.scaled_dot_product_attention`` in float64 over the visible slots.
 
-    Returns float64 ``[B, Hq, Q, Dv]``; rows with nothing to attend are 0.
+    A logit without a value is one slot more, with key and value 0 and the logit as its bias.
+
+    Returns:
+        Float64 ``[B, Hq, Q, Dv]``; rows with nothing to attend are 0.
 
     Raises:
         InvalidCase: where SDPA cannot express the case's score_mods.

@@ -1,4 +1,4 @@
-"""The implementations under test, by name."""
+"""Paths: the implementations of a decode call that are under test, by name."""
 
 from harness.paths.path import Path, Result
 from harness.paths.registry import PATHS

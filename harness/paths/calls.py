@@ -1,6 +1,11 @@
-"""What a decode path does: arguments made outside the compiled region, and the function to run.
+"""What each path does: arguments made outside the compiled region, and the function to run.
 
-Each ``refuses`` function gives the reason why a path does not take a case, or None.
+A function named ``..._refuses`` gives the reason why a path does not take a case, or None.
+
+With ``harness.decoding.block_mask``, the arguments in ``_MASK_ARGUMENTS`` state for the fixed path
+which slots a query attends; ``harness.paths.masks`` (other paths), ``harness.case.masks`` (scripts)
+and ``harness.case.visible`` (the oracle) state it again. The oracle shares no code with the others,
+so that a mistake in one statement shows as a disagreement.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from harness.paths.masks import absolute_score_mod, dilation_mod, document_mod
 
 @dataclass(frozen=True)
 class Call:
-    """A function that may be compiled, and its arguments."""
+    """A function that may be compiled, and the keyword arguments to call it with."""
 
     function: Callable[..., Any]
     arguments: dict[str, Any]
@@ -84,7 +89,8 @@ def _sdpa(
 
 
 def _tensors(inputs: Inputs, length: int | None = None) -> dict[str, Any]:
-    """Query and caches as arguments: buffers and their view where the case takes views inside."""
+    """Query and caches as arguments, cut to ``length`` slots; the buffers with a function that
+    takes their view where the case takes views inside the compiled function."""
     case = inputs.case
     common = dict(query=inputs.query, scale=case.scale, enable_gqa=case.heads != case.kv_heads)
     if case.views == "inside":
@@ -97,17 +103,17 @@ def _tensors(inputs: Inputs, length: int | None = None) -> dict[str, Any]:
 
 
 def filled(case: DecodeCase) -> int:
-    """Slots in use where all sequences share one position: what a sliced cache keeps."""
+    """The number of slots that a sliced cache keeps, where all sequences share one position."""
     return max(case.input_pos[0] + case.q_len, case.mask_arguments.get("prefix", 0))
 
 
 def _with_logsumexp(inputs: Inputs) -> bool:
-    # Compiled FlexAttention on CPU cannot return it.
+    # Compiled FlexAttention on CPU cannot return the logsumexp.
     return inputs.case.mode == "eager" or inputs.query.device.type != "cpu"
 
 
 def flex_call(inputs: Inputs, block_mask: BlockMask | None, length: int | None = None) -> Call:
-    """flex_attention with this block mask, over ``length`` slots or all."""
+    """flex_attention with this block mask, over the first ``length`` slots or all."""
     arguments = dict(
         block_mask=block_mask,
         score_mod=masks.score_mod(inputs),
@@ -119,7 +125,7 @@ def flex_call(inputs: Inputs, block_mask: BlockMask | None, length: int | None =
 
 
 def full_cache(inputs: Inputs) -> Call:
-    """flex_attention over the whole buffer, by the case's recipe for the block mask."""
+    """flex_attention over the whole buffer, the block mask made by the case's recipe."""
     case = inputs.case
     if case.recipe == "row":
         return flex_call(inputs, masks.row_block_mask(inputs))
@@ -130,7 +136,7 @@ def full_cache(inputs: Inputs) -> Call:
 
 
 def full_cache_refuses(case: DecodeCase) -> str | None:
-    """gpt-fast's row is for one causal token at one position."""
+    """Refuse ``recipe=row`` for all but one causal token at one position, as in gpt-fast."""
     if case.recipe != "row":
         return None
     if not case.plainly_causal or case.q_len != 1 or not case.shared_position:
@@ -145,19 +151,19 @@ def sliced(inputs: Inputs, mod: masks.MaskMod) -> Call:
 
 
 def sliced_refuses(case: DecodeCase) -> str | None:
-    """A slice has one length, for all sequences."""
+    """Refuse sequences at different positions, since a slice has one length for all of them."""
     return None if case.shared_position else "a slice needs one position shared by the batch"
 
 
 def as_reported_refuses(case: DecodeCase) -> str | None:
-    """The report's mask knows causal attention alone."""
+    """Refuse other masks than causal, and score_mods, which the report's slice does not have."""
     if not case.plainly_causal or case.scores:
         return "the report's slice is plain causal"
     return sliced_refuses(case)
 
 
 def _attn_mask(inputs: Inputs) -> Tensor:
-    """Bool ``[B, 1, Q, S]``, or float32 ``[B, Hq, Q, S]`` where there are biases."""
+    """The mask for SDPA: bool ``[B, 1, Q, S]``, or float32 ``[B, Hq, Q, S]`` with score_mods."""
     case, device = inputs.case, inputs.query.device
     shape = (case.batch, case.heads, case.q_len, case.cache_len)
     b, h, q, kv = (
@@ -173,7 +179,7 @@ def _attn_mask(inputs: Inputs) -> Tensor:
 
 
 def sdpa_sliced(inputs: Inputs) -> Call:
-    """SDPA over the filled slots, with a mask only where it needs one."""
+    """SDPA over the filled slots, with a mask only where some of them are hidden or biased."""
     case = inputs.case
     length = filled(case)
     plain = case.q_len == 1 and case.plainly_causal and not case.scores
@@ -182,18 +188,18 @@ def sdpa_sliced(inputs: Inputs) -> Call:
 
 
 def sdpa_full(inputs: Inputs) -> Call:
-    """SDPA over the whole buffer with a mask."""
+    """SDPA over the whole buffer, with a mask."""
     return Call(_sdpa, dict(attn_mask=_attn_mask(inputs), **_tensors(inputs)))
 
 
 def sdpa_refuses(case: DecodeCase) -> str | None:
-    """SDPA takes score_mods as a bias."""
+    """Refuse score_mods that are no bias, since SDPA takes them as a mask of biases."""
     others = [kind.name for kind in case.score_kinds if not kind.additive]
     return f"SDPA cannot express {', '.join(others)}" if others else None
 
 
 def sdpa_sliced_refuses(case: DecodeCase) -> str | None:
-    """What slices and SDPA refuse."""
+    """Refuse what slices refuse, and what SDPA refuses."""
     return sliced_refuses(case) or sdpa_refuses(case)
 
 
@@ -223,8 +229,8 @@ def _as_they_are(inputs: Inputs, **arguments: int) -> dict[str, Any]:
     return arguments
 
 
-# What ``decode_block_mask`` is asked for, by kind of mask. It states the rule of the oracle,
-# ``harness.case.visible``, for itself, as a library that knows no cases.
+# The arguments of ``decode_block_mask``, by kind of mask. For documents and dilations, which it
+# does not know, it gets a mask_mod from ``harness.paths.masks``.
 _MASK_ARGUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "causal": _as_they_are,
     "window": _as_they_are,
@@ -236,10 +242,10 @@ _MASK_ARGUMENTS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def fixed(inputs: Inputs, *, pack_gqa: bool = False) -> Call:
-    """decode_attention, which makes its block table inside the call.
+    """decode_attention, which makes its block mask inside the call.
 
     Raises:
-        UnknownKind: for a mask or a score_mod of which it is not known how to ask for it.
+        UnknownKind: for a kind of mask or score_mod that is not stated for it.
     """
     case = inputs.case
     mask = stated(_MASK_ARGUMENTS, case.mask_kind.name, "the fixed path's masks")
@@ -255,5 +261,5 @@ def fixed(inputs: Inputs, *, pack_gqa: bool = False) -> Call:
 
 
 def packed_refuses(case: DecodeCase) -> str | None:
-    """Packing needs a group."""
+    """Refuse cases without GQA, which have no group of heads to pack."""
     return "there is no group to pack" if case.heads == case.kv_heads else None

@@ -1,7 +1,7 @@
-"""The only caller of torch.compile: full graph, explicit ``dynamic``, graphs counted.
+"""The only caller of torch.compile, with full graphs and explicit ``dynamic``; it counts graphs.
 
-A fallback to eager is an error: ``fullgraph=True`` raises where the recompile limit would
-silently go on without compiling.
+A fallback to eager is an error: with ``fullgraph=True`` torch raises at the recompile limit, where
+it would otherwise go on silently without compiling.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch._inductor import cpp_builder, exc
 class Compiled:
     """A compiled function that counts the graphs it was compiled to.
 
-    Its code object is its own, so that no graph of another geometry is found in its cache, and
-    its count and its recompile limit are this function's alone.
+    Dynamo keeps graphs, and limits recompiles, by code object. Each instance has a copy of the
+    function's code object, so that it finds no graph of another geometry and has its own limit.
     """
 
     def __init__(

@@ -1,6 +1,12 @@
 """mask_mods, score_mods and block masks for FlexAttention, from the tensors of a case.
 
-Positions are captured as tensors, never as Python ints: an int is one graph per position.
+This module states for the paths which slots a query attends and what happens to its score. The
+first is stated again in ``harness.case.visible`` (the oracle), ``harness.case.masks`` (scripts) and
+``harness.decoding.block_mask`` with ``harness.paths.calls`` (the fixed path), the second in
+``harness.oracle.golden``, ``harness.faults.model`` and ``harness.case.scores``. The oracle shares
+no code with this module, so that a mistake in one statement shows as a disagreement.
+
+Positions are captured as tensors, never as Python ints, which would take a graph per position.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ def mask_mod(inputs: Inputs) -> MaskMod:
         UnknownKind: for a mask that is not stated here.
     """
     case = inputs.case
-    # An idle sequence sits so far left that every slot is in its future.
+    # An idle sequence gets a position so far below 0 that every slot lies after it.
     nowhere = -case.cache_len - case.q_len
     start = inputs.input_pos.masked_fill(inputs.input_pos < 0, nowhere)
     make = stated(_MASK_MODS, case.mask_kind.name, "the mask_mods for flex_attention")
@@ -68,8 +74,8 @@ def _dilated(inputs: Inputs, window: int, dilation: int) -> MaskMod:
     return lambda b, h, t, kv: near(b, h, t, kv) & every(b, h, t, kv)
 
 
-# The oracle's rule, ``harness.case.visible``, a second time and on purpose: over absolute positions
-# ``t``, which are negative in an idle sequence. Which slots ``t`` attends, from the arguments.
+# A mask_mod over absolute positions ``t``, which are negative in an idle sequence, from the
+# arguments of each kind of mask. The module's docstring names the other statements of the rule.
 _MASK_MODS: dict[str, Callable[..., MaskMod]] = {
     "causal": _causal,
     "window": _window,
@@ -81,27 +87,27 @@ _MASK_MODS: dict[str, Callable[..., MaskMod]] = {
 
 
 def document_mod(inputs: Inputs, length: int) -> MaskMod:
-    """Whether slot ``kv`` lies in the document of position ``t``; documents of ``length`` slots are
-    packed. The documents are looked up in a captured table, as a user's would be."""
+    """A mask_mod: whether slot ``kv`` lies in the document of position ``t``, where documents of
+    ``length`` slots are packed. They are looked up in a captured table, as in users' mask_mods."""
     cache_len = inputs.case.cache_len
     document_id = torch.arange(cache_len, device=inputs.input_pos.device) // length
     last = cache_len - 1
 
     def same_document(b: Tensor, h: Tensor, t: Tensor, kv: Tensor) -> Tensor:
-        # t and kv run over whole blocks, so past the end of document_id.
+        # t and kv run over whole blocks, and so past the end of document_id.
         return document_id[t.clamp(0, last)] == document_id[kv.clamp(max=last)]
 
     return same_document
 
 
 def dilation_mod(dilation: int) -> MaskMod:
-    """Whether slot ``kv`` is a multiple of ``dilation`` away from position ``t``."""
+    """A mask_mod: whether slot ``kv`` is a multiple of ``dilation`` away from position ``t``."""
     return lambda b, h, t, kv: (t - kv) % dilation == 0
 
 
-# One step of a score, ``(score, h, distance, the kind's parameter, **arguments)``; the oracle's
-# ``harness.oracle.golden`` a second time, on purpose. A column is no score_mod: the logit is added
-# to the finished output.
+# The score after one kind of score_mod, from ``(score, h, distance, parameter, **arguments)``; the
+# module's docstring names the other statements. A sink leaves scores as they are: its logit is
+# applied to the finished output.
 _SCORE_MODS: dict[str, Callable[..., Tensor]] = {
     "softcap": lambda s, h, distance, _, softcap: softcap * torch.tanh(s / softcap),
     "alibi": lambda s, h, distance, slopes: s - slopes[h] * distance,
@@ -112,7 +118,7 @@ _SCORE_MODS: dict[str, Callable[..., Tensor]] = {
 
 
 def absolute_score_mod(inputs: Inputs) -> ScoreMod | None:
-    """The case's score_mods in their order, ``q`` being the query's position; or None.
+    """The case's score_mods as one score_mod whose ``q`` is the query's position, or None.
 
     Raises:
         UnknownKind: for a score_mod that is not stated here.
@@ -138,7 +144,8 @@ def absolute_score_mod(inputs: Inputs) -> ScoreMod | None:
 
 
 def score_mod(inputs: Inputs) -> ScoreMod | None:
-    """The case's score_mods, with query ``q`` of sequence ``b`` at ``input_pos[b] + q``."""
+    """The case's score_mods as one, with query ``q`` of sequence ``b`` at ``input_pos[b] + q``;
+    None without any."""
     mod, input_pos = absolute_score_mod(inputs), inputs.input_pos
     if mod is None:
         return None
@@ -160,9 +167,9 @@ def fresh_block_mask(inputs: Inputs, mod: MaskMod, kv_len: int) -> BlockMask:
 
 
 def row_block_mask(inputs: Inputs) -> BlockMask:
-    """gpt-fast's recipe: one square causal mask, of which each step takes the row of its block.
+    """gpt-fast's recipe: one square causal block mask, of which each step takes its block's row.
 
-    The row's mask_mod and lengths are put right by hand, since a sliced BlockMask keeps neither.
+    The row's mask_mod and lengths are set afterwards, since a sliced BlockMask keeps neither.
     """
     case, input_pos = inputs.case, inputs.input_pos
     square = create_block_mask(
@@ -181,7 +188,8 @@ def row_block_mask(inputs: Inputs) -> BlockMask:
 
 
 def from_kv_blocks(inputs: Inputs, mod: MaskMod) -> BlockMask:
-    """A table listing every block of the cache as partial, so that ``mod`` alone decides."""
+    """A block mask that lists every block of the cache as partial, so that ``mod`` alone decides
+    which slots are attended."""
     case = inputs.case
     q_block, kv_block = case.block_size
     rows, columns = -(-case.q_len // q_block), -(-case.cache_len // kv_block)

@@ -1,8 +1,8 @@
-"""One implementation of a decode call.
+"""Path: one implementation of a decode call that is under test.
 
 A path prepares a call outside the compiled region (block masks, slices) and names the function
-that runs, eager or compiled. It says what it does not support, which tails it promises to ignore
-and how it rounds; the harness holds it to all of that.
+that runs, eager or compiled. It declares what it does not support, which tails it ignores and how
+it rounds, and is judged by these declarations.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from harness.paths.compile import Compiled, why_not
 
 @dataclass(frozen=True)
 class Result:
-    """``output`` ``[B, Hq, Q, Dv]``; ``logsumexp`` ``[B, Hq, Q]``, natural base, where given."""
+    """What a path returns: ``output`` ``[B, Hq, Q, Dv]`` and, from some paths, ``logsumexp``
+    ``[B, Hq, Q]`` in natural base."""
 
     output: Tensor
     logsumexp: Tensor | None = None
 
 
-# Small, with more than one block, and off the block size.
+# A small cache of more than one block, with a position inside a block.
 CONTRACT_CASE = DecodeCase(cache_len=48, input_pos=(20,), heads=2, head_dim=16, block_size=(16, 16))
 
 
@@ -38,13 +39,13 @@ CONTRACT_CASE = DecodeCase(cache_len=48, input_pos=(20,), heads=2, head_dim=16, 
 class Path:
     """One implementation of a decode call.
 
-    ``declines(case)`` gives the reason why it does not take a case, or None; ``recipes`` are the
-    block mask recipes that it follows. ``ignores`` is its tail contract: ``finite`` leftovers, or
-    ``any`` bits. ``flex`` says whether it calls flex_attention, and ``avoids_known_failures`` that
-    it does so around what compiled FlexAttention on CPU is known to get wrong. A ``static`` path
-    promises one graph for all positions. ``contract_case`` is one that it takes, on which its
-    contract is checked. One that is ``known_wrong`` is there to be shown wrong and counts for
-    nothing.
+    ``prepare`` makes the call from the inputs. ``declines(case)`` gives the reason why the path
+    does not take a case, or None; ``recipes`` are the block mask recipes that it follows.
+    ``ignores`` is its tail contract: it ignores ``finite`` tails, or ``any``. ``flex`` says whether
+    it calls flex_attention, and ``avoids_known_failures`` that it avoids what compiled
+    FlexAttention on CPU is known to get wrong. A ``static`` path promises one graph for all
+    positions; ``contract_case`` is the case on which such promises are checked. A path that is
+    ``known_wrong`` is there to be shown wrong, and is left out where paths must be right.
     """
 
     name: str
@@ -78,7 +79,7 @@ class Path:
         return self.refuses(case)
 
     def compiled(self, case: DecodeCase, function: Callable[..., Any]) -> Compiled:
-        """The compiled ``function`` for the case's geometry; compiled once per process."""
+        """``function`` compiled for the case's geometry; once per process, path and geometry."""
         key = (self.name, case.geometry)
         if key not in _COMPILED:
             mode = None if case.mode == "compiled" else case.mode
@@ -91,7 +92,7 @@ class Path:
         return compiled.graphs if compiled else 0
 
     def bound(self, inputs: Inputs) -> Callable[[], Any]:
-        """The prepared call, eager or compiled, without arguments left."""
+        """The prepared call as a function without arguments, eager or compiled."""
         call = self.prepare(inputs)
         function = call.function
         if inputs.case.mode != "eager":

@@ -1,4 +1,4 @@
-"""The implementations under test, by name."""
+"""The table of paths, the implementations under test, by name."""
 
 from __future__ import annotations
 

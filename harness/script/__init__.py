@@ -1,1 +1,1 @@
-"""Standalone scripts that need torch alone."""
+"""Standalone scripts that show a failure and need torch alone."""

@@ -1,7 +1,7 @@
-"""A standalone script for a case: Python's standard library and torch alone.
+"""Standalone scripts for a case, which need Python's standard library and torch alone.
 
-It draws the same bits as ``harness.inputs``, computes golden and the rounding budget densely
-in float64, runs the calls and exits 1 while one of them is wrong.
+Such a script draws the same bits as ``harness.inputs``, computes golden and the budget densely in
+float64, runs the calls and exits with 1 while one of them is wrong.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from harness.script.text import both, bracketed, script
 INPUTS_END = "# Golden, and what rounding can explain: float64 over the attended slots."
 _SLICED = "lambda b, h, q, kv: q >= kv"
 
-# Name of a call, its mask_mod, and how many slots of the cache it gets.
+# The name of a call, its mask_mod, and how many slots of the cache it gets.
 _Call = tuple[str, str, str]
 
 
 def report_script(case: DecodeCase, device: str) -> str:
-    """Who is right in gpt-fast#233: both of the report's sides, and what each should have been.
+    """A script that shows which side of gpt-fast#233 is wrong, and the slice with its mask fixed.
 
-    Exits 1 while one of the report's two computations is wrong.
+    It exits with 1 while one of the report's two computations is wrong.
     """
     last = case.input_pos[0]
     length = str(last + 1)
@@ -62,9 +62,9 @@ def report_script(case: DecodeCase, device: str) -> str:
 
 
 def case_script(case: DecodeCase, device: str) -> str:
-    """The same calls as the harness's FlexAttention paths on one case.
+    """A script that makes the calls of ``full-cache`` and ``sliced-offset`` on one case.
 
-    Exits 1 while one of them is wrong.
+    It exits with 1 while one of them is wrong.
     """
     calls = [("the whole cache", "attends", "S")]
     if PATHS["sliced-offset"].unsupported(case, device) is None:
@@ -89,7 +89,7 @@ def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
     yield from budget_lines(case, device, Precision(), intermediates(case))
     yield ""
     yield from _placed(case, device)
-    # Of several calls the outputs are kept, to be compared with each other.
+    # The outputs of the report's calls are kept, to be compared with each other.
     yield ("outputs, wrong = [], []" if len(calls) > 2 else "wrong = []")
     lines = [*_call(case), *_row(case)]
     if len(calls) > 2:
@@ -105,7 +105,8 @@ def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
 
 
 def _functions(case: DecodeCase) -> Iterator[str]:
-    """What flex_attention gets, and the golden result alike."""
+    """The functions of mask and score_mods, which flex_attention gets and golden uses too, and the
+    function to compile."""
     yield ""
     yield "def attends(b, h, q, kv):"
     yield "    t = pos[b] + q  # the query's position"
@@ -138,7 +139,7 @@ def _functions(case: DecodeCase) -> Iterator[str]:
 
 
 def _cut(case: DecodeCase, indent: str = "") -> Iterator[str]:
-    """``k, v``, what the call gets: the views of the buffers, and of them the first slots."""
+    """``k, v``, which the call gets: the first slots of the views of the buffers."""
     yield from both("k, v", f"x{case.layout_kind.script[1]}[:, :, :n]", indent=indent)
 
 
@@ -149,7 +150,7 @@ def _flex(case: DecodeCase) -> str:
 
 
 def _placed(case: DecodeCase, device: str) -> Iterator[str]:
-    """The caches in their buffers, and everything on its device."""
+    """Statements that put the caches into their buffers and the tensors on the device."""
     if case.layout != "contiguous":
         yield from both("key, value", case.layout_kind.script[0])
     if device != "cpu":
@@ -186,7 +187,7 @@ def _block_mask(case: DecodeCase) -> Iterator[str]:
 
 
 def _row(case: DecodeCase) -> Iterator[str]:
-    """One row of the error table."""
+    """Statements that print one row of the table of errors."""
     yield "error = (out - golden).abs()"
     yield "wrong.append(not (error <= budget).all())"
     yield f"worst = {'(error / budget.clamp(min=1e-300)).max()' if case.batch else '0.0'}"

@@ -1,4 +1,4 @@
-"""Statements of a standalone script that see what no result shows: how a call ends, and what it
+"""Statements of a standalone script that show what no output does: how a call ends, and what it
 changes."""
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ _MEMORY = 4 * 2**30
 
 
 def crash() -> Iterator[str]:
-    """Run the rest of the script in a child, which ends with a status of its own if all calls
-    return: leaving the process with status 0 is a crash as well."""
+    """Statements that run the rest of the script in a child process.
+
+    The child ends with a special status where all calls return, since a function that ends the
+    process with status 0 counts as a crash too."""
     yield 'if sys.argv[1:] != ["call"]:'
     yield '    child = subprocess.run([sys.executable, __file__, "call"]).returncode'
     yield f'    print("returned" if child == {_RETURNED} else f"the process ended with {{child}}")'
@@ -25,7 +27,7 @@ def crash() -> Iterator[str]:
 
 
 def ending(verdict: Verdict, timeout: float, device: str, others: Iterable[str]) -> Iterator[str]:
-    """Calls that may not return; ``others`` are the further ones."""
+    """Statements with calls that may not return: the first one, then ``others``."""
     if verdict is Verdict.TIMEOUT:
         yield f"faulthandler.dump_traceback_later({timeout!r}, exit=True)  # with status 1"
     if verdict is Verdict.OOM and device == "cpu":
@@ -68,7 +70,8 @@ def state(**tensors):
 
 
 def mutated(case: DecodeCase) -> Iterator[str]:
-    """One call, and what it changed: memory of its inputs, settings of the process."""
+    """Statements that make one call and print what it changed: memory of its inputs, or settings of
+    the process."""
     yield ""
     yield from _STATE.rstrip().splitlines()
     yield ""

@@ -1,6 +1,6 @@
-"""A standalone script for a user's function and a case: stdlib, torch, and that function.
+"""Standalone scripts for a user's function and a case, which need torch and that function alone.
 
-It holds what its verdict takes to see again, and no more: a wrong result needs the oracle, a
+A script holds only what is needed to see its verdict again: a wrong output needs the oracle, a
 crash does not.
 """
 
@@ -91,7 +91,7 @@ def _import(target: str, case: DecodeCase) -> Iterator[str]:
         folder, module = str(Path(place).parent), Path(place).stem
     yield from bracketed("sys.path.insert(", ["0", quoted(folder)], ")")
     if folder and module in (*sys.stdlib_module_names, "torch"):
-        # The import system would find the other one.
+        # An import by this name would find the module of the standard library, or torch.
         first, dot, rest = name.partition(".")
         end = f")[{quoted(first)}]{dot}{rest}"
         yield from bracketed("decode = runpy.run_path(", [quoted(place)], end)
@@ -116,7 +116,7 @@ def _copies(case: DecodeCase, indent: str = "") -> Iterator[str]:
 
 
 def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
-    """``call(key, value)``, every time with tensors of its own."""
+    """The function ``call(key, value)``, which copies its tensors in every call."""
     yield from bracketed("options = dict(", list(_options(case, device)), ")")
     if verdict is Verdict.MUTATED:
         yield from _copies(case)
@@ -127,7 +127,7 @@ def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
     yield from _copies(case, "    ")
     call = "return decode(q, k, v, p, **options)"
     if verdict is Verdict.ERROR:
-        # Or else sys.exit(0) in the function would end the script as if all were well.
+        # Otherwise sys.exit(0) in the function would end the script as if all were well.
         yield "    try:"
         yield "        with torch.no_grad():"
         yield f"            {call}"
@@ -161,7 +161,8 @@ def _numbers(case: DecodeCase, device: str, precision: Precision) -> Iterator[st
 
 
 def _others(case: DecodeCase, device: str) -> Iterator[str]:
-    """The further calls that a function is judged by, as statements between ``call``s."""
+    """Statements with the other calls by which a function is judged: with another tail, and with
+    junk in new memory."""
     if tail(case).any():
         yield "given = key, value"
         yield from other_tail(case)

@@ -1,4 +1,5 @@
-"""A case's tensors as statements of a standalone script: the same bits as ``harness.inputs``."""
+"""Statements of a standalone script that draw a case's tensors, with the bits of
+``harness.inputs``."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _NORMAL = "randn"
 
 
 def _text(fill: Fill) -> str:
-    """What a tail is filled with, as an expression."""
+    """What fills a tail, as an expression of the script."""
     if fill == "normal":
         return _NORMAL
     if fill == "max":
@@ -26,14 +27,15 @@ def _text(fill: Fill) -> str:
 
 
 def parameters(case: DecodeCase) -> Iterator[tuple[Parameter, str]]:
-    """What the case's score_mods need, each with the expression that draws it."""
+    """The parameters that the case's score_mods need, each with the expression that draws it."""
     for kind in case.score_kinds:
         if kind.parameter is not None:
             yield kind.parameter, kind.parameter.script.format(**case.scores[kind.name])
 
 
 def drawn(case: DecodeCase, device: str) -> Iterator[str]:
-    """Constants, ``pos``, and ``query, key, value`` and the parameters, before their tail."""
+    """Statements for sizes and constants, ``pos``, ``query, key, value`` and parameters; the tail
+    is filled later."""
     sizes = [case.batch, case.heads, case.kv_heads, case.q_len]
     sizes += [case.cache_len, case.head_dim, case.value_dim]
     scale = "D**-0.5" if case.scale is None else repr(case.scale)
@@ -53,7 +55,8 @@ def drawn(case: DecodeCase, device: str) -> Iterator[str]:
 
 
 def _step(case: DecodeCase) -> float:
-    """What coordinate 0 of a key adds to a score by 1, where the query's is the lever."""
+    """The number in coordinate 0 of a key that adds 1 to its score, where the query holds the lever
+    there."""
     return 1 / (case.softmax_scale * _lever(case))
 
 
@@ -78,7 +81,8 @@ def _logits(case: DecodeCase) -> Iterator[str]:
 
 
 def filled(case: DecodeCase) -> Iterator[str]:
-    """``tail``, where there is one, and what lies there; the needle."""
+    """Statements that compute the mask ``tail``, where there is a tail, fill the tail, and plant
+    the needle."""
     if tail(case).any():
         yield "tail = ~allowed.any(1).any(1)[:, None, :, None]  # slots that nobody attends"
         if case.layout_kind.shared:
@@ -88,15 +92,15 @@ def filled(case: DecodeCase) -> Iterator[str]:
 
 
 def other_tail(case: DecodeCase) -> Iterator[str]:
-    """Change the tail as the search for leaks does, with the numbers that it draws."""
+    """Statements that change the tail to the bits that ``harness.verdict.judging.leaks`` uses."""
     other, keys = TAILS[case.tail_kind.other], case.tail_kind.key
-    # Where both tails have normal keys, they have the same.
+    # Where both tails have normal keys, the keys are the same numbers.
     key = "" if other.key == keys == "normal" else _text(other.key)
     yield from _fill(case, key, _text(other.value))
 
 
 def _fill(case: DecodeCase, key: str, value: str) -> Iterator[str]:
-    # Of an expanded cache, another sequence may attend the slot.
+    # Where sequences share storage, another sequence may attend a slot of this one's tail.
     free, rows = ("free", "[:1]") if case.layout_kind.shared else ("tail", "")
     if key == value != _NORMAL:
         yield f"key, value = (x.masked_fill({free}, {key}) for x in (key, value))"
@@ -125,5 +129,5 @@ def _needle(case: DecodeCase) -> Iterator[str]:
 
 
 def spoilt(case: DecodeCase) -> bool:
-    """Whether the oracle must not multiply with what lies in the tail."""
+    """Whether the tail holds NaN or inf, so that the script's oracle must not multiply with it."""
     return not case.tail_kind.finite and bool(tail(case).any())

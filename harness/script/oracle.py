@@ -1,6 +1,6 @@
-"""Golden and the rounding budget as statements of a standalone script: dense, in float64.
+"""Statements of a standalone script that compute golden and the budget, densely and in float64.
 
-The formula is that of ``harness.oracle.budget``, written out for one declared precision.
+The formula of the budget is that of ``harness.oracle.budget``, for one declared precision.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from harness.script.text import added
 
 
 def column(case: DecodeCase) -> str | None:
-    """The name of the logit ``[HQ]`` in each softmax that has no value; None without one."""
+    """The script's name for the logit ``[HQ]`` that takes part in each softmax without a value, or
+    None."""
     names = [kind.parameter.short for kind in case.score_kinds if kind.column and kind.parameter]
     return names[0] if names else None
 
 
 def score_lines(case: DecodeCase) -> list[str]:
-    """What ``s`` becomes by each score_mod, in turn."""
+    """Expressions for the score ``s`` after each score_mod, in their order."""
     return [
         kind.script.format(**case.scores[kind.name]) for kind in case.score_kinds if not kind.column
     ]
 
 
 def intermediates(case: DecodeCase) -> list[str]:
-    """The absolute values on the way of the score_mods."""
+    """Expressions for the absolute intermediate values of the score_mods."""
     arguments = case.scores
     constant = sum(kind.constant(arguments[kind.name]) for kind in case.score_kinds)
     terms = [kind.size.format(**arguments[kind.name]) for kind in case.score_kinds if kind.size]
@@ -36,7 +37,8 @@ def intermediates(case: DecodeCase) -> list[str]:
 
 
 def golden_lines(case: DecodeCase, scores: list[str]) -> Iterator[str]:
-    """``golden`` ``[B, HQ, Q, DV]``; ``scores`` are what ``s`` becomes, in turn."""
+    """Statements that compute ``golden`` ``[B, HQ, Q, DV]``; ``scores`` are expressions for ``s``
+    after each step."""
     repeated = ".repeat_interleave(HQ // HKV, 1)" if case.heads != case.kv_heads else ""
     yield f"k, v = (x.double(){repeated} for x in (key, value))"
     if spoilt(case):
@@ -56,8 +58,8 @@ def golden_lines(case: DecodeCase, scores: list[str]) -> Iterator[str]:
 def budget_lines(
     case: DecodeCase, device: str, precision: Precision, intermediates: list[str]
 ) -> Iterator[str]:
-    """``budget`` ``[B, HQ, Q, DV]``; ``intermediates`` are the absolute values on the way of the
-    score_mods."""
+    """Statements that compute ``budget`` ``[B, HQ, Q, DV]``; ``intermediates`` are expressions for
+    the absolute intermediate values of the score_mods."""
     inputs = UNIT_ROUNDOFF[case.dtype]
     u = UNIT_ROUNDOFF[precision.accumulator]
     if device != "cpu":
@@ -95,7 +97,8 @@ def budget_lines(
 
 
 def _column_lines(u_out: str, u_score: str) -> Iterator[str]:
-    """What the logit without a value adds, also where it is applied to the finished output."""
+    """Statements for what a logit without a value adds to the budget, with the case that it is
+    applied to the finished output."""
     narrow = f" + {u_score} * logit.abs()" if u_score else ""
     yield "dl = 2 * u * (both.amax(-1, keepdim=True) - logit + logit.abs())" + narrow
     yield "n, mean = n + (n > 0), (p * ds).sum(-1, keepdim=True) + rest * dl"
@@ -105,7 +108,8 @@ def _column_lines(u_out: str, u_score: str) -> Iterator[str]:
 
 
 def exact_lines(case: DecodeCase, precision: Precision) -> Iterator[str]:
-    """See ``harness.verdict.judgement.inexact``."""
+    """Statements that lower the budget where integers must be summed exactly, as
+    ``harness.verdict.judging.inexact`` demands."""
     exact = precision.accumulator in ("float32", "float64") and precision.output is None
     if case.probe != "integers" or case.score != "none" or not exact:
         return
@@ -114,5 +118,5 @@ def exact_lines(case: DecodeCase, precision: Precision) -> Iterator[str]:
 
 
 def _power(x: float) -> str:
-    """``2.0**-24``: every unit roundoff is a power of two."""
+    """A power of two, which every unit roundoff is, as an expression: ``2.0**-24``."""
     return f"2.0**{int(math.log2(x))}"

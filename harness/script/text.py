@@ -1,7 +1,7 @@
-"""The text of a standalone script: its head, its imports, and lines as black leaves them.
+"""The text of a standalone script: its head, its imports, and lines that black would not change.
 
-Black is not needed to write a script: whatever may be too long for a line is written here in the
-one other form that black keeps.
+Black is not needed to write a script: a statement that may be too long for a line is written here
+in the other form that black keeps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from harness.case import DecodeCase
 from harness.support.environment import environment, one_line
 
-# Black's own, so that ``black script.py`` has nothing to do.
+# This is black's line length, so that ``black script.py`` has nothing to do.
 WIDTH = 88
 _STDLIB = (
     "ctypes",
@@ -31,7 +31,7 @@ _FLEX = ("AuxRequest", "BlockMask", "create_block_mask", "flex_attention")
 
 
 def script(title: str, case: DecodeCase, device: str, body: Iterable[str]) -> str:
-    """A whole script; the title says how it ends."""
+    """A whole script with the statements ``body``; the title says what its exit code means."""
     text = "\n".join(body) + "\n"
     head = [
         f'"""{title}',
@@ -52,7 +52,7 @@ def script(title: str, case: DecodeCase, device: str, body: Iterable[str]) -> st
 
 
 def bracketed(start: str, items: list[str], end: str) -> Iterator[str]:
-    """``start``, the items, ``end``: on one line, or with an item a line."""
+    """A statement of ``start``, items and ``end``, on one line or with one item on each line."""
     line = f"{start}{', '.join(items)}{end}"
     if len(line) <= WIDTH:
         yield line
@@ -63,7 +63,7 @@ def bracketed(start: str, items: list[str], end: str) -> Iterator[str]:
 
 
 def added(name: str, terms: list[str]) -> Iterator[str]:
-    """``name`` = the sum of the terms, as many on a line as fit."""
+    """Statements that set ``name`` to the sum of the terms, as many on a line as fit."""
     line = f"{name} = {terms[0]}"
     for term in terms[1:]:
         if len(f"{line} + {term}") > WIDTH:
@@ -74,7 +74,7 @@ def added(name: str, terms: list[str]) -> Iterator[str]:
 
 
 def both(names: str, expression: str, of: str = "key, value", indent: str = "") -> Iterator[str]:
-    """``names = (expression for x in (key, value))``."""
+    """The statement ``names = (expression for x in (key, value))``, on one line or on several."""
     loop = f"for x in ({of})"
     line = f"{indent}{names} = ({expression} {loop})"
     if len(line) <= WIDTH:
@@ -91,7 +91,7 @@ def both(names: str, expression: str, of: str = "key, value", indent: str = "") 
 
 
 def integers(name: str, values: tuple[int, ...]) -> Iterator[str]:
-    """An int64 tensor of these values."""
+    """Statements that set ``name`` to an int64 tensor of these values."""
     line = f"{name} = torch.tensor({list(values)})"
     if values and len(line) <= WIDTH:
         yield line

@@ -1,1 +1,1 @@
-"""Hypothesis draws cases: for the paths, and for a function of a user."""
+"""Hypothesis strategies that draw cases, for the paths and for a user's function."""

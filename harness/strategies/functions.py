@@ -1,4 +1,4 @@
-"""Cases for a user's function: everything in its domain, biased to edges, each cheap to run."""
+"""Strategies for a user's function: any case of its domain, biased to edges, each cheap to run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from harness.strategies.paths import (
 
 EDGES = (16, 32, 64, 128, 256, 512)
 
-# Bounds on one example's scores (B Hq Q S) and cache elements (B Hkv S D).
+# One example has at most so many scores (B Hq Q S) and cache elements (B Hkv S D).
 _MAX_SCORES = 2**14
 _MAX_CACHE = 2**16
 _BATCH_OF_DRAWS = 100
@@ -46,18 +46,20 @@ def decode_cases(
     head_dims: Iterable[int] = HEAD_DIMS,
     cache_len: tuple[int, int] = (1, 1024),
 ) -> st.SearchStrategy[DecodeCase]:
-    """Cases for a function of the signature that ``python -m harness check`` takes.
+    """A strategy for cases that a function with the signature of ``python -m harness check`` takes.
 
     Args:
-        dtype: one of float32 bfloat16 float16, or several.
-        supports: features beyond the base, see ``harness.case.domain.FEATURES``.
-        cache_len: fewest and most slots.
+        dtype: one of float32, bfloat16 and float16, or several.
+        supports: what the function can do beyond a plain decode call, names of
+            ``harness.case.features.FEATURES``.
+        head_dims: sizes of the head dimension of query and key.
+        cache_len: the fewest and the most slots.
 
     Raises:
         DomainError: for an unknown feature or an impossible range.
     """
     dtypes = (dtype,) if isinstance(dtype, str) else tuple(dtype)
-    # Unknown names are for Domain to name, so what was given goes there as it is.
+    # Domain raises for unknown names and names them, so it gets what was given as it is.
     return supported(Domain(supports, tuple(head_dims), cache_len, dtypes))  # type: ignore[arg-type]
 
 
@@ -71,7 +73,8 @@ def _cache_lens(draw: st.DrawFn, low: int, high: int) -> int:
 
 @st.composite
 def geometries(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCase:
-    """What a compiled kernel is specialised to, with every sequence at position 0."""
+    """Geometries of the domain, what a compiled kernel is specialised to, as cases with every
+    sequence at position 0."""
 
     def has(feature: str) -> bool:
         return feature in domain.features and draw(st.booleans())
@@ -116,7 +119,7 @@ def geometries(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCa
 
 @st.composite
 def data_of(draw: st.DrawFn, geometry: DecodeCase, domain: Domain) -> DecodeCase:
-    """The geometry with positions and values drawn."""
+    """Cases of one geometry, with positions and values drawn."""
     block = draw(st.sampled_from(EDGES))
     one = positions(geometry.cache_len, geometry.q_len, block)
     if "idle" in domain.features:
@@ -134,31 +137,32 @@ def data_of(draw: st.DrawFn, geometry: DecodeCase, domain: Domain) -> DecodeCase
         logits=draw(often("normal", *LOGITS[1:])),
         seed=draw(st.integers(0, 2**32 - 1)),
     )
-    # Needles go to the edges of the blocks that a kernel may have: the case's block size is that of
-    # a block mask, which a function does not see.
+    # A needle goes to the edges of blocks that a kernel may have. The case's own block size is that
+    # of a block mask, which a user's function does not see.
     return case.replace(probe=draw(probes(case.replace(block_size=(block, block)))))
 
 
 @st.composite
 def supported(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCase:
-    """Any case in ``domain``."""
+    """Any case of ``domain``."""
     return draw(data_of(draw(geometries(domain, mode)), domain))
 
 
 def domain_cases(
     domain: Domain, source: int, *, compiled_geometries: int = 0
 ) -> Iterator[DecodeCase]:
-    """Different cases, the same for the same ``source``, until none is left.
+    """Distinct cases of a domain, the same for the same ``source``, until no new one is drawn.
 
-    With ``compiled_geometries``, compiled calls of that many geometries: each takes seconds to
-    compile, and a second graph for one of them is what counting graphs is to find.
+    With ``compiled_geometries`` the cases are compiled calls of at most that many geometries, since
+    each takes seconds to compile. Several cases share a geometry, so that counting graphs can find
+    a second graph for it.
     """
     strategy = supported(domain)
     if compiled_geometries:
         geometry = geometries(domain, "compiled")
         count = compiled_geometries
         distinct = list(dict.fromkeys(sampled_cases(2 * count, f"{source}/geometries", geometry)))
-        # The first is always the simplest, which shows least.
+        # The first geometry that Hypothesis draws is always the simplest, which shows least.
         few = distinct[1 : count + 1] or distinct
         strategy = st.sampled_from(few).flatmap(lambda drawn: data_of(drawn, domain))
     seen: set[DecodeCase] = set()

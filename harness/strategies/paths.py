@@ -1,7 +1,7 @@
-"""Hypothesis strategies for decode cases: plain values, biased to edges, never tensors.
+"""Hypothesis strategies for the paths: cases as plain values, biased to edges, never tensors.
 
 ``path_cases`` draws a whole case; ``decode_data`` draws what may change without a recompile.
-Sizes are capped together, so that one example stays cheap while every value still occurs.
+The product of the sizes is capped, so that one example stays cheap while every size still occurs.
 """
 
 from __future__ import annotations
@@ -29,32 +29,33 @@ KV_HEADS = (1, 2, 3, 4, 8, 32)
 SCALES = (None, 0.05, 0.5, 1.0)
 LOGITS = ("normal", "x5", "low", "huge", "equal")
 
-# Bounds on one example's scores (B Hq Q S) and cache elements (B Hkv S D).
+# One example has at most so many scores (B Hq Q S) and cache elements (B Hkv S D).
 _MAX_SCORES = 2**16
 _MAX_CACHE = 2**18
 
 
 def often(common: Any, *rare: Any) -> st.SearchStrategy[Any]:
-    """The common value half the time."""
+    """The common value half of the time, else one of the rare ones."""
     return st.one_of(st.just(common), st.sampled_from(rare)) if rare else st.just(common)
 
 
 def upto(limit: int, values: Iterable[int]) -> st.SearchStrategy[int]:
-    """Those of the values that are within the limit, or the first where none is."""
+    """One of the values that are at most ``limit``, or the first value where none is."""
     possible = list(values)
     return st.sampled_from([v for v in possible if v <= limit] or possible[:1])
 
 
 @st.composite
 def cache_lens(draw: st.DrawFn, block: int) -> int:
-    """Around block edges, off them, and on both sides of where split decoding starts."""
+    """Cache lengths around block edges, off them, and on both sides of 512 slots, from which
+    compiled FlexAttention on CPU splits the cache."""
     edges = [n for k in (1, 2, 3) for n in (k * block - 1, k * block, k * block + 1) if n > 0]
     return draw(st.one_of(st.sampled_from(edges), st.integers(1, 64), st.sampled_from(CACHE_LENS)))
 
 
 @st.composite
 def positions(draw: st.DrawFn, cache_len: int, q_len: int, block: int) -> int:
-    """Of one live sequence: first, second, around block edges, last, anywhere."""
+    """Positions of one live sequence: the first, the second, around block edges, the last, any."""
     last = cache_len - q_len
     edges = [n for k in range(1, 4) for n in (k * block - 1, k * block, k * block + 1) if n <= last]
     edges += [n for n in (0, 1, last) if n <= last]
@@ -65,7 +66,8 @@ def positions(draw: st.DrawFn, cache_len: int, q_len: int, block: int) -> int:
 def input_positions(
     draw: st.DrawFn, case: DecodeCase, batch: int, *, shared: bool = False
 ) -> tuple[int, ...]:
-    """Of a batch: one position for all, or each its own, idle sequences among them."""
+    """Positions of all sequences of a batch: one for all, or one each with idle sequences among
+    them."""
     one = positions(case.cache_len, case.q_len, case.block_size[1])
     if shared or draw(st.booleans()):
         return (draw(one),) * batch
@@ -74,7 +76,7 @@ def input_positions(
 
 
 def values(argument: Argument, blocks: Iterable[int], cache_len: int) -> st.SearchStrategy[int]:
-    """Of an argument of a kind, around these block sizes."""
+    """Values of one argument of a kind, around these block sizes."""
     likely = list(dict.fromkeys(n for block in blocks for n in argument.likely(block)))
     if argument.in_cache:
         likely = [n for n in likely if n <= cache_len]
@@ -85,21 +87,21 @@ def values(argument: Argument, blocks: Iterable[int], cache_len: int) -> st.Sear
 
 
 def texts(kind: Kind, blocks: Sequence[int], cache_len: int) -> st.SearchStrategy[str]:
-    """A kind with its arguments."""
+    """A kind with drawn arguments, as text of a case id."""
     arguments = {name: values(a, blocks, cache_len) for name, a in kind.arguments.items()}
     return st.fixed_dictionaries(arguments).map(kind.text)
 
 
 @st.composite
 def masks(draw: st.DrawFn, cache_len: int, block: int) -> str:
-    """Every kind, causal twice as often."""
+    """Masks of every kind, causal ones twice as often."""
     kind = draw(st.sampled_from(["causal", *MASKS]))
     return draw(texts(MASKS[kind], [block], cache_len))
 
 
 @st.composite
 def scores(draw: st.DrawFn) -> str:
-    """Half the time none; else any of the score_mods, together in their order."""
+    """No score_mod half of the time, else any number of them, joined in their order."""
     if draw(st.booleans()):
         return "none"
     parts = [draw(texts(kind, [1], 1)) for kind in SCORES.values() if draw(st.booleans())]
@@ -108,7 +110,7 @@ def scores(draw: st.DrawFn) -> str:
 
 @st.composite
 def probes(draw: st.DrawFn, case: DecodeCase) -> str:
-    """Needles where ``needle_slots`` says, or anywhere; equal weights; integers."""
+    """No probe, a needle (at a slot of ``needle_slots`` or anywhere), equal weights or integers."""
     kind = draw(st.sampled_from(["none", "none", "needle", "needle", "uniform", "integers"]))
     if kind != "needle":
         return kind
@@ -118,7 +120,8 @@ def probes(draw: st.DrawFn, case: DecodeCase) -> str:
 
 @st.composite
 def decode_data(draw: st.DrawFn, geometry: DecodeCase) -> DecodeCase:
-    """The geometry with positions and values drawn: no recompile between two of these."""
+    """Cases of one geometry, with positions and values drawn; none needs a recompile after
+    another."""
     batch, shared = geometry.batch, geometry.recipe == "row"
     case = geometry.replace(
         input_pos=draw(input_positions(geometry, batch, shared=shared)),
@@ -138,13 +141,13 @@ def path_cases(
     causal: bool = False,
     idle: bool = False,
 ) -> DecodeCase:
-    """A whole case, eager.
+    """Eager cases with every field drawn.
 
     Args:
-        min_batch: fewest sequences, 0 or 1.
-        min_q_len: fewest query tokens per sequence, 1 or 2.
-        causal: no mask under which a query attends a later slot.
-        idle: at least one sequence is idle.
+        min_batch: the fewest sequences, 0 or 1.
+        min_q_len: the fewest query tokens per sequence, 1 or 2.
+        causal: whether to leave out masks under which a query attends a later slot.
+        idle: whether at least one sequence is to be idle.
     """
     block = draw(st.sampled_from(BLOCKS))
     recipes = ["fresh", "fresh", "kv-blocks", *(["row"] if min_q_len == 1 and not idle else [])]
@@ -194,7 +197,7 @@ def path_cases(
 def sampled_cases(
     count: int, run: int | str = 0, cases: st.SearchStrategy[DecodeCase] | None = None
 ) -> list[DecodeCase]:
-    """The first ``count`` cases that Hypothesis draws with this seed; the same in every run."""
+    """The first ``count`` cases that Hypothesis draws with the seed ``run``, the same each time."""
     drawn: list[DecodeCase] = []
 
     @seed(run)
@@ -214,13 +217,16 @@ def sampled_cases(
 
 
 def fitted(cases: Iterable[DecodeCase], path: Path, **fixed: Any) -> Iterator[Problem]:
-    """The problems that cases become for a path, without those that nobody can be held to."""
+    """The cases, changed so that ``path`` takes them, as problems, without those on which no
+    implementation can be judged."""
     return judgeable(fit(case, path, **fixed) for case in cases)
 
 
 def fit(case: DecodeCase, path: Path, **fixed: Any) -> DecodeCase:
-    """``case`` with ``fixed`` applied and, one by one until ``path`` takes it, what it refuses
-    put right: so that no drawn example is wasted on a path's contract."""
+    """``case`` with the fields ``fixed``, simplified step by step until ``path`` takes it.
+
+    Without this, drawn examples would be wasted on paths that refuse them. No step may be enough,
+    so the path may refuse the result too."""
     case = case.replace(**fixed)
     live = max(case.input_pos, default=-1)
     additive = [kind.text(case.scores[kind.name]) for kind in case.score_kinds if kind.additive]

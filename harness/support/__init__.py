@@ -1,1 +1,1 @@
-"""What every part of the harness uses and none of it is about decoding."""
+"""Files, progress, JSON and the environment: helpers that know nothing about decoding."""

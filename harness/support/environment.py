@@ -1,4 +1,4 @@
-"""What a result depends on besides the code: torch, Python, processor, threads."""
+"""The environment that a result depends on besides the code: torch, Python, processor, threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def environment(device: str = "cpu") -> dict[str, str | int | bool]:
-    """Plain values, fit for JSON and for the head of a script."""
+    """A description of the environment on ``device``, in plain values that JSON can hold."""
     described: dict[str, str | int | bool] = {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -28,5 +28,5 @@ def environment(device: str = "cpu") -> dict[str, str | int | bool]:
 
 
 def one_line(described: dict[str, str | int | bool]) -> str:
-    """``torch 2.13.0, python 3.11.7, ...``"""
+    """The description in one line: ``torch 2.13.0, python 3.11.7, ...``."""
     return ", ".join(f"{name} {value}" for name, value in described.items())

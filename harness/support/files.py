@@ -12,10 +12,10 @@ class UnwritableFile(OSError):
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work, not after it, that ``path`` cannot be written.
+    """Raise before long work, not after it, where the file ``path`` cannot be written.
 
     Raises:
-        UnwritableFile: with the reason.
+        UnwritableFile: where ``path`` is a directory, or its directory is missing or not writable.
     """
     if path.is_dir():
         raise UnwritableFile(f"{path}: is a directory")
@@ -27,10 +27,10 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Find out before the work that ``folder`` cannot be made or written to; make nothing yet.
+    """Raise before long work where ``folder`` cannot be made or written to; make nothing yet.
 
     Raises:
-        UnwritableFile: with the reason.
+        UnwritableFile: where the nearest existing parent is no directory, or is not writable.
     """
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
@@ -46,7 +46,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     as it was.
 
     Raises:
-        UnwritableFile: with the reason.
+        UnwritableFile: where the system refuses; the message names the file and the reason.
     """
     check_writable(path)
     try:

@@ -1,4 +1,4 @@
-"""How long work says what it is doing."""
+"""Progress: how long-running work says what it is doing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ Progress = Callable[[str], None]
 
 
 def progress_to_stderr() -> Progress:
-    """Print what is being done and since when; on a terminal, on one line."""
+    """A function that prints a text and the seconds since now to stderr; on a terminal, always on
+    the same line."""
     start = time.monotonic()
     end = "\r" if sys.stderr.isatty() else "\n"
 

@@ -1,7 +1,7 @@
-"""JSON files, read strictly: what is unknown, missing or of the wrong type is named by its place.
+"""Strict reading of JSON files: a field that is unknown, missing or of the wrong type raises.
 
-A reader is a function from a decoded value to the value that is wanted; ``fields`` and ``list_of``
-make readers of others. What a reader raises says where in the document it was.
+A reader is a function from a decoded value to the value that is wanted. ``fields`` and ``list_of``
+build on other readers. The JsonError that a reader raises says where in the document the value is.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Reader = Callable[[Any], T]
 
 
 class JsonError(ValueError):
-    """A document that is not what it should be: ``place`` names and indices lead to the value, and
-    ``reason`` says what is wrong with it."""
+    """A document that is not as it should be: the names and indices in ``place`` lead to the value,
+    and ``reason`` says what is wrong with it."""
 
     def __init__(self, reason: str, *place: str | int) -> None:
         self.reason, self.place = reason, place
@@ -28,12 +28,13 @@ class JsonError(ValueError):
         super().__init__(f"{where}: {reason}" if where else reason)
 
     def inside(self, step: str | int) -> JsonError:
-        """The same, seen from what holds the value."""
+        """The same error with ``step`` before its place, as seen from the object or list around the
+        value."""
         return JsonError(self.reason, step, *self.place)
 
 
 def parse(text: str) -> Any:
-    """The decoded text; NaN and infinities are no JSON.
+    """Decode JSON text; NaN and infinities, which Python would take, are no JSON.
 
     Raises:
         JsonError: for text that is not JSON.
@@ -49,10 +50,10 @@ def _no_constant(text: str) -> float:
 
 
 def read_file(file: Path, reader: Reader[T], failure: type[ValueError]) -> T:
-    """What ``reader`` makes of a file.
+    """Read a JSON file with ``reader``.
 
     Raises:
-        ValueError: of the type ``failure``, naming the file and the place in it.
+        ValueError: of the type ``failure``; the message names the file and the place in it.
     """
     try:
         return reader(parse(file.read_text(encoding="utf-8")))
@@ -69,11 +70,12 @@ def fields(
     *,
     others: bool = False,
 ) -> dict[str, Any]:
-    """An object's fields, each as its reader gives it; an optional one may be missing, and
-    ``others`` may be there, but are left out.
+    """The fields of a JSON object, each as its reader gives it.
+
+    Optional fields may be missing. With ``others``, further fields may be there and are left out.
 
     Raises:
-        JsonError: for what is no object, and for an unknown, missing or wrong field.
+        JsonError: for a value that is no object, and for an unknown, missing or wrong field.
     """
     readers = {**wanted, **(optional or {})}
     if not isinstance(value, dict):
@@ -84,7 +86,8 @@ def fields(
             found[name] = readers[name](value[name])
         except JsonError as error:
             raise error.inside(name) from None
-    # Last, since a field that says what the document is comes first.
+    # Unknown fields come last: where the field that says what the document is has a wrong value,
+    # that is the error to name.
     unknown = set(value) - set(readers)
     if unknown and not others:
         raise JsonError(f"unknown field {min(unknown)!r}; fields are {' '.join(readers)}")
@@ -94,7 +97,7 @@ def fields(
 
 
 def list_of(reader: Reader[T]) -> Reader[list[T]]:
-    """A list of what ``reader`` reads."""
+    """A reader of a list whose items ``reader`` reads."""
 
     def read(value: Any) -> list[T]:
         if not isinstance(value, list):
@@ -111,36 +114,36 @@ def list_of(reader: Reader[T]) -> Reader[list[T]]:
 
 
 def text(value: Any) -> str:
-    """Text that is not empty."""
+    """A reader of text that is not empty."""
     if not isinstance(value, str) or not value:
         raise JsonError(f"{value!r} is not a text")
     return value
 
 
 def optional_text(value: Any) -> str | None:
-    """Text, or null."""
+    """A reader of text that is not empty, or null."""
     return None if value is None else text(value)
 
 
 def any_text(value: Any) -> str:
-    """Text, which may be empty."""
+    """A reader of text, which may be empty."""
     return value if value == "" else text(value)
 
 
 def anything(value: Any) -> Any:
-    """The value as it is."""
+    """A reader of any value."""
     return value
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """An object with any fields."""
+    """A reader of an object with any fields."""
     if not isinstance(value, dict):
         raise JsonError("is not a JSON object")
     return value
 
 
 def one_of(*words: Any) -> Reader[Any]:
-    """One of these values."""
+    """A reader of one of these values."""
 
     def read(value: Any) -> Any:
         if value not in words or type(value) not in map(type, words):
@@ -152,7 +155,7 @@ def one_of(*words: Any) -> Reader[Any]:
 
 
 def whole(low: int = 0) -> Reader[int]:
-    """A whole number from ``low`` on."""
+    """A reader of a whole number that is at least ``low``."""
 
     def read(value: Any) -> int:
         if type(value) is not int or value < low:
@@ -163,7 +166,7 @@ def whole(low: int = 0) -> Reader[int]:
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Reader[float]:
-    """A finite number from ``low`` to ``high``."""
+    """A reader of a finite number from ``low`` to ``high``."""
 
     def read(value: Any) -> float:
         if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):

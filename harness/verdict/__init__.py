@@ -1,4 +1,4 @@
-"""One word for each path and case, with its evidence."""
+"""Verdicts: how a path is judged on a case, in one word and with the evidence for it."""
 
 from harness.verdict.judgement import Finding, Judgement, Problem, Verdict, judgeable
 from harness.verdict.judging import (

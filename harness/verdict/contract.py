@@ -1,7 +1,7 @@
-"""What a decode path promises beside its numbers: graphs, and no state between calls.
+"""What a path promises beside right numbers: one graph for all positions, no state between calls.
 
-Each check runs a few small calls in one process, traced by torch.compile's eager backend, which
-guards like any other and compiles nothing.
+Each check runs a few small calls in one process. Graphs are counted with torch.compile's eager
+backend, which has the guards of any other backend and compiles nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LENGTHS = (1, 16, 100, 33)
 
 
 def graphs(path: Path, cases: Sequence[DecodeCase], device: str, *, dynamic: bool = False) -> int:
-    """How many graphs one function of a path is traced to over these cases."""
+    """The number of graphs to which a path's function is traced over these cases."""
     compiled: Compiled | None = None
     for case in cases:
         call = path.prepare(make_inputs(case).to(device))
@@ -29,7 +29,7 @@ def graphs(path: Path, cases: Sequence[DecodeCase], device: str, *, dynamic: boo
             compiled = Compiled(
                 call.function, dynamic=dynamic, backend="eager", recompile_limit=len(cases)
             )
-        # The logsumexp cannot be compiled on CPU, and is not what is asked here.
+        # Compiled FlexAttention on CPU cannot return the logsumexp, which does not matter here.
         without = {"with_logsumexp": False} if "with_logsumexp" in call.arguments else {}
         with torch.no_grad():
             compiled(**(call.arguments | without))
@@ -90,10 +90,10 @@ PROMISES = tuple(_PROMISES)
 
 
 def broken(path: Path, device: str = "cpu", case: DecodeCase | None = None) -> dict[str, Finding]:
-    """What a path breaks of its contract, by promise; empty if it keeps all of it.
+    """The promises that a path breaks, each with a finding; empty where it keeps them all.
 
     Args:
-        case: in place of the path's own contract case.
+        case: the case to check them on, by default the path's contract case.
     """
     case = case or path.contract_case
     found = {}

@@ -1,4 +1,4 @@
-"""One word per path and case, with its evidence. Never a bare bool."""
+"""Problem, verdict, finding and judgement: what is judged, and what comes of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.oracle.golden import Golden, golden
 
 
 class Verdict(enum.StrEnum):
-    """The outcome of one path on one case."""
+    """The outcome of one path on one case, in one word."""
 
     OK = "OK"
     UNSUPPORTED = "UNSUPPORTED"
@@ -46,7 +46,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its inputs (on the CPU) and its golden; shared by the paths judged on it."""
+    """A case with its inputs (on the CPU) and its golden, by which every path on it is judged."""
 
     case: DecodeCase
     inputs: Inputs
@@ -57,18 +57,18 @@ class Problem:
         """Draw the inputs and compute golden.
 
         Raises:
-            InvalidCase: where no implementation can be held to the case.
+            InvalidCase: where no implementation can be judged on the case, see ``golden``.
         """
         return cls.given(make_inputs(case))
 
     @classmethod
     def given(cls, inputs: Inputs) -> Problem:
-        """Golden of inputs that are there already; raises as ``of`` does."""
+        """The problem of inputs that were made already; raises as ``of`` does."""
         return cls(inputs.case, inputs, golden(inputs))
 
 
 def judgeable(cases: Iterable[DecodeCase]) -> Iterator[Problem]:
-    """The problems of those cases to which an implementation can be held."""
+    """The problems of those cases on which implementations can be judged; others are left out."""
     for case in cases:
         try:
             problem = Problem.of(case)
@@ -79,11 +79,11 @@ def judgeable(cases: Iterable[DecodeCase]) -> Iterator[Problem]:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found of one path on one case.
+    """What was found about one path on one case.
 
-    ``findings`` are in the order in which they were looked for; the first is the verdict, and
-    without any it is OK. ``error`` and ``logsumexp_error`` are None where nothing comparable came
-    back.
+    ``findings`` are in the order in which they were looked for; the first gives the verdict, which
+    is OK without any. ``error``, of the output, and ``logsumexp_error`` are None where the path
+    returned nothing comparable. ``output`` ``[B, Hq, Q, Dv]`` is on the CPU.
     """
 
     path: str
@@ -101,5 +101,5 @@ class Judgement:
 
     @property
     def verdicts(self) -> str:
-        """All different verdicts, the leading one first: ``LEAK, WRONG``."""
+        """The verdicts of all findings, the leading one first, each once: ``LEAK, WRONG``."""
         return ", ".join(dict.fromkeys(f.verdict for f in self.findings)) or Verdict.OK

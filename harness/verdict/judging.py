@@ -1,4 +1,4 @@
-"""How a path is judged: what is looked for, in order."""
+"""How a path is judged on a case: the checks, in their order."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ from harness.verdict.judgement import Finding, Judgement, Problem, Verdict
 from harness.verdict.junk import junk_memory
 from harness.verdict.process_state import kept_settings
 
-# What torch's allocator for the CPU says when it has no memory, and what C++ says.
+# Where there is no memory left, torch's allocator for the CPU says the first in a RuntimeError, and
+# the C++ library the second.
 _OUT_OF_MEMORY = re.compile("allocate memory|bad_alloc")
 
 
 def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
-    """Run ``path`` on the problem and say what is right or wrong with it.
+    """Run ``path`` on the problem and judge what it returns.
 
-    The order: inputs and settings of the process unchanged; type, shape, dtype, device; finite;
-    exact relations (the tail changes no bit, a second run with junk in the allocator changes no
-    bit); error within budget, where rows with nothing to attend have a budget of 0.
+    The checks, in this order: inputs and settings of the process are unchanged; type, shape, dtype
+    and device are right; the output is finite; another tail changes no bit; a second run with junk
+    in the allocator changes no bit; the error is within the budget, which is 0 in rows with nothing
+    to attend; integers are summed exactly.
     """
     case = problem.case
     if reason := path.unsupported(case, device):
         return Judgement(path.name, case, device, (Finding(Verdict.UNSUPPORTED, reason),))
     before = problem.inputs.to(device)
-    # A copy: on the CPU a path that writes into its inputs would change the problem for the others.
+    # The path gets a copy, since on the CPU a path that writes into its inputs would otherwise
+    # change the problem for the other paths.
     inputs = before.clone()
     changed: list[str] = []
     result = attempt(path, inputs, changed)
@@ -45,7 +48,7 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     findings += [Finding(Verdict.MUTATED, f"changed {setting}") for setting in changed]
     if wrong := malformed(before, result):
         return Judgement(path.name, case, device, (*findings, *wrong))
-    # A copy: a path may return a buffer that its next call overwrites.
+    # The output is copied, since a path may return a buffer that its next call overwrites.
     result = dataclasses.replace(result, output=result.output.detach().clone())
     findings += nonfinite(result)
     findings += leaks(path, problem, result, device)
@@ -64,15 +67,15 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
 
 
 def attempt(path: Path, inputs: Inputs, changed: list[str] | None = None) -> Result | Finding:
-    """The path's result, or what it raised as a finding.
+    """Run the path: its result, or a finding where it raised.
 
-    Settings of the process that it changed are put back, and named in ``changed``.
+    Settings of the process that the path changed are put back and appended to ``changed`` by name.
     """
     try:
         with kept_settings() as names:
             result = path(inputs)
             if inputs.query.is_cuda:
-                # What a kernel did wrong is reported by whatever call comes next.
+                # CUDA reports an error of a kernel in a later call; this makes it raise here.
                 torch.cuda.synchronize(inputs.query.device)
         if changed is not None:
             changed += names
@@ -89,14 +92,15 @@ def attempt(path: Path, inputs: Inputs, changed: list[str] | None = None) -> Res
 
 
 def errors_of(path: Path, problem: Problem, result: Result) -> dict[str, Error]:
-    """The errors of the output and, where there is one, of the logsumexp, in natural base."""
+    """The errors, against golden, of the output and of the logsumexp where the path returns one."""
     gold, on_gpu = problem.golden, result.output.is_cuda
     bound = budget(problem.inputs, gold, path.precision, tensor_cores=on_gpu)
     return compare(result, gold, bound)
 
 
 def compare(result: Result, wanted: Golden | Result, bound: Budget) -> dict[str, Error]:
-    """The errors of a result against another, on the CPU, in units of ``bound``."""
+    """The errors of a result against golden or another result, in units of ``bound``; ``wanted``
+    and ``bound`` are on the CPU."""
     errors = {"output": measure(result.output.cpu(), wanted.output, bound.output)}
     if result.logsumexp is not None and wanted.logsumexp is not None:
         actual = result.logsumexp.cpu()
@@ -105,7 +109,7 @@ def compare(result: Result, wanted: Golden | Result, bound: Budget) -> dict[str,
 
 
 def beyond_budget(errors: Mapping[str, Error]) -> list[Finding]:
-    """A finding for each error that rounding cannot explain."""
+    """A finding for each error that is beyond its budget, so that rounding cannot explain it."""
     return [
         Finding(
             Verdict.WRONG,
@@ -122,9 +126,9 @@ def inexact(path: Path, problem: Problem, result: Result) -> list[Finding]:
     """A finding where integers are not summed exactly.
 
     Under ``probe=integers`` all scores are 0, so a row over 2^k slots has weights 2^-k and sums of
-    small integers: exact in float32 in any order, and rounded once, to the output's dtype. Halfway
-    between two numbers of that dtype either is right: an exp that is off by some units in the last
-    place (bfloat16 SDPA on CPU has one) decides such a tie, and is far from deciding anything else.
+    small integers, which are exact in float32 in any order and rounded once, to the output's dtype.
+    Halfway between two numbers of that dtype either one counts as exact: an exp that is off by some
+    units in the last place, as in bfloat16 SDPA on CPU, decides such a tie but nothing else.
     """
     case = problem.case
     exact = path.precision.accumulator in ("float32", "float64") and path.precision.output is None
@@ -148,7 +152,7 @@ def inexact(path: Path, problem: Problem, result: Result) -> list[Finding]:
 
 
 def mutations(before: Inputs, after: Inputs) -> list[Finding]:
-    """A finding for each input tensor whose bits changed."""
+    """A finding for each input tensor whose bits the path changed."""
     changed = [
         name
         for name, tensor in after.tensors.items()
@@ -158,7 +162,8 @@ def mutations(before: Inputs, after: Inputs) -> list[Finding]:
 
 
 def malformed(inputs: Inputs, result: Result) -> list[Finding]:
-    """What is wrong with the result before any number: type, shape, dtype, device."""
+    """Findings where the result has a wrong type, shape, dtype, device or layout, so that its
+    numbers cannot be compared."""
     case, output = inputs.case, result.output
     if not isinstance(output, Tensor):
         return [Finding(Verdict.WRONG, f"returned {type(output).__name__}, not a tensor")]
@@ -179,7 +184,7 @@ def malformed(inputs: Inputs, result: Result) -> list[Finding]:
 
 
 def nonfinite(result: Result) -> list[Finding]:
-    """A finding where the output is NaN or inf: golden never is."""
+    """A finding where the output is NaN or inf, which golden never is."""
     bad = ~result.output.isfinite()
     if not bad.any():
         return []
@@ -187,7 +192,7 @@ def nonfinite(result: Result) -> list[Finding]:
 
 
 def leaks(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
-    """A finding where other values in the slots that nobody attends change a bit."""
+    """A finding where other values in the tail change a bit of the output."""
     case = problem.case
     if not tail(case).any():
         return []
@@ -198,7 +203,7 @@ def leaks(path: Path, problem: Problem, result: Result, device: str) -> list[Fin
 
 
 def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
-    """A finding where a second run, with junk in newly allocated memory, changes a bit."""
+    """A finding where a second run, with junk in newly allocated memory, gives other bits."""
     inputs = problem.inputs.to(device).clone()
     with junk_memory(device):
         second = attempt(path, inputs)
@@ -209,7 +214,8 @@ def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str)
 
 def _differs(verdict: Verdict, what: str, first: Result, second: Result | Finding) -> list[Finding]:
     if isinstance(second, Finding):
-        # What it raised is the finding, unless it is a refusal that comes and goes.
+        # The second run raised, which is the finding. A path that refuses the case only now is
+        # taken to give another result.
         raised = verdict if second.verdict is Verdict.UNSUPPORTED else second.verdict
         return [Finding(raised, f"{what}: {second.evidence}")]
     changed = first.output.ne(second.output) & ~(first.output.isnan() & second.output.isnan())

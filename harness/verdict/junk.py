@@ -1,4 +1,4 @@
-"""Junk in freshly allocated memory, so that output rows never written cannot look right."""
+"""Junk in newly allocated memory, so that output rows that are never written cannot look right."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-# glibc's malloc.h. New memory is filled with the complement of the value: 0xfe bytes, which is
-# about -1.7e38 in float32 and bfloat16 and NaN in float16.
+# These are of glibc's malloc.h. New memory is filled with the complement of the value, bytes of
+# 0xfe, which read as about -1.7e38 in float32 and bfloat16 and as NaN in float16.
 M_PERTURB = -6
 PERTURB = 0x01
 JUNK = 0xFE  # every byte of new memory
@@ -18,7 +18,7 @@ _CUDA_SIZES = [2**exponent for exponent in range(9, 27)]
 
 @contextmanager
 def junk_memory(device: str | torch.device) -> Iterator[None]:
-    """Within, memory from torch's allocator holds junk before it is written.
+    """A context in which memory from torch's allocator holds junk until it is written.
 
     On the CPU this needs glibc; with another C library the allocator is left as it is. On CUDA,
     blocks of every size class are filled and given back to the caching allocator.

@@ -1,8 +1,7 @@
-"""Cases in which released torch is wrong: each named, explained in FINDINGS.md, and shown by a
-script under ``fixtures/repro/<name>/``.
+"""Known failures: cases in which released torch is wrong, each with a section of FINDINGS.md and a
+script that shows it, ``fixtures/repro/<name>/script.py``.
 
-A run leaves these out of the drawn space and says how many it left out; ``repro`` runs them and
-names them.
+Runs on drawn cases leave these cases out and say how many; ``repro`` runs them and names them.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from harness.case import DecodeCase
 from harness.paths import Path
 from harness.verdict import Problem
 
-# exp of anything below is subnormal or 0 in float32.
+# The exp of any smaller number is subnormal or 0 in float32.
 _LOG_TINY = math.log(torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)
 class KnownFailure:
-    """``covers(path, problem, device)`` says whether the failure may show there."""
+    """A defect of torch, and ``covers(path, problem, device)``, whether it may show in a call."""
 
     name: str
     summary: str
@@ -31,8 +30,8 @@ class KnownFailure:
 
 
 def _compiled_flex_on_cpu(path: Path, case: DecodeCase, device: str) -> bool:
-    """Whether a failure of compiled flex_attention on CPU may show; a path that avoids all of them
-    is held to that."""
+    """Whether a failure of compiled flex_attention on CPU may show. It may not in a path that
+    declares to avoid them, which is judged by that."""
     on_cpu = torch.device(device).type == "cpu"
     return path.flex and not path.avoids_known_failures and case.mode != "eager" and on_cpu
 
@@ -41,7 +40,8 @@ def split_decode(case: DecodeCase) -> bool:
     """Whether compiled FlexAttention on CPU takes its split-KV decode kernel: static shapes, one
     query token, a KV block that divides 128, and 512 slots per sequence.
 
-    It reads the number of slots off the storage under a view taken inside the compiled function.
+    Where the cache's view is taken inside the compiled function, torch takes the number of slots
+    from the buffer under the view.
     """
     slots = case.cache_len
     if case.views == "inside":

@@ -25,11 +25,11 @@ def _deterministic() -> tuple[bool, bool]:
 
 
 def _flushes_subnormals() -> bool:
-    # There is no way to ask but to compute.
+    # torch has no function that tells, so this computes with a subnormal number.
     return (torch.full((), _SUBNORMAL, device="cpu", dtype=torch.float32) * 1).item() == 0
 
 
-# How each is read and set. Reading is cheap: it happens around every call.
+# How each setting is read and set. Reading must be cheap, since it happens around every call.
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "torch.get_num_threads": (torch.get_num_threads, torch.set_num_threads),
     "torch.get_default_dtype": (torch.get_default_dtype, torch.set_default_dtype),
@@ -63,8 +63,8 @@ def _now() -> dict[str, Any]:
         try:
             values[name] = read()
         except (RuntimeError, OSError):
-            # torch refuses to read a setting that was made half in its old and half in its new
-            # way, and the system to name a directory that is gone.
+            # torch refuses to read a setting that was made partly with its old and partly with its
+            # new interface, and the system refuses to name a directory that was deleted.
             values[name] = "unreadable"
     return values
 
@@ -77,7 +77,8 @@ def _same(a: Any, b: Any) -> bool:
 
 @contextmanager
 def kept_settings() -> Iterator[list[str]]:
-    """Put every setting back at the end; the list then names those that had been changed."""
+    """A context that puts every setting back at its end; the list that it gives then names the
+    settings that were changed."""
     before = _now()
     changed: list[str] = []
     try:

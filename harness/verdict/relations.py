@@ -1,7 +1,8 @@
-"""Relations between two decode calls: what must come out if the inputs change like this.
+"""Relations between two decode calls: how the output must change when the inputs change.
 
-None of them is bit-exact in torch (eager and SDPA sum in another order for another shape), so
-both calls are compared with golden, and with each other within the sum of their budgets.
+For example, permuting the heads permutes the output. Outputs that are related in this way need not
+have equal bits in torch, since eager FlexAttention and SDPA sum in another order for another shape.
+So both calls are compared with golden, and with each other within the sum of their budgets.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def _everything(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Related:
-    """Changed inputs, and what they should give: ``factor`` times the picked elements of the
-    original output, and the picked elements of its logsumexp plus ``shift``."""
+    """Changed inputs, and what should come of them: ``factor`` times the elements that ``pick``
+    takes from the original output, and those that it takes from the logsumexp, plus ``shift``."""
 
     inputs: Inputs
     pick: Callable[[Tensor], Tensor] = _everything
@@ -38,7 +39,8 @@ class Related:
 
 
 def change(inputs: Inputs, caches: tuple[Tensor, Tensor] | None = None, **changes: Any) -> Inputs:
-    """``inputs`` with case fields and tensors replaced; the caches keep the case's layout."""
+    """``inputs`` with some fields of the case and some tensors replaced; the caches keep the case's
+    layout."""
     names = {f.name for f in dataclasses.fields(DecodeCase)}
     case = inputs.case.replace(**{k: v for k, v in changes.items() if k in names})
     key, value = caches or (inputs.key_cache, inputs.value_cache)
@@ -54,7 +56,7 @@ def change(inputs: Inputs, caches: tuple[Tensor, Tensor] | None = None, **change
 
 
 def take_sequences(inputs: Inputs, order: Sequence[int]) -> Related:
-    """Some sequences of the batch, in some order: permutations, or one alone."""
+    """The sequences ``order`` of the batch: a permutation, or one sequence alone."""
     index = list(order)
     caches = inputs.key_cache[index], inputs.value_cache[index]
     positions = tuple(inputs.case.input_pos[b] for b in index)
@@ -63,7 +65,8 @@ def take_sequences(inputs: Inputs, order: Sequence[int]) -> Related:
 
 
 def take_heads(inputs: Inputs, order: Sequence[int]) -> Related:
-    """Query heads in another order; groups stay together, so KV heads follow."""
+    """The query heads in another order that keeps the heads of a GQA group together, so that the
+    KV heads can follow."""
     index = list(order)
     group = inputs.case.heads // inputs.case.kv_heads
     kv_index = [h // group for h in index[::group]]
@@ -78,7 +81,8 @@ def take_heads(inputs: Inputs, order: Sequence[int]) -> Related:
 
 
 def take_rows(inputs: Inputs, start: int, stop: int) -> Related:
-    """Query tokens ``start..stop-1`` alone: a chunk of a prefill, or one decode step of it."""
+    """The query tokens ``start`` to ``stop - 1`` alone: a part of a chunk, or a single step of
+    it."""
     positions = tuple(p + start if p >= 0 else p for p in inputs.case.input_pos)
     related = change(
         inputs,
@@ -90,9 +94,10 @@ def take_rows(inputs: Inputs, start: int, stop: int) -> Related:
 
 
 def before_append(inputs: Inputs) -> Related:
-    """All query tokens but the last, and its slot not yet written: its value is poison.
+    """The call before the last query token came: all tokens but the last, and poison in the value
+    of its slot.
 
-    Causal masks only; under a prefix mask earlier rows may attend the last slot.
+    This holds for causal masks only: under a prefix mask, earlier rows may attend the last slot.
     """
     rows = take_rows(inputs, 0, inputs.case.q_len - 1)
     freed = free_slots(rows.inputs.case) & ~free_slots(inputs.case)
@@ -101,25 +106,25 @@ def before_append(inputs: Inputs) -> Related:
 
 
 def scale_values(inputs: Inputs, power: int) -> Related:
-    """Values times 4**power: the output scales, logsumexp stays. Exact in binary."""
+    """Values times 4**power, which is exact: the output is multiplied too, the logsumexp stays."""
     factor = 4.0**power
     unused = free_slots(inputs.case)[:, None, :, None]
-    # The tail keeps its values: float16 has no room above some of them.
+    # The tail keeps its values, since some of them times the factor would overflow float16.
     value = torch.where(unused, inputs.value_cache, inputs.value_cache * factor)
     related = change(inputs, (inputs.key_cache, value))
     return Related(related, factor=factor)
 
 
 def scale_queries(inputs: Inputs, power: int) -> Related:
-    """Queries times 4**power and the softmax scale by its inverse: nothing changes."""
+    """Queries times 4**power and the softmax scale divided by it: nothing changes."""
     factor = 4.0**power
     scale = inputs.case.softmax_scale / factor
     return Related(change(inputs, query=inputs.query * factor, scale=scale))
 
 
 def shift_scores(inputs: Inputs, shift: int) -> Related:
-    """Another constant on every score of a row, and on a logit without a value: the output stays,
-    logsumexp moves by it."""
+    """The same constant added to every score and to a logit without a value: the output stays, the
+    logsumexp grows by the constant."""
     scores = inputs.case.scores
     by = shift - scores.get("shift", {"shift": 0})["shift"]
     scores["shift"] = {"shift": shift}
@@ -132,11 +137,11 @@ def shift_scores(inputs: Inputs, shift: int) -> Related:
 
 
 def violations(path: Path, problem: Problem, *relateds: Related) -> list[Finding]:
-    """Run the problem's call and each related one, and compare: each with golden, and each
-    related one with what the first says.
+    """Run the problem's call and the related ones; give a finding for each that disagrees with
+    golden, and for each related one that disagrees with the first.
 
     Raises:
-        InvalidCase: where a related call cannot be judged.
+        InvalidCase: where no implementation can be judged on a related call, see ``golden``.
     """
     first, first_bound, found = _run(path, problem)
     for related in relateds:
