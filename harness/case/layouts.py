@@ -102,6 +102,7 @@ LAYOUTS: dict[str, Layout] = {
             view=_middle,
             script=("torch.nn.functional.pad(x, (0, 0, 8, 8), value=math.nan)", "[:, :, 8:-8]"),
             offset=True,
+            slots=lambda cache_len, kv_heads: cache_len + 2 * _MARGIN,
         ),
         Layout(
             name="stacked",
@@ -110,6 +111,7 @@ LAYOUTS: dict[str, Layout] = {
             view=_layer,
             script=("torch.stack([x * math.nan, x, x * math.nan])", "[1]"),
             offset=True,
+            slots=lambda cache_len, kv_heads: kv_heads,
         ),
         Layout(
             name="expanded",

@@ -18,7 +18,7 @@ from harness.function.testing import assert_clean
 from harness.paths import PATHS
 from harness.strategies.paths import path_cases
 from harness.verdict import Finding, Problem, Verdict, judge, relations
-from tests.support import ROOT
+from tests.support import NIGHTLY, ROOT
 from tests.support.drawn import SOUND, hold, problem_for, shuffled
 from tests.support.eager import tracing
 
@@ -42,7 +42,8 @@ def every_path_and_dtype(
     """Parametrize by path and dtype, draw the case, and run the kept ones first.
 
     ``shared_by_dtypes``: the profile's number of examples is that of a path, a third of it each
-    dtype's. So all but the first test here, in which every dtype has its full number.
+    dtype's; by day half of that. So all but the first test here, in which every dtype has its
+    full number by night.
     """
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
@@ -51,7 +52,10 @@ def every_path_and_dtype(
                 test = example(case=case)(test)
         test = given(case=cases if cases is not None else path_cases(), **drawn)(test)
         if shared_by_dtypes:
-            test = settings(max_examples=-(-settings().max_examples // len(DTYPES)))(test)
+            shared = -(-settings().max_examples // len(DTYPES))
+            test = settings(max_examples=shared if NIGHTLY else -(-shared // 2))(test)
+        elif not NIGHTLY:
+            test = settings(max_examples=-(-settings().max_examples // 2))(test)
         test = pytest.mark.parametrize("dtype", DTYPES)(test)
         return pytest.mark.parametrize("path", SOUND)(test)
 
