@@ -4,6 +4,7 @@ import functools
 import statistics
 
 import pytest
+import torch
 from hypothesis import settings
 
 from harness.case import DTYPES, DecodeCase
@@ -114,6 +115,17 @@ def diagnosed(fault: Fault, scope: Scope, dtype: str) -> tuple[str, ...]:
     return diagnose(path, problem, "cpu", further).names
 
 
+def planted_alike(one: str, other: str, scope: Scope, dtype: str) -> bool:
+    """Whether two faults are one and the same where they are planted: the sequence after the last
+    is the first."""
+    a, b = (mutant(FAULTS[name], scope) for name in (one, other))
+    return all(
+        torch.equal(a(problem.inputs).output, b(problem.inputs).output)
+        for problem in fitted(cases(200, 1), MODEL, dtype=dtype)
+        if problem.case.tail_kind.finite
+    )
+
+
 @pytest.mark.parametrize("scope", list(Scope) if NIGHTLY else [Scope.ALL])
 @pytest.mark.parametrize("dtype", DTYPES if NIGHTLY else ["float32"])
 def test_mutants_get_their_own_name_and_none_a_false_one(dtype: str, scope: Scope) -> None:
@@ -122,7 +134,10 @@ def test_mutants_get_their_own_name_and_none_a_false_one(dtype: str, scope: Scop
     named, false = 0, []
     for fault in chosen:
         names = diagnosed(fault, scope, dtype)
-        named += fault.name in names
-        false += [(fault.name, names)] if names and fault.name not in names else []
+        right = fault.name in names or any(
+            planted_alike(fault.name, name, scope, dtype) for name in names
+        )
+        named += right
+        false += [(fault.name, names)] if names and not right else []
     assert false == []
     assert named >= 0.9 * len(chosen)
