@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Generator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons = {
         "gpu": None if torch.cuda.is_available() else "not run: no CUDA device",
         "compiles": None if why_not("cpu") is None else f"not run: {why_not('cpu')}",
+        "triton": None if find_spec("triton") else "not run: Triton is not installed",
     }
     for item in items:
         for marker, reason in reasons.items():

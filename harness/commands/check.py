@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from harness.function.run import TargetSpec
     from harness.function.search import Runner
 
-_EXAMPLES, _COMPILED_EXAMPLES = 200, 40
+_EXAMPLES, _SLOW_EXAMPLES = 200, 40
 _COMPILED_GEOMETRIES = 4
-_TIMEOUT, _COMPILED_TIMEOUT = 30.0, 300.0
+_TIMEOUT, _SLOW_TIMEOUT = 30.0, 300.0
+_TRITON_CACHE_LEN = (1, 200)
 
 
 def add(commands: Any) -> None:
@@ -58,12 +59,13 @@ def add(commands: Any) -> None:
     head_dims = ",".join(map(str, HEAD_DIMS))
     add("--head-dims", type=whole_numbers, metavar="D,...", help=f"default {head_dims}")
     add("--dtypes", type=dtypes, metavar="NAMES", help=f"default {','.join(DTYPES)}")
+    add("--triton", action="store_true", help="run Triton kernels in its interpreter, watched")
     add("--compile", action="store_true", help="torch.compile the function, count its graphs")
     add("--cache-len", type=slots, metavar="MIN:MAX", help="slots allocated (default 1:1024)")
-    drawn = f"default {_EXAMPLES}; compiled {_COMPILED_EXAMPLES}"
+    drawn = f"default {_EXAMPLES}; compiled or --triton {_SLOW_EXAMPLES}"
     add("--max-examples", type=whole(1), metavar="N", help=drawn)
     add("--seconds", type=seconds, metavar="S", help="stop drawing after this time")
-    limit = f"of one case (default {_TIMEOUT:g}; compiled {_COMPILED_TIMEOUT:g})"
+    limit = f"of one case (default {_TIMEOUT:g}; compiled or --triton {_SLOW_TIMEOUT:g})"
     add("--timeout", type=seconds, metavar="S", help=limit)
     add("--seed", type=whole(), metavar="N", help="of the search (default 0)")
     add("--case", metavar="ID", help="run this case alone")
@@ -76,8 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
     if case is not None and arguments.compile:
         case = case.replace(mode="compiled")
     compiled = arguments.compile or (case is not None and case.mode != "eager")
-    examples = arguments.max_examples or (_COMPILED_EXAMPLES if compiled else _EXAMPLES)
-    timeout = arguments.timeout or (_COMPILED_TIMEOUT if compiled else _TIMEOUT)
+    slow = compiled or arguments.triton
+    examples = arguments.max_examples or (_SLOW_EXAMPLES if slow else _EXAMPLES)
+    timeout = arguments.timeout or (_SLOW_TIMEOUT if slow else _TIMEOUT)
+    if arguments.triton:
+        _require_triton()
     spec = _spec(arguments, case)
     if case is None:
         _require_hypothesis()
@@ -120,6 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
             result.verdict,
             precision=result.facts.precision,
             timeout=timeout,
+            triton=spec.triton,
         )
         write_atomically(arguments.script, text)
     if not result.tally.examples:
@@ -138,8 +144,9 @@ def _spec(arguments: argparse.Namespace, case: DecodeCase | None) -> TargetSpec:
             supports=arguments.supports,
             precision=arguments.precision,
             head_dims=arguments.head_dims or HEAD_DIMS,
-            cache_len=size or Domain.cache_len,
+            cache_len=size or (_TRITON_CACHE_LEN if arguments.triton else Domain.cache_len),
             dtypes=arguments.dtypes or DTYPES,
+            triton=arguments.triton,
         )
         spec.domain(spec.supports or ())
     except DomainError as error:
@@ -169,8 +176,15 @@ def _contradictions(arguments: argparse.Namespace) -> None:
                 raise UsageError(f"{flag}: says what to draw, but --case draws nothing")
     if arguments.no_isolation and arguments.timeout is not None:
         raise UsageError("--timeout: needs a process of its own, so not with --no-isolation")
+    if arguments.triton and (arguments.compile or arguments.device != "cpu"):
+        raise UsageError("--triton: runs on the CPU, so not with --compile or --device")
     if arguments.json is not None and arguments.json == arguments.script:
         raise UsageError(f"--json and --script: both name {arguments.json}")
+
+
+def _require_triton() -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise UsageError("--triton: needs Triton: pip install 'flexdecode-harness[triton]'")
 
 
 def _require_hypothesis() -> None:
@@ -199,6 +213,9 @@ def _runner(spec: TargetSpec, here: bool, timeout: float) -> Iterator[Runner]:
         return
     from harness.function.run import LocalRunner
 
+    if spec.triton:
+        # Triton reads it when its functions are decorated.
+        os.environ["TRITON_INTERPRET"] = "1"
     handle, name = tempfile.mkstemp(prefix="harness-check-", suffix=".txt")
     print(f"running in this process; the case that runs is always in {name}", file=sys.stderr)
 

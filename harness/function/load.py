@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path as FilePath
 from types import ModuleType
@@ -38,11 +39,13 @@ class TargetPath(Path):
     """A user's function as a path.
 
     The function returns one tensor; a tuple, which from other paths is an output with a logsumexp,
-    is malformed here."""
+    is malformed here. Each call runs within ``watch()``."""
+
+    watch: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __call__(self, inputs: Inputs) -> Result:
         call = self.bound(inputs)
-        with torch.no_grad():
+        with torch.no_grad(), self.watch():
             return Result(call())
 
 

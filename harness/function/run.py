@@ -27,13 +27,15 @@ from harness.function.load import (
     target_path,
 )
 from harness.oracle.budget import Precision
-from harness.paths import PATHS, Path
+from harness.paths import PATHS, Path, Result
 from harness.support.environment import environment
-from harness.verdict import Finding, Problem, Verdict, judge
+from harness.verdict import Finding, Judgement, Problem, Verdict, attempt, differs, judge
 
 # The sizes of blocks in which a kernel may go through the cache, the likeliest first.
 BLOCKS = (128, 64, 32, 16, 256)
 FURTHER = 200
+# What Triton says where there is no GPU.
+_TRITON_WITHOUT_GPU = ("active drivers", "Cannot call @triton.jit")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class TargetSpec:
     """What to run, ``target`` (a user's function, or a path by name), and what its user declares.
 
     ``supports`` and ``precision`` replace the function's own attributes where they are not None;
-    ``head_dims``, ``cache_len`` and ``dtypes`` are those of the function's domain."""
+    ``head_dims``, ``cache_len`` and ``dtypes`` are those of the function's domain. ``triton`` says
+    that its Triton kernels run in Triton's interpreter, watched by ``harness.function.sanitizer``.
+    """
 
     target: str
     device: str = "cpu"
@@ -50,6 +54,7 @@ class TargetSpec:
     head_dims: tuple[int, ...] = HEAD_DIMS
     cache_len: tuple[int, int] = Domain.cache_len
     dtypes: tuple[str, ...] = Domain.dtypes
+    triton: bool = False
 
     def domain(self, features: tuple[str, ...]) -> Domain:
         """The domain of the function if it declares these features."""
@@ -160,7 +165,12 @@ class LocalRunner:
         if given is None:
             given = getattr(function, "precision", {})
         precision = declared_precision(given)
-        self.path = target_path(spec.target, function, spec.domain(features), precision)
+        path = target_path(spec.target, function, spec.domain(features), precision)
+        if spec.triton:
+            from harness.function.sanitizer import sanitized
+
+            path = dataclasses.replace(path, watch=sanitized)
+        self.path = path
         self.facts = Facts(features, environment(spec.device), precision)
 
     def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
@@ -172,11 +182,23 @@ class LocalRunner:
         except InvalidCase as error:
             return Outcome(invalid=str(error))
         judgement = judge(self.path, problem, device)
+        findings = judgement.findings or self._order_matters(problem, judgement)
         return Outcome(
-            judgement.findings,
+            tuple(map(_with_remedy, findings)),
             utilisation=judgement.error.utilisation if judgement.error else None,
             graphs=self.path.graphs(case),
         )
+
+    def _order_matters(self, problem: Problem, judgement: Judgement) -> tuple[Finding, ...]:
+        """A finding where the result depends on the order in which a kernel's programs run."""
+        if not self.spec.triton or judgement.output is None:
+            return ()
+        from harness.function.sanitizer import reversed_programs
+
+        with reversed_programs():
+            second = attempt(self.path, problem.inputs.clone())
+        what = "the programs of each grid run in reverse order"
+        return tuple(differs(Verdict.NONDETERMINISTIC, what, Result(judgement.output), second))
 
     def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
         """``outcome`` with a diagnosis; with ``brief``, without drawing further cases.
@@ -225,6 +247,17 @@ class LocalRunner:
             return [fit(case, self.path) for case in sampled_cases(FURTHER, 1)]
         domain = self.spec.domain(self.facts.features)
         return list(itertools.islice(domain_cases(domain, 0), FURTHER))
+
+
+def _with_remedy(finding: Finding) -> Finding:
+    """The finding, with what to do where a function launches Triton kernels without a GPU."""
+    if not any(text in finding.evidence for text in _TRITON_WITHOUT_GPU):
+        return finding
+    remedy = (
+        "it launches Triton kernels, which needs a GPU (--device cuda), or Triton's interpreter:"
+        " --triton"
+    )
+    return Finding(finding.verdict, remedy)
 
 
 def poisoned(device: str) -> bool:

@@ -106,6 +106,8 @@ def repro_command(spec: TargetSpec, case: DecodeCase) -> str:
         words += ["--precision", ",".join(f"{k}={v}" for k, v in spec.precision.items())]
     if case.head_dim not in TargetSpec.head_dims:
         words += ["--head-dims", str(case.head_dim)]
+    if spec.triton:
+        words.append("--triton")
     if spec.device != "cpu":
         words += ["--device", spec.device]
     return shlex.join(words)

@@ -69,6 +69,8 @@ class Worker:
             stderr=subprocess.STDOUT,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
+            # Triton reads it when its functions are decorated, so before anything is imported.
+            env=os.environ | ({"TRITON_INTERPRET": "1"} if spec.triton else {}),
         )
         theirs.close()
         self._output = bytearray()

@@ -24,6 +24,7 @@ from harness.script.oracle import (
     score_lines,
 )
 from harness.script.text import both, bracketed, quoted, script
+from harness.script.watch import INTERPRET, WATCHED, in_reverse, watched_call, watching
 from harness.verdict import Verdict
 from harness.verdict.junk import M_PERTURB, PERTURB
 
@@ -40,6 +41,7 @@ def target_script(
     *,
     precision: Precision | None = None,
     timeout: float = 30.0,
+    triton: bool = False,
 ) -> str:
     """A script that calls the function on the case and exits 1 while the verdict holds.
 
@@ -48,10 +50,14 @@ def target_script(
     - MUTATED: the caches' memory, the inputs and the process's settings, before and after;
     - ERROR: what it raises; OOM: the same with memory limited;
     - CRASH: the calls in a child process, whose status is shown; TIMEOUT: a traceback of where
-      it hangs after ``timeout`` seconds.
+      it hangs after ``timeout`` seconds;
+    - OUT_OF_BOUNDS, UNINITIALISED, RACE: the call with its Triton kernels watched.
+
+    With ``triton``, Triton kernels run in Triton's interpreter.
     """
     title = f"Exit code 1 while {target} is {verdict} on this case."
-    return script(title, case, device, _body(target, case, device, verdict, precision, timeout))
+    body = _body(target, case, device, verdict, precision, timeout, triton)
+    return script(title, case, device, body)
 
 
 def _body(
@@ -61,7 +67,10 @@ def _body(
     verdict: Verdict,
     precision: Precision | None,
     timeout: float,
+    triton: bool,
 ) -> Iterator[str]:
+    if triton or verdict in WATCHED:
+        yield INTERPRET
     if verdict is Verdict.CRASH:
         yield from crash()
     yield from drawn(case, device)
@@ -72,14 +81,18 @@ def _body(
     yield from filled(case)
     yield ""
     yield INPUTS_END
+    if verdict in WATCHED:
+        yield from watching(verdict)
     yield from _import(target, case)
     yield from _call(case, device, verdict)
     if verdict is Verdict.MUTATED:
         yield from mutated(case)
+    elif verdict in WATCHED:
+        yield from watched_call(verdict)
     elif verdict in _ENDS:
         yield from ending(verdict, timeout, device, _others(case, device))
     elif verdict in _REPEATS:
-        yield from _repeats(case, device)
+        yield from _repeats(case, device, in_reverse() if triton else [])
     else:
         yield from _numbers(case, device, precision or Precision())
 
@@ -180,7 +193,7 @@ def _junk(device: str) -> Iterator[str]:
         yield "[torch.full((n,), 254, dtype=torch.uint8, device=DEVICE) for n in sizes]"
 
 
-def _repeats(case: DecodeCase, device: str) -> Iterator[str]:
+def _repeats(case: DecodeCase, device: str, more: list[str]) -> Iterator[str]:
     yield "out = call(key, value).cpu().clone()"
     yield "again = {}"
     if tail(case).any():
@@ -190,6 +203,7 @@ def _repeats(case: DecodeCase, device: str) -> Iterator[str]:
         yield "key, value = given"
     yield from _junk(device)
     yield 'again["junk in new memory"] = call(key, value).cpu().clone()'
+    yield from more
     yield "bad = False"
     yield "for what, other in again.items():"
     yield "    changed = (out != other) & ~(out.isnan() & other.isnan())"

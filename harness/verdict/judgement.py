@@ -24,6 +24,9 @@ class Verdict(enum.StrEnum):
     NONFINITE = "NONFINITE"
     LEAK = "LEAK"
     NONDETERMINISTIC = "NONDETERMINISTIC"
+    OUT_OF_BOUNDS = "OUT_OF_BOUNDS"
+    UNINITIALISED = "UNINITIALISED"
+    RACE = "RACE"
     REGRESSED = "REGRESSED"
     ERROR = "ERROR"
     OOM = "OOM"
@@ -42,6 +45,14 @@ class Finding:
 
     verdict: Verdict
     evidence: str
+
+
+class Violation(Exception):
+    """What a path does that no path may do, seen while it runs: its ``finding`` ends the run."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.evidence)
+        self.finding = finding
 
 
 @dataclass(frozen=True)

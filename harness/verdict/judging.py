@@ -16,7 +16,7 @@ from harness.oracle.budget import Budget, budget
 from harness.oracle.error import Error, measure
 from harness.oracle.golden import Golden
 from harness.paths import Path, Result
-from harness.verdict.judgement import Finding, Judgement, Problem, Verdict
+from harness.verdict.judgement import Finding, Judgement, Problem, Verdict, Violation
 from harness.verdict.junk import junk_memory
 from harness.verdict.process_state import kept_settings
 
@@ -85,10 +85,19 @@ def attempt(path: Path, inputs: Inputs, changed: list[str] | None = None) -> Res
     except (MemoryError, torch.OutOfMemoryError) as error:
         return Finding(Verdict.OOM, _line(error))
     except (Exception, SystemExit) as error:
+        if (violation := _violation(error)) is not None:
+            return violation.finding
         if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
             return Finding(Verdict.OOM, _line(error))
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return Finding(Verdict.ERROR, f"{_line(error)} (line {frame.lineno} of {frame.name})")
+
+
+def _violation(error: BaseException | None) -> Violation | None:
+    """The violation behind an error, which an interpreter of kernels may have wrapped."""
+    while error is not None and not isinstance(error, Violation):
+        error = error.__cause__
+    return error
 
 
 def errors_of(path: Path, problem: Problem, result: Result) -> dict[str, Error]:
@@ -199,7 +208,7 @@ def leaks(path: Path, problem: Problem, result: Result, device: str) -> list[Fin
     other = case.replace(tail=case.tail_kind.other)
     second = attempt(path, make_inputs(other).to(device))
     what = f"the tail changed from {case.tail} to {other.tail}"
-    return _differs(Verdict.LEAK, what, result, second)
+    return differs(Verdict.LEAK, what, result, second)
 
 
 def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
@@ -207,12 +216,13 @@ def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str)
     inputs = problem.inputs.to(device).clone()
     with junk_memory(device):
         second = attempt(path, inputs)
-    return _differs(
+    return differs(
         Verdict.NONDETERMINISTIC, "a second run, with junk in new memory", result, second
     )
 
 
-def _differs(verdict: Verdict, what: str, first: Result, second: Result | Finding) -> list[Finding]:
+def differs(verdict: Verdict, what: str, first: Result, second: Result | Finding) -> list[Finding]:
+    """A finding where a second run, after ``what`` was changed, gives other bits, or raises."""
     if isinstance(second, Finding):
         # The second run raised, which is the finding. A path that refuses the case only now is
         # taken to give another result.

@@ -1,0 +1,72 @@
+"""``check --triton``: kernels in Triton's interpreter, and what is seen of them there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from tests.support import ROOT
+
+KERNELS = "tests/support/kernels.py"
+SMALL = ("--max-examples", "3", "--dtypes", "fp32", "--cache-len", "1:20")
+
+pytestmark = pytest.mark.triton
+
+
+def check(name: str, *arguments: str) -> int:
+    return cli.main(["check", f"{KERNELS}:{name}", *SMALL, *arguments])
+
+
+@pytest.mark.parametrize("name", ["sound", "zeroed"])
+def test_a_sound_kernel_is_ok_without_a_gpu(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever it allocates, as long as it writes before it reads."""
+    assert check(name, "--triton") == cli.OK, capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("OK ")
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "evidence"),
+    [
+        ("out_of_bounds", "OUT_OF_BOUNDS", "kernel _copy_next loads element 16 of x, which has 16"),
+        ("race", "RACE", "kernel _copy stores to element 0 of out, as another program did"),
+        ("uninitialised", "UNINITIALISED", "_add loads element 0 of out, which nobody wrote"),
+        ("in_order", "NONDETERMINISTIC", "the programs of each grid run in reverse order"),
+    ],
+)
+def test_what_no_kernel_may_do_is_seen_shown_again_and_scripted(
+    name: str,
+    verdict: str,
+    evidence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Although the numbers are right: with the kernel, and the line or the element."""
+    script = tmp_path / "show.py"
+    assert check(name, "--triton", "--script", str(script)) == cli.NOT_OK
+    out = capsys.readouterr().out
+    text = " ".join(out.split())
+    assert out.startswith(f"{verdict} ")
+    assert evidence in text
+    assert "--case S=1,pos=0,D=16 --triton" in text
+    if verdict != "NONDETERMINISTIC":
+        assert "(kernels.py, line " in text
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    fixed = script.read_text().replace(f").{name}", ").zeroed")
+    script.write_text(fixed)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_without_the_option_it_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Triton's own message says nothing of what to do."""
+    assert check("sound") == cli.NOT_OK
+    text = " ".join(capsys.readouterr().out.split())
+    assert "needs a GPU (--device cuda), or Triton's interpreter: --triton" in text
+    assert "active drivers" not in text

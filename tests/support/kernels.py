@@ -1,0 +1,111 @@
+"""Functions that launch Triton kernels: a sound one, and ones that do what no kernel may do."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _decode(q, k, v, pos, out, scale, slots, D: tl.constexpr, heads, group, BLOCK: tl.constexpr):
+    pid = tl.program_id(0)
+    b, h = pid // heads, pid % heads
+    d = tl.arange(0, D)
+    query = tl.load(q + pid * D + d).to(tl.float32)
+    last = tl.load(pos + b)
+    base = (b * (heads // group) + h // group) * slots
+    highest, total = -float("inf"), 0.0
+    sums = tl.zeros([D], dtype=tl.float32)
+    for start in range(0, slots, BLOCK):
+        j = start + tl.arange(0, BLOCK)
+        seen = j <= last
+        at = (base + j)[:, None] * D + d[None, :]
+        key = tl.load(k + at, mask=seen[:, None], other=0.0).to(tl.float32)
+        score = tl.where(seen, tl.sum(key * query[None, :], 1) * scale, -float("inf"))
+        new = tl.maximum(highest, tl.max(score, 0))
+        p, factor = tl.exp(score - new), tl.exp(highest - new)
+        value = tl.load(v + at, mask=seen[:, None], other=0.0).to(tl.float32)
+        sums = sums * factor + tl.sum(p[:, None] * value, 0)
+        total = total * factor + tl.sum(p, 0)
+        highest = new
+    tl.store(out + pid * D + d, sums / total)
+
+
+@triton.jit
+def _copy_next(x, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i + 1, mask=i < n), mask=i < n)
+
+
+@triton.jit
+def _copy(x, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < n), mask=i < n)
+
+
+@triton.jit
+def _add(x, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    before = tl.load(out + i, mask=i < n)
+    tl.store(out + i, tl.load(x + i, mask=i < n) + before, mask=i < n)
+
+
+@triton.jit
+def _scale_if_second(x, flags, out, n, BLOCK: tl.constexpr):
+    pid = tl.program_id(0)
+    i = pid * BLOCK + tl.arange(0, BLOCK)
+    other = tl.load(flags + 1 - pid)
+    tl.store(flags + pid, 1)
+    tl.store(out + i, tl.load(x + i, mask=i < n) * (1 + other * 1e-7), mask=i < n)
+
+
+def sound(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Online softmax, one program for each query head."""
+    batch, heads, _, dim = q.shape
+    out = torch.empty_like(q)
+    group = heads // k.size(1)
+    _decode[(batch * heads,)](q, k, v, p, out, dim**-0.5, k.size(2), dim, heads, group, 16)
+    return out
+
+
+sound.supports = {"gqa", "ragged"}  # type: ignore[attr-defined]
+
+
+def out_of_bounds(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Reads one element past the end, and returns something else."""
+    out = sound(q, k, v, p)
+    _copy_next[(1,)](out, torch.empty_like(out), out.numel(), 4096)
+    return out
+
+
+def race(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Both programs store all elements; they are the same, so that the numbers are right."""
+    out = sound(q, k, v, p)
+    again = torch.empty_like(out)
+    _copy[(2,)](out, again, out.numel(), 4096)
+    return again
+
+
+def uninitialised(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Adds to what lies in new memory, and returns something else."""
+    out = sound(q, k, v, p)
+    _add[(1,)](out, torch.empty_like(out), out.numel(), 4096)
+    return out
+
+
+def zeroed(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Adds to zeros in new memory."""
+    out = sound(q, k, v, p)
+    again = torch.empty_like(out).zero_()
+    _add[(1,)](out, again, out.numel(), 4096)
+    return again
+
+
+def in_order(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """The program that runs second scales its part by less than rounding would."""
+    out = sound(q, k, v, p).float()
+    again, flags = torch.empty_like(out), torch.zeros(2, dtype=torch.int32)
+    _scale_if_second[(2,)](out, flags, again, out.numel(), 4096)
+    return again.to(q.dtype)
