@@ -7,6 +7,7 @@ Data flows one way, from the top of this list to its end; a package imports from
 ``inputs``      the tensors of a case, the same bits on every device
 ``decoding``    the fixed path, a library of its own: attention, block mask, KV cache
 ``oracle``      golden in float64, the rounding budget, the error in units of the budget
+``interpreter`` torch's Triton kernels for a GPU, run on a CPU; the only one to change torch
 ``paths``       the implementations under test, by name; the only caller of torch.compile
 ``verdict``     one word for each path and case: ``judge``, relations, the compile contract
 ``strategies``  Hypothesis strategies that draw cases

@@ -115,6 +115,13 @@ class DecodeCase:
     mode: str = _field(
         "mode", Choice(("eager", "compiled", "reduce-overhead")), "torch.compile", default="eager"
     )
+    kernels: str = _field(
+        "kernels",
+        Choice(("cpp", "triton")),
+        "what torch.compile makes of flex_attention on a CPU: its C++ kernels, or the Triton"
+        " kernels of a GPU, interpreted",
+        default="cpp",
+    )
     dynamic: bool = _field("dynamic", Flag(), "torch.compile with dynamic shapes", default=False)
     tail: str = _field(
         "tail",
@@ -170,6 +177,8 @@ class DecodeCase:
                 )
         if self.dynamic and self.mode == "eager":
             raise CaseError("dynamic: needs mode=compiled or mode=reduce-overhead")
+        if self.kernels != "cpp" and self.mode != "compiled":
+            raise CaseError(f"kernels: {self.kernels} needs mode=compiled")
         for name, argument in self.mask_kind.arguments.items():
             value = self.mask_arguments[name]
             if argument.in_cache and value > self.cache_len:

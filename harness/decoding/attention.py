@@ -26,6 +26,7 @@ from harness.decoding.block_mask import (
     captured,
     check_at_least,
     check_positions,
+    cpp_kernels,
     decode_block_mask,
     unpack_row,
 )
@@ -164,13 +165,16 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
     live = (input_pos >= 0)[:, None, None, None]
     query = torch.where(live, query, 0)
     options: Any = None
-    if torch.compiler.is_compiling() and query.device.type == "cpu":
+    if torch.compiler.is_compiling() and cpp_kernels(query.device):
         key_cache, value_cache = _own_storage(key_cache, live), _own_storage(value_cache, live)
         # The split-KV kernel takes 0 for the maximum of a split without visible slots (torch 2.13),
         # and scores below -104 in other splits then vanish. The shorter sequences of a batch have
         # such splits, and so may a caller's mask. No cache has two splits of the size set here.
         if batch > 1 or block_mask.full_kv_num_blocks is None:
             options = {"PARTITION_SIZE": 1 << 30}
+    elif not cpp_kernels(query.device):
+        rows, shared = query.size(2), query.size(1) // kv_heads
+        options = _tile_options(*block_mask.BLOCK_SIZE, rows, shared)
     out, aux = flex_attention(
         query,
         key_cache,
@@ -207,6 +211,31 @@ def add_sink(out: Tensor, lse: Tensor, sink_logits: Tensor) -> tuple[Tensor, Ten
     factor = torch.sigmoid(lse - logit)
     with_sink = torch.where(lse == -torch.inf, lse, torch.logaddexp(lse, logit))
     return (out * factor[..., None]).to(out.dtype), with_sink
+
+
+def _tile_options(q_block: int, kv_block: int, rows: int, group: int) -> dict[str, int] | None:
+    """A tile for the Triton kernels where theirs does not divide a block of the mask, or None.
+
+    Then they do not compile (torch 2.13). The decode kernel's tile has all rows of a group, at
+    least 16, and 64 slots; the general kernel's is tuned, with at most 128 rows and slots.
+    """
+    tile_rows, tile_slots = _widest_tile(q_block), _widest_tile(kv_block)
+    if rows < 128 and not group & (group - 1):
+        fits = rows * group <= tile_rows and tile_slots in (64, 128, kv_block)
+    else:
+        fits, group = tile_rows == tile_slots == 128, 1
+    if fits or tile_rows < max(1, group) or not tile_slots:
+        return None  # or no tile will do, and torch says so
+    return {"BLOCK_M": min(tile_rows, 64), "BLOCK_N": min(tile_slots, 64)}
+
+
+def _widest_tile(block: int) -> int:
+    """The largest tile that divides a block; 0 without any. Under dynamic=True a block is a symbol,
+    which these questions fix."""
+    for tile in (128, 64, 32, 16):
+        if block % tile == 0:
+            return tile
+    return 0
 
 
 def _own_storage(cache: Tensor, live: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch._dynamo.comptime import comptime
+from torch._inductor import config as inductor_config
 from torch.nn.attention.flex_attention import BlockMask
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -116,7 +117,7 @@ def decode_block_mask(
     num_kv_blocks, live = -(-cache_len // kv_block), input_pos >= 0
     # With no block at all in the table, split-KV decoding on CPU leaves the output unwritten (torch
     # 2.13), so an idle sequence lists one block there, all of which decode_mask hides.
-    idle_blocks = 1 if input_pos.device.type == "cpu" else 0
+    idle_blocks = 1 if cpp_kernels(input_pos.device) else 0
     counts, indices = _block_table(partial, live, num_kv_blocks, idle_blocks)
     full_counts, full_indices = _block_table(full, live, num_kv_blocks, 0) if full else (None, None)
     return BlockMask.from_kv_blocks(
@@ -188,7 +189,30 @@ def _block_table(
     # Kernels may prefetch one index past the count, so every entry must be a block of the buffer.
     indices = indices.clamp(max=num_kv_blocks - 1)
     count = torch.where(live[:, None, None], count, idle_blocks)[..., 0]
-    return count.to(torch.int32)[:, None], indices.to(torch.int32)[:, None]
+    return _stored(count.to(torch.int32)), _stored(indices.to(torch.int32))
+
+
+def _stored(table: Tensor) -> Tensor:
+    """A table ``[B, ...]`` as ``[B, 1, ...]`` for the one head of the mask.
+
+    Inside a compiled function the added dimension would get stride 0, by which the general Triton
+    kernel (torch 2.13) steps from sequence to sequence: all would get the first one's table.
+    """
+    if not torch.compiler.is_compiling():
+        return table[:, None]
+    sizes = table.shape
+    row = sizes[1] if table.dim() == 2 else sizes[1] * sizes[2]
+    strides = (row, row, 1) if table.dim() == 2 else (row, row, sizes[2], 1)
+    return table.contiguous().as_strided((sizes[0], 1, *sizes[1:]), strides)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def cpp_kernels(device: torch.device) -> bool:
+    """Whether flex_attention compiled for this device runs inductor's C++ kernels.
+
+    Those of a GPU are written in Triton, for which a CPU's can be set as well.
+    """
+    return device.type == "cpu" and inductor_config.cpu_backend == "cpp"
 
 
 def captured(positions: Tensor) -> Tensor:

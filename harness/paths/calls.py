@@ -108,8 +108,9 @@ def filled(case: DecodeCase) -> int:
 
 
 def _with_logsumexp(inputs: Inputs) -> bool:
-    # Compiled FlexAttention on CPU cannot return the logsumexp.
-    return inputs.case.mode == "eager" or inputs.query.device.type != "cpu"
+    # The C++ kernels of FlexAttention cannot return the logsumexp.
+    case = inputs.case
+    return case.mode == "eager" or case.kernels == "triton" or inputs.query.device.type != "cpu"
 
 
 def flex_call(inputs: Inputs, block_mask: BlockMask | None, length: int | None = None) -> Call:

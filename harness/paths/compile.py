@@ -10,6 +10,7 @@ import functools
 import sysconfig
 import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Compiled:
 
     Dynamo keeps graphs, and limits recompiles, by code object. Each instance has a copy of the
     function's code object, so that it finds no graph of another geometry and has its own limit.
+    Each call, which may compile, happens ``within`` a context.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Compiled:
         mode: str | None = None,
         backend: str = "inductor",
         recompile_limit: int | None = None,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         assert isinstance(function, types.FunctionType)
         own = types.FunctionType(
@@ -46,12 +49,13 @@ class Compiled:
         own.__kwdefaults__ = function.__kwdefaults__
         self._call = torch.compile(own, fullgraph=True, dynamic=dynamic, mode=mode, backend=backend)
         self.graphs = 0
+        self._within = within
         self._patch = {"recompile_limit": recompile_limit} if recompile_limit else {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         before = counters["stats"]["unique_graphs"]
         try:
-            with config.patch(self._patch):
+            with config.patch(self._patch), self._within():
                 return self._call(*args, **kwargs)
         finally:
             self.graphs += counters["stats"]["unique_graphs"] - before

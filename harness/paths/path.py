@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from harness.case import RECIPES, DecodeCase
 from harness.inputs import Inputs
 from harness.oracle.budget import Precision
+from harness.paths import interpreted
 from harness.paths.calls import Call
 from harness.paths.compile import Compiled, why_not
 
@@ -72,9 +74,16 @@ class Path:
     def unsupported(self, case: DecodeCase, device: str) -> str | None:
         """Why this path does not take ``case`` on ``device``, or None."""
         kind = torch.device(device).type
-        if case.mode != "eager" and (reason := why_not(kind)):
+        if case.kernels == "triton" and kind == "cpu":
+            if not self.flex:
+                return "kernels=triton is about flex_attention, which this path does not call"
+            if reason := interpreted.why_not():
+                return reason
+            if min(case.head_dim, case.value_dim) < 16:
+                return "the Triton kernels of FlexAttention need a head dim of 16 or more"
+        elif case.mode != "eager" and (reason := why_not(kind)):
             return reason
-        if self.flex and case.has_column and case.mode != "eager" and kind == "cpu":
+        elif self.flex and case.has_column and case.mode != "eager" and kind == "cpu":
             return "score=sink needs the logsumexp, which compiled FlexAttention on CPU lacks"
         return self.refuses(case)
 
@@ -83,7 +92,8 @@ class Path:
         key = (self.name, case.geometry)
         if key not in _COMPILED:
             mode = None if case.mode == "compiled" else case.mode
-            _COMPILED[key] = Compiled(function, dynamic=case.dynamic, mode=mode)
+            within = nullcontext if case.kernels == "cpp" else interpreted.interpreting
+            _COMPILED[key] = Compiled(function, dynamic=case.dynamic, mode=mode, within=within)
         return _COMPILED[key]
 
     def graphs(self, case: DecodeCase) -> int:

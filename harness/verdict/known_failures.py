@@ -32,7 +32,7 @@ class KnownFailure:
 def _compiled_flex_on_cpu(path: Path, case: DecodeCase, device: str) -> bool:
     """Whether a failure of compiled flex_attention on CPU may show. It may not in a path that
     declares to avoid them, which is judged by that."""
-    on_cpu = torch.device(device).type == "cpu"
+    on_cpu = torch.device(device).type == "cpu" and case.kernels == "cpp"
     return path.flex and not path.avoids_known_failures and case.mode != "eager" and on_cpu
 
 
