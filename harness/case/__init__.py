@@ -5,10 +5,9 @@ from harness.case.decode_case import (
     MAX_CACHE_LEN,
     RECIPES,
     SHORT_DTYPES,
-    CaseError,
     DecodeCase,
-    InvalidCase,
 )
+from harness.case.errors import CaseError, InvalidCase
 from harness.case.kinds import UnknownKind, stated
 from harness.case.layouts import LAYOUTS
 from harness.case.masks import MASKS

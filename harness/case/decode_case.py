@@ -17,6 +17,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.case.errors import CaseError
 from harness.case.fields import (
     Choice,
     FieldError,
@@ -39,15 +40,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 RECIPES = ("fresh", "row", "kv-blocks")
 SHORT_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 MAX_CACHE_LEN = 2**20
-
-
-class CaseError(ValueError):
-    """A case that does not exist: the message names the field and what is allowed."""
-
-
-class InvalidCase(ValueError):
-    """A case on which no implementation can be judged, since golden, the float64 oracle, leaves
-    the range of the output's dtype, or a score reaches 1e4."""
 
 
 def _field(key: str, type_: FieldType, help: str, **default: Any) -> Any:
