@@ -196,6 +196,8 @@ def sanitized() -> Iterator[None]:
     """
     from triton.runtime import interpreter  # noqa: PLC0415  # an optional package
 
+    from harness.interpreter.arithmetic import with_bfloat16  # noqa: PLC0415  # needs it too
+
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
     unwritten, launches = Unwritten(), list[Launch]()
 
@@ -250,7 +252,7 @@ def sanitized() -> Iterator[None]:
     original = {name: getattr(owner, name) for owner, name, _ in patches}
     undo = _patched(patches)
     try:
-        with unwritten:
+        with with_bfloat16(), unwritten:
             yield
     finally:
         undo()

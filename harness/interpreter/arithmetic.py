@@ -7,8 +7,10 @@ the last place, as libdevice's are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import triton.language as tl
@@ -137,8 +139,10 @@ def _without_bfloat16(operation: Function) -> Function:
     compute as on integers."""
 
     def checked(builder: Any, *arguments: Any) -> Any:
-        handles = (x for x in arguments if isinstance(x, TensorHandle))
-        if any(handle.dtype.scalar == tl.bfloat16 for handle in handles):
+        handles = [x for x in arguments if isinstance(x, TensorHandle)]
+        # Choosing between numbers computes nothing.
+        chooses = any(x is np.where for x in arguments)
+        if not chooses and any(handle.dtype.scalar == tl.bfloat16 for handle in handles):
             raise NotImplementedError("arithmetic in bfloat16 is not interpreted")
         return operation(builder, *arguments)
 
@@ -146,3 +150,15 @@ def _without_bfloat16(operation: Function) -> Function:
 
 
 binary_op, unary_op, ternary_op = map(_without_bfloat16, (_binary_op, _unary_op, _ternary_op))
+
+
+@contextmanager
+def with_bfloat16() -> Iterator[None]:
+    """Within, the interpreter's bfloat16 is that of a GPU, or raises."""
+    names = ("create_dot", "binary_op", "unary_op", "ternary_op")
+    operations = {name: globals()[name] for name in names}
+    with (
+        mock.patch.multiple(InterpreterBuilder, **operations),
+        mock.patch.object(interpreter, "_convert_float", convert_float),
+    ):
+        yield

@@ -80,22 +80,23 @@ def attempt(path: Path, inputs: Inputs, changed: list[str] | None = None) -> Res
         if changed is not None:
             changed += names
         return result
-    except NotImplementedError as error:
-        return Finding(Verdict.UNSUPPORTED, f"raised {_line(error)}")
     except (MemoryError, torch.OutOfMemoryError) as error:
         return Finding(Verdict.OOM, _line(error))
     except (Exception, SystemExit) as error:
-        if (violation := _violation(error)) is not None:
-            return violation.finding
+        cause = _cause(error)
+        if isinstance(cause, Violation):
+            return cause.finding
+        if isinstance(cause, NotImplementedError):
+            return Finding(Verdict.UNSUPPORTED, f"raised {_line(cause)}")
         if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
             return Finding(Verdict.OOM, _line(error))
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return Finding(Verdict.ERROR, f"{_line(error)} (line {frame.lineno} of {frame.name})")
 
 
-def _violation(error: BaseException | None) -> Violation | None:
-    """The violation behind an error, which an interpreter of kernels may have wrapped."""
-    while error is not None and not isinstance(error, Violation):
+def _cause(error: BaseException) -> BaseException:
+    """The error behind those into which Triton's interpreter has wrapped it."""
+    while type(error).__name__ == "InterpreterError" and error.__cause__ is not None:
         error = error.__cause__
     return error
 

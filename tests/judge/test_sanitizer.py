@@ -70,3 +70,15 @@ def test_without_the_option_it_is_named(capsys: pytest.CaptureFixture[str]) -> N
     text = " ".join(capsys.readouterr().out.split())
     assert "needs a GPU (--device cuda), or Triton's interpreter: --triton" in text
     assert "active drivers" not in text
+
+
+def test_dots_in_bfloat16_are_those_of_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """The interpreter's own are off by 1e8, without a message."""
+    dtype = ("--dtypes", "bf16")
+    assert check("dots", "--triton", *dtype) == cli.OK, capsys.readouterr().out
+
+
+def test_other_arithmetic_in_bfloat16_is_unsupported(capsys: pytest.CaptureFixture[str]) -> None:
+    """Never a verdict on wrong numbers."""
+    assert check("sums", "--triton", "--dtypes", "bf16") == cli.USAGE
+    assert "arithmetic in bfloat16 is not interpreted" in capsys.readouterr().out

@@ -34,6 +34,29 @@ def _decode(q, k, v, pos, out, scale, slots, D: tl.constexpr, heads, group, BLOC
 
 
 @triton.jit
+def _dot(
+    q, k, v, pos, out, scale, slots, D: tl.constexpr, S: tl.constexpr, h, DOUBLE: tl.constexpr
+):
+    pid = tl.program_id(0)
+    d, j, r = tl.arange(0, D), tl.arange(0, S), tl.arange(0, 16)
+    query = tl.load(q + pid * D + d)
+    rows = tl.where((r == 0)[:, None], query[None, :], tl.zeros([16, D], query.dtype))
+    inside = j < slots
+    at = (pid * slots + j)[:, None] * D + d[None, :]
+    key = tl.load(k + at, mask=inside[:, None], other=0.0)
+    value = tl.load(v + at, mask=inside[:, None], other=0.0)
+    if DOUBLE:
+        key, scale = key + key, scale * 0.5
+    score = tl.dot(rows, tl.trans(key)) * scale
+    seen = (j <= tl.load(pos + pid // h)) & inside
+    score = tl.where(seen[None, :], score, -float("inf"))
+    p = tl.exp(score - tl.max(score, 1)[:, None])
+    result = tl.dot(p.to(value.dtype), value) / tl.sum(p, 1)[:, None]
+    result = tl.sum(tl.where((r == 0)[:, None], result, 0.0), 0)
+    tl.store(out + pid * D + d, result.to(query.dtype))
+
+
+@triton.jit
 def _copy_next(x, out, n, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     tl.store(out + i, tl.load(x + i + 1, mask=i < n), mask=i < n)
@@ -71,6 +94,25 @@ def sound(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
 
 
 sound.supports = {"gqa", "ragged"}  # type: ignore[attr-defined]
+
+
+def _by_dots(q: Tensor, k: Tensor, v: Tensor, p: Tensor, double: bool) -> Tensor:
+    out = torch.empty_like(q)
+    batch, heads, _, dim = q.shape
+    slots = k.size(2)
+    block = max(16, triton.next_power_of_2(slots))
+    _dot[(batch * heads,)](q, k, v, p, out, dim**-0.5, slots, dim, block, heads, double)
+    return out
+
+
+def dots(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Both products by tl.dot, in the dtype of the tensors."""
+    return _by_dots(q, k, v, p, False)
+
+
+def sums(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """The same, with keys added in their own dtype."""
+    return _by_dots(q, k, v, p, True)
 
 
 def out_of_bounds(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
