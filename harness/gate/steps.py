@@ -45,8 +45,8 @@ _FUZZ_BATCH = 50
 
 @dataclass
 class Gate:
-    """A run: ``seconds`` of budget, from now; ``excluded`` counts drawn cases left out because
-    torch is known to be wrong there."""
+    """A run: ``seconds`` of budget, from now; compiled on a CPU to these ``kernels``; ``excluded``
+    counts drawn cases left out because torch is known to be wrong there."""
 
     device: str
     seconds: float
@@ -54,6 +54,7 @@ class Gate:
     ledger: Ledger | None
     progress: Progress
     isolated: bool = True
+    kernels: str = "cpp"
     steps: list[Step] = field(default_factory=list)
     excluded: Counter[str] = field(default_factory=Counter)
 
@@ -119,7 +120,7 @@ class Gate:
                 name = f"{path.name}: {what}"
                 found = broken.get(what)
                 yield Item(name, found.verdict, found.evidence) if found else Item(name)
-        case = DecodeCase.from_text(COMPILED)
+        case = DecodeCase.from_text(COMPILED).replace(kernels=self.kernels)
         for path in self.sound:
             if not path.static:
                 continue

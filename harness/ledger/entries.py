@@ -2,7 +2,8 @@
 
 The budget is safe for every input; the ledger is sharp. A path may be within budget and still have
 become worse than it was. One JSON file for each kind of device, by key: path, dtype, mode, kind of
-data, torch version, hardware, threads. No matching key means "no record", which is never REGRESSED.
+data, torch version, hardware, threads, kernels. No matching key means "no record", which is never
+REGRESSED.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from harness.support.strict_json import (
 
 FOLDER = Path("fixtures") / "tolerances"
 SCHEMA = 1
-_KEY = ("path", "dtype", "mode", "kind", "torch", "hardware", "threads")
+_KEY = ("path", "dtype", "mode", "kind", "torch", "hardware", "threads", "kernels")
 
 
 class LedgerError(ValueError):
@@ -84,6 +85,7 @@ class Entry:
     worst_case: str
     date: str
     environment: Mapping[str, Any]
+    kernels: str = "cpp"
     accepted: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -94,7 +96,8 @@ class Entry:
     @property
     def key_text(self) -> str:
         """The key for a reader."""
-        return " ".join(map(str, self.key[:4]))
+        kernels = () if self.kernels == "cpp" else (self.kernels,)
+        return " ".join(map(str, self.key[:4] + kernels))
 
     def against(self, record: Entry, margins: Margins) -> Change:
         """How these measured figures stand to a record of the same key."""
@@ -241,5 +244,6 @@ def read_ledger(document: Any) -> Ledger:
 
 
 def _entry(value: Any) -> Entry:
-    values = fields(value, _ENTRY)
+    # Before there were others, all kernels were C++.
+    values = fields(value, _ENTRY, {"kernels": one_of("cpp", "triton")})
     return Entry(**{**values, "accepted": tuple(values["accepted"])})
