@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from harness.interpreter.gpu import missing
 from harness.paths.compile import why_not
 
 pytest.register_assert_rewrite("tests.support")
@@ -44,6 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say "not run", with the reason, where the machine lacks what a test needs."""
     reasons = {
         "gpu": None if torch.cuda.is_available() else "not run: no CUDA device",
+        "interprets": None if missing() is None else f"not run: {missing()}",
         "compiles": None if why_not("cpu") is None else f"not run: {why_not('cpu')}",
         "triton": None if find_spec("triton") else "not run: Triton is not installed",
     }

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 
 from harness.case import CaseError, InvalidCase
 from harness.commands import check, faults, figures, gate, keep, record, repro
-from harness.commands.options import INTERRUPTED, NOT_OK, OK, USAGE, Parser, UsageError
+from harness.commands.options import (
+    INTERRUPTED,
+    NOT_OK,
+    OK,
+    USAGE,
+    Parser,
+    UsageError,
+    in_another_process,
+)
 from harness.support.files import UnwritableFile
 
 __all__ = ["INTERRUPTED", "NOT_OK", "OK", "USAGE", "main"]
@@ -28,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message=message)
     try:
         arguments = _parser().parse_args(words)
-        return arguments.run(arguments)
+        code = in_another_process(arguments, words)
+        return arguments.run(arguments) if code is None else code
     except (UsageError, CaseError, InvalidCase, UnwritableFile) as error:
         print(f"harness{command}: error: {error}", file=sys.stderr)
         return USAGE

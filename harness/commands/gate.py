@@ -31,7 +31,9 @@ def add(commands: Any) -> None:
         help="run everything worth running before a merge that touches attention",
         description="Kept cases, the compile contract, probes, proof that this run can fail, the"
         " ledger, known failures, then drawn cases until the time is up. Needs fixtures/ here.",
-        parents=sharing("--device", "--seed", "--json", "--no-isolation"),
+        parents=sharing(
+            "--device", "--seed", "--json", "--no-isolation", "--kernels", "--multiprocessors"
+        ),
     )
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -69,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         ledger,
         progress_to_stderr(),
         isolated=not arguments.no_isolation,
+        kernels=arguments.kernels,
     )
     interrupted = False
     try:
@@ -77,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
         interrupted = True
     words = ["python", "-m", "harness", "gate", "--device", device]
     words += ["--budget", f"{arguments.budget:g}s", "--seed", str(arguments.seed)]
+    if arguments.kernels != "cpp":
+        words += ["--kernels", arguments.kernels, "--multiprocessors", arguments.multiprocessors]
     words += ["--against", str(arguments.against)] if arguments.against else []
     command = shlex.join(words)
     written = {

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
+import subprocess
+import sys
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.case import DTYPES, SHORT_DTYPES
+from harness.interpreter.gpu import GPUS, environment, gpu_named, too_late
 from harness.support.files import UnwritableFile, check_writable
 
 OK, NOT_OK, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -139,6 +143,29 @@ def input_file(text: str) -> Path:
     return Path(text)
 
 
+def multiprocessors(text: str) -> str:
+    """A GPU by name, or a number of multiprocessors."""
+    try:
+        gpu_named(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def in_another_process(arguments: argparse.Namespace, words: Sequence[str]) -> int | None:
+    """The exit code of the same command in a process that interprets Triton kernels; None where
+    it runs in this one. Triton decides when it is imported, and torch imports it."""
+    text = str(getattr(arguments, "case", ""))
+    if getattr(arguments, "kernels", "cpp") != "triton" and "kernels=triton" not in text:
+        return None
+    wanted = environment(getattr(arguments, "multiprocessors", "small"))
+    if not too_late():
+        os.environ.update(wanted)
+        return None
+    command = [sys.executable, "-m", "harness", *words]
+    return subprocess.run(command, env=os.environ | wanted, check=False).returncode
+
+
 _SHARED: dict[str, dict[str, Any]] = {
     "--device": dict(type=device, default="cpu", help="cpu (default), cuda or cuda:N"),
     "--dtypes": dict(
@@ -147,6 +174,20 @@ _SHARED: dict[str, dict[str, Any]] = {
     "--json": dict(type=output_file, metavar="FILE", help="write the result as JSON"),
     "--script": dict(
         type=output_file, metavar="FILE", help="write a script that needs torch alone"
+    ),
+    "--kernels": dict(
+        choices=("cpp", "triton"),
+        default="cpp",
+        help="what compiled paths run on a CPU: torch's C++ kernels (default), or the Triton"
+        " kernels of a GPU in Triton's interpreter (docs/triton.md)",
+    ),
+    "--multiprocessors": dict(
+        type=multiprocessors,
+        default="small",
+        metavar="N",
+        help="of the GPU whose Triton kernels are interpreted, on which the number of splits"
+        f" depends: {', '.join(f'{name} ({gpu.multiprocessors})' for name, gpu in GPUS.items())}"
+        " or a number (default small)",
     ),
     "--seed": dict(type=whole(), default=0, metavar="N", help="of the drawing (default 0)"),
     "--no-isolation": dict(action="store_true", help="run in this process"),

@@ -26,13 +26,16 @@ def add(commands: Any) -> None:
         help="measure the fixed cases and record, or check, how much of its budget each path uses",
         description="Writes fixtures/tolerances/DEVICE.json. With --check it compares and writes"
         " nothing: exit 1 where an entry is loosened (REGRESSED).",
-        parents=sharing("--device", "--dtypes"),
+        parents=sharing("--device", "--dtypes", "--kernels", "--multiprocessors"),
     )
     record.set_defaults(run=_record)
     record.add_argument("--check", action="store_true", help="compare with the record")
     record.add_argument("--accept", default="", metavar="REASON", help="record loosened entries")
     record.add_argument(
-        "--modes", type=some_of(*MODES), default=MODES, help="eager, compiled or both (default)"
+        "--modes",
+        type=some_of(*MODES),
+        default=MODES,
+        help="eager, compiled or both (default; compiled alone with other --kernels)",
     )
     record.add_argument("--threads", type=whole(1), default=1, help="of the CPU (default 1)")
     record.add_argument("--ledger", type=Path, metavar="FILE", help="another ledger file")
@@ -63,6 +66,7 @@ def read_or_error(file: Path) -> Ledger:
 
 def _record(arguments: argparse.Namespace) -> int:
     device = arguments.device
+    modes = ("compiled",) if arguments.kernels != "cpp" else arguments.modes
     if arguments.check and arguments.accept:
         raise UsageError("--accept: goes with recording, not with --check")
     file = arguments.ledger or ledger_file(device)
@@ -82,7 +86,7 @@ def _record(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     try:
         measured = list(
-            measure_all(device, arguments.dtypes, arguments.modes, progress_to_stderr())
+            measure_all(device, arguments.dtypes, modes, progress_to_stderr(), arguments.kernels)
         )
     except Unrecordable as error:
         print(f"nothing recorded: {error}")
@@ -144,6 +148,7 @@ def _versions(ledger: Ledger, path: str | None) -> Iterator[str]:
     groups: dict[tuple[Any, ...], dict[str, Entry]] = {}
     for entry in ledger.entries.values():
         if path in (None, entry.path):
+            # ``hardware`` says of interpreted kernels that they are.
             key = (entry.hardware, entry.threads, entry.mode, entry.path, entry.dtype, entry.kind)
             groups.setdefault(key, {})[entry.torch] = entry
     versions = sorted({v for g in groups.values() for v in g}, key=_version)

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
         "repro",
         help="run a bug report or a case and say which side is wrong",
         description="Run the report gpt-fast-233, or any case, on all paths.",
-        parents=sharing("--device", "--json", "--script"),
+        parents=sharing("--device", "--json", "--script", "--kernels", "--multiprocessors"),
     )
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -27,7 +27,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--seed", help="of the tensors (default 0)")
     parser.add_argument("--position", help="slot of the query (default 99); P+1 slots are filled")
     parser.add_argument("--cache-len", help="slots allocated (default 2048)")
-    parser.add_argument("--compile", action="store_true", help="compile the attention calls")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the attention calls; so does --kernels"
+    )
 
 
 def _report_case(arguments: argparse.Namespace) -> DecodeCase:
@@ -38,13 +40,18 @@ def _report_case(arguments: argparse.Namespace) -> DecodeCase:
         "pos": arguments.position,
         "dtype": arguments.dtype,
         "seed": arguments.seed,
-        "mode": "compiled" if arguments.compile else None,
+        "mode": "compiled" if _compiled(arguments) else None,
+        "kernels": arguments.kernels,
     }
     parts |= {key: value for key, value in options.items() if value is not None}
     for option, key in (("--position", "pos"), ("--cache-len", "S"), ("--dtype", "dtype")):
         if "," in parts[key] or "=" in parts[key] or (key == "pos" and not parts[key].isdigit()):
             raise UsageError(f"{option}: {parts[key]!r} is not one value of {key}")
     return DecodeCase.from_text(",".join(f"{key}={value}" for key, value in parts.items()))
+
+
+def _compiled(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.compile or arguments.kernels != "cpp")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.script.case_script import case_script, report_script
 
     device, progress = arguments.device, progress_to_stderr()
+    if arguments.script is not None and "triton" in (arguments.kernels + arguments.case):
+        raise UsageError("--script: what needs torch alone cannot interpret Triton kernels")
     if arguments.case == REPORT_ID:
         case = _report_case(arguments)
         answer, script = answer_report(case, device, progress), report_script
@@ -63,8 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
                 flag = "--" + option.replace("_", "-")
                 raise UsageError(f"{flag}: goes with {REPORT_ID}; put it into the case id instead")
         case = DecodeCase.from_text(arguments.case)
-        if arguments.compile:
+        if _compiled(arguments):
             case = case.replace(mode="compiled")
+        if arguments.kernels != "cpp":
+            case = case.replace(kernels=arguments.kernels)
         answer, script = answer_case(case, device, progress), case_script
     progress("done")
     print(render(answer), end="")

@@ -45,7 +45,8 @@ _FUZZ_BATCH = 50
 
 @dataclass
 class Gate:
-    """One run of the gate, which may take ``seconds`` from now.
+    """One run of the gate, which may take ``seconds`` from now; what is compiled on a CPU is
+    compiled to these ``kernels``.
 
     ``ledger`` is the one to compare with, if any. ``excluded`` counts, by known failure, the cases
     left out because torch is known to be wrong there."""
@@ -56,6 +57,7 @@ class Gate:
     ledger: Ledger | None
     progress: Progress
     isolated: bool = True
+    kernels: str = "cpp"
     steps: list[Step] = field(default_factory=list)
     excluded: Counter[str] = field(default_factory=Counter)
 
@@ -121,7 +123,7 @@ class Gate:
                 name = f"{path.name}: {what}"
                 found = broken.get(what)
                 yield Item(name, found.verdict, found.evidence) if found else Item(name)
-        case = DecodeCase.from_text(COMPILED)
+        case = DecodeCase.from_text(COMPILED).replace(kernels=self.kernels)
         for path in self.sound:
             if not path.static:
                 continue

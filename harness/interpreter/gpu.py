@@ -42,23 +42,31 @@ SMALL = Gpu(4, (9, 0))
 GPUS = {"h100": H100, "a100": A100, "small": SMALL}
 
 
-def chosen() -> Gpu:
-    """The GPU that this process's environment names, by number of multiprocessors or name.
+def gpu_named(text: str) -> Gpu:
+    """A GPU by name, or by its number of multiprocessors and otherwise an H100.
 
     Raises:
         ValueError: for neither.
     """
-    text = os.environ.get(MULTIPROCESSORS, "small")
     if text in GPUS:
         return GPUS[text]
     if text.isascii() and text.isdigit() and int(text) > 0:
         return Gpu(int(text), SMALL.capability)
-    raise ValueError(f"{MULTIPROCESSORS}: {text!r} is not a number > 0 or {' '.join(GPUS)}")
+    raise ValueError(f"{text!r} is not a number > 0 or one of {' '.join(GPUS)}")
 
 
-def environment(gpu: str | None = None) -> Mapping[str, str]:
+def chosen() -> Gpu:
+    """The GPU that this process's environment names.
+
+    Raises:
+        ValueError: where it names none.
+    """
+    return gpu_named(os.environ.get(MULTIPROCESSORS, "small"))
+
+
+def environment(gpu: str = "small") -> Mapping[str, str]:
     """The variables of a process that interprets kernels."""
-    return {VARIABLE: "1"} | ({MULTIPROCESSORS: gpu} if gpu else {})
+    return {VARIABLE: "1", MULTIPROCESSORS: gpu}
 
 
 def too_late() -> bool:

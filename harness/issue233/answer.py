@@ -159,7 +159,7 @@ def answer_report(case: DecodeCase, device: str, progress: Progress) -> Answer:
     progress("the report's figures over seeds")
     figures = report_figures(case, device)
     unexpected = list(answer.unexpected)
-    if case == REPORT_CASE.replace(seed=case.seed, mode=case.mode):
+    if case == REPORT_CASE.replace(seed=case.seed, mode=case.mode, kernels=case.kernels):
         unexpected += [
             f"the report's {f.name}, {f.reported:g}, lies outside {f.low:g} to {f.high:g}"
             for f in figures

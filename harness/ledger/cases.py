@@ -41,11 +41,11 @@ _KINDS = {
 KINDS = tuple(_KINDS)
 
 
-def cases(mode: str, kind: str, dtype: str) -> Iterator[DecodeCase]:
+def cases(mode: str, kind: str, dtype: str, kernels: str = "cpp") -> Iterator[DecodeCase]:
     """The cases behind one entry of the ledger: every shape with every seed."""
     for shape in _SHAPES[mode]:
         newest = DecodeCase.from_text(shape).input_pos[0]
         data = _KINDS[kind].format(newest=newest)
         for seed in SEEDS:
             text = f"{shape},{data},mode={mode},dtype={dtype},tail=leftovers,seed={seed}"
-            yield DecodeCase.from_text(text)
+            yield DecodeCase.from_text(text).replace(kernels=kernels)

@@ -2,8 +2,8 @@
 
 The budget is a worst-case bound, so a path may become worse than it was and still be within budget;
 the ledger shows that. There is one JSON file for each kind of device. An entry's key is path,
-dtype, mode, kind of data, torch version, hardware and threads; a measurement without an entry of
-its key has "no record" and is never REGRESSED.
+dtype, mode, kind of data, torch version, hardware, threads and kernels; a measurement without an
+entry of its key has "no record" and is never REGRESSED.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from harness.support.strict_json import (
 
 FOLDER = Path("fixtures") / "tolerances"
 SCHEMA = 1
-_KEY = ("path", "dtype", "mode", "kind", "torch", "hardware", "threads")
+_KEY = ("path", "dtype", "mode", "kind", "torch", "hardware", "threads", "kernels")
 
 
 class LedgerError(ValueError):
@@ -87,6 +87,7 @@ class Entry:
     worst_case: str
     date: str
     environment: Mapping[str, Any]
+    kernels: str = "cpp"
     accepted: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -97,7 +98,8 @@ class Entry:
     @property
     def key_text(self) -> str:
         """The part of the key that a reader needs: path, dtype, mode and kind of data."""
-        return " ".join(map(str, self.key[:4]))
+        kernels = () if self.kernels == "cpp" else (self.kernels,)
+        return " ".join(map(str, self.key[:4] + kernels))
 
     def against(self, record: Entry, margins: Margins) -> Change:
         """How this measured entry compares with a record of the same key."""
@@ -246,5 +248,6 @@ def read_ledger(document: Any) -> Ledger:
 
 
 def _entry(value: Any) -> Entry:
-    values = fields(value, _ENTRY)
+    # Before there were others, all kernels were C++.
+    values = fields(value, _ENTRY, {"kernels": one_of("cpp", "triton")})
     return Entry(**{**values, "accepted": tuple(values["accepted"])})

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from harness.interpreter.gpu import chosen
 from harness.ledger.cases import KINDS, cases
 from harness.ledger.entries import Entry
 from harness.oracle.error import Error
@@ -23,8 +24,11 @@ class Unrecordable(ValueError):
     """A path that raised on a case of the ledger, or whose error there is beyond its budget."""
 
 
-def hardware(device: str) -> str:
-    """The GPU's model, or the processor's architecture and the vector instructions torch uses."""
+def hardware(device: str, kernels: str = "cpp") -> str:
+    """The GPU's model, or the processor's architecture and the vector instructions torch uses; of
+    interpreted kernels, the GPU that they are made for."""
+    if kernels == "triton" and torch.device(device).type == "cpu":
+        return f"interpreted {chosen()}"
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).name
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
@@ -38,7 +42,11 @@ def recordable(mode: str) -> list[Path]:
 
 
 def measure_all(
-    device: str, dtypes: Sequence[str], modes: Sequence[str], progress: Progress
+    device: str,
+    dtypes: Sequence[str],
+    modes: Sequence[str],
+    progress: Progress,
+    kernels: str = "cpp",
 ) -> Iterator[Entry]:
     """Measure every entry that this machine can.
 
@@ -50,7 +58,7 @@ def measure_all(
         for dtype in dtypes:
             for kind in KINDS:
                 progress(f"{mode} {dtype} {kind}")
-                problems = list(judgeable(cases(mode, kind, dtype)))
+                problems = list(judgeable(cases(mode, kind, dtype, kernels)))
                 for path in recordable(mode):
                     entry = measure_entry(path, problems, kind, device)
                     if entry is not None:
@@ -89,7 +97,8 @@ def measure_entry(
         mode=case.mode,
         kind=kind,
         torch=torch.__version__.partition("+")[0],
-        hardware=hardware(device),
+        hardware=hardware(device, case.kernels),
+        kernels=case.kernels,
         threads=torch.get_num_threads(),
         cases=len(errors),
         worst_utilisation=worst.utilisation,

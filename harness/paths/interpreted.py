@@ -14,16 +14,14 @@ from harness.interpreter.gpu import chosen, why_not
 if TYPE_CHECKING:
     from harness.interpreter.templates import Ran
 
-__all__ = ["RAN", "interpreting", "why_not"]
-
-# The kernels that this process generated, in order.
-RAN: list[Ran] = []
+__all__ = ["interpreting", "why_not"]
 
 
 @contextmanager
-def interpreting() -> Iterator[None]:
-    """Compile and run within for the GPU that the environment names."""
+def interpreting(ran: list[Ran]) -> Iterator[None]:
+    """Compile and run within for the GPU that the environment names; the kernels that are
+    generated are appended to ``ran``."""
     from harness.interpreter import kernels  # noqa: PLC0415  # it needs Triton
 
-    with kernels.interpreting(chosen(), RAN):
+    with kernels.interpreting(chosen(), ran):
         yield

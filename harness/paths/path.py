@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from harness.oracle.budget import Precision
 from harness.paths import interpreted
 from harness.paths.calls import Call
 from harness.paths.compile import Compiled, why_not
+
+if TYPE_CHECKING:
+    from harness.interpreter.templates import Ran
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,21 @@ class Path:
         key = (self.name, case.geometry)
         if key not in _COMPILED:
             mode = None if case.mode == "compiled" else case.mode
-            within = nullcontext if case.kernels == "cpp" else interpreted.interpreting
+            ran: list[Ran] = []
+            triton = functools.partial(interpreted.interpreting, ran)
+            within = nullcontext if case.kernels == "cpp" else triton
             _COMPILED[key] = Compiled(function, dynamic=case.dynamic, mode=mode, within=within)
+            _RAN[key] = ran
         return _COMPILED[key]
 
     def graphs(self, case: DecodeCase) -> int:
         """How many graphs this process compiled for the case's geometry."""
         compiled = _COMPILED.get((self.name, case.geometry))
         return compiled.graphs if compiled else 0
+
+    def kernels(self, case: DecodeCase) -> tuple[Ran, ...]:
+        """The Triton kernels that this process generated for the case's geometry."""
+        return tuple(_RAN.get((self.name, case.geometry), ()))
 
     def bound(self, inputs: Inputs) -> Callable[[], Any]:
         """The prepared call as a function without arguments, eager or compiled."""
@@ -117,3 +127,4 @@ class Path:
 
 
 _COMPILED: dict[tuple[Any, ...], Compiled] = {}
+_RAN: dict[tuple[Any, ...], list[Ran]] = {}
