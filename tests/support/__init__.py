@@ -6,6 +6,9 @@
 ``eager``           eager flex_attention, traced or not
 ``entries``         a ledger of one entry
 ``fixed_path``      the rule of the fixed path by its definition
+``geometries``      what compiled paths are judged on
+``interpreted``     what runs in the process that interprets; ``interpreting`` asks it
+``kernels``         functions that launch Triton kernels, sound and with planted faults
 ``processes``       child processes: started, interrupted, watched until they end
 ``preloaded``       a process with torch that runs scripts in forks of itself
 ``sound``           sound decode paths that differ in arithmetic alone
