@@ -23,6 +23,7 @@ from harness.faults import FAULTS
 from harness.faults.kill_matrix import kill_matrix
 from harness.faults.mutants import Scope
 from harness.gate.item import TIMEOUT, Item, Paths, Step
+from harness.interpreter.gpu import missing
 from harness.ledger.entries import Change, Ledger
 from harness.ledger.measure import Unrecordable, measure_all
 from harness.paths import PATHS, Path
@@ -40,6 +41,8 @@ PROBED = (
 COMPILED = "S=1024,pos=700,H=4,Hkv=2,mode=compiled"
 SMOKE = ("no-query-offset", "offset-one-high", "newest-block-dropped", "scale-one-percent-off")
 SMOKE_EXAMPLES = 100
+# Findings in Triton kernels, whose scripts need Triton.
+_TRITON = "flextriton-"
 _FUZZ_BATCH = 50
 
 
@@ -207,6 +210,9 @@ class Gate:
             name = script.parent.name
             if self.device != "cpu":
                 yield Item(name, not_run="a finding on the CPU")
+                continue
+            if name.startswith(_TRITON) and (reason := missing()):
+                yield Item(name, not_run=reason)
                 continue
             if self.left < self.seconds / 2:
                 yield Item(name, not_run="no time left for it")
