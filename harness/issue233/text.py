@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from harness.interpreter.gpu import chosen
 from harness.issue233.answer import REPORT_URL, Answer
 from harness.paths import PATHS
 from harness.support.environment import environment, one_line
@@ -56,6 +57,8 @@ def _verdict_table(answer: Answer) -> Iterator[str]:
     header = ["path", "rel. error", "worst at b,h,i,d", "got", "should be", "budgets", "verdict"]
     yield from table(header, [_row(j) for j in answer.judgements])
     yield "* known wrong: there to be shown wrong, does not count"
+    if answer.case.kernels == "triton" and answer.device == "cpu":
+        yield from _interpreted(answer)
     second = answer.second_opinion
     if second is not None:
         yield f"golden and float64 SDPA differ by at most {second:.1e}"
@@ -73,6 +76,16 @@ def _verdict_table(answer: Answer) -> Iterator[str]:
         known = answer.known_failures.get(judgement.path)
         if known and not judgement.verdict.passes:
             yield f"  {judgement.path}: a known failure of torch: {known}, see FINDINGS.md"
+
+
+def _interpreted(answer: Answer) -> Iterator[str]:
+    """What the numbers are of, and how far they go."""
+    lines = [f"the kernels of an {chosen()}, interpreted: a prediction, see docs/triton.md"]
+    for judgement in answer.judgements:
+        if ran := PATHS[judgement.path].kernels(answer.case):
+            lines.append(f"{judgement.path}: {', '.join(map(str, ran))}")
+    for line in lines:
+        yield from _wrapped(line, "  " if line in lines[1:] else "")
 
 
 def render(answer: Answer) -> str:
@@ -124,7 +137,10 @@ def to_json(answer: Answer) -> str:
         "expected": not answer.unexpected and not answer.nothing_judged,
         "unexpected": list(answer.unexpected),
         "golden_minus_float64_sdpa": answer.second_opinion,
-        "paths": [_judgement(j) for j in answer.judgements],
+        "paths": [
+            _judgement(j) | {"kernels": list(map(str, PATHS[j.path].kernels(answer.case)))}
+            for j in answer.judgements
+        ],
         "diagnoses": {name: vars(d) for name, d in answer.diagnoses.items()},
         "known_failures": answer.known_failures,
         "figures": [vars(f) | {"reproduces": f.reproduces} for f in answer.figures],

@@ -1,5 +1,7 @@
 """DecodeCase: text, JSON, validation."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,3 +151,17 @@ def test_geometry_leaves_out_positions_and_values() -> None:
     assert case.replace(input_pos=(-1, 9), seed=1, tail="max").geometry == case.geometry
     assert case.replace(input_pos=(3, 5, 7)).geometry != case.geometry
     assert case.replace(cache_len=65).geometry != case.geometry
+
+
+def test_kernels_are_part_of_the_geometry_and_need_a_compiled_case() -> None:
+    """A C++ kernel is never taken for a Triton one; a file without the field means C++."""
+    case = DecodeCase.from_text("S=8,pos=7,mode=compiled")
+    assert case.kernels == "cpp"
+    assert case.geometry != case.replace(kernels="triton").geometry
+    assert str(case.replace(kernels="triton")) == "S=8,pos=7,mode=compiled,kernels=triton"
+    old = json.loads(case.to_json())
+    del old["kernels"]
+    assert DecodeCase.from_json(json.dumps(old)) == case
+    for mode in ("eager", "reduce-overhead"):
+        with pytest.raises(CaseError, match="kernels: triton needs mode=compiled"):
+            case.replace(kernels="triton", mode=mode)

@@ -35,11 +35,22 @@ from tests.support.sound import to_tf32
         (but(worst_utilisation=0.1), Change.TIGHTENED),
         (but(torch="2.11.0"), Change.MISSING),
         (but(threads=2), Change.MISSING),
+        (but(kernels="triton"), Change.MISSING),
     ],
 )
 def test_a_measured_entry_is_told_apart(measured: Entry, change: Change) -> None:
     """Another key is no record, and never a regression."""
     assert LEDGER.compare([measured])[0][0] is change
+
+
+def test_a_ledger_from_before_kernels_had_a_name_is_one_of_cpp(tmp_path: File) -> None:
+    """Old files are read as they were meant."""
+    file = tmp_path / "cpu.json"
+    save(LEDGER, file)
+    text = file.read_text(encoding="utf-8")
+    assert '"kernels": "cpp", ' in text
+    file.write_text(text.replace('"kernels": "cpp", ', ""), encoding="utf-8")
+    assert load(file) == LEDGER
 
 
 def test_what_was_not_measured_is_unused_only_where_it_could_have_been() -> None:

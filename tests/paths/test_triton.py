@@ -6,11 +6,14 @@ Each test asks a process of its own, since Triton decides when it is imported.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from harness import cli
 from harness.case import DecodeCase
 from harness.interpreter import gpu
 from harness.paths import PATHS
@@ -223,3 +226,19 @@ def test_an_unknown_version_is_refused(
     """No verdict on kernels that no GPU would run."""
     monkeypatch.setattr(gpu, package, ("0.0.1",))
     assert f"changes {known} 0.0.1" in (gpu.missing() or "")
+
+
+def test_the_command_starts_a_process_that_interprets(tmp_path: Path) -> None:
+    """Exit code 0, and the JSON says which kernels ran."""
+    file = tmp_path / "answer.json"
+    arguments = ["repro", "--kernels", "triton", "--multiprocessors", "2", "--json", str(file)]
+    assert cli.main([*arguments, "S=40,pos=30,H=2,D=16"]) == cli.OK
+    ran = {path["path"]: path["kernels"] for path in json.loads(file.read_text())["paths"]}
+    assert ran["full-cache"] == ran["fixed"] == ["flex_decoding 16x64 in 2 splits"]
+    assert ran["sdpa-full"] == []
+
+
+def test_a_script_that_needs_torch_alone_cannot_interpret(tmp_path: Path) -> None:
+    """A usage error, before any work."""
+    arguments = ["repro", "--kernels", "triton", "--script", str(tmp_path / "a.py")]
+    assert cli.main([*arguments, "S=40,pos=30,H=2,D=16"]) == cli.USAGE
