@@ -119,7 +119,9 @@ def test_the_script_exits_1_while_the_bug_shows(
     name: str, status: int, case: str, tmp_path: Path, preloaded: Preloaded
 ) -> None:
     """It needs torch and the function's own file, nothing of the harness."""
-    mine = TARGETS.read_text().replace("from harness.case.domain import FEATURES", "FEATURES = ()")
+    mine = TARGETS.read_text().replace(
+        "from harness.case.features import FEATURES", "FEATURES = ()"
+    )
     (tmp_path / "mine.py").write_text(mine)
     text = target_script(f"mine.py:{name}", DecodeCase.from_text(case), "cpu")
     (tmp_path / "show.py").write_text(text)

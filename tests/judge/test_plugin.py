@@ -125,7 +125,7 @@ def test_a_bad_kept_case_is_a_usage_error_that_names_it(
     (project.path / KEPT / name).write_text("{")
     result = run(project, preloaded, "-k", "test_mine")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: *{name}: Expecting*"])
+    result.stderr.fnmatch_lines([f"ERROR: *{name}: not JSON: Expecting*"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")

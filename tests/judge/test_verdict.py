@@ -10,6 +10,7 @@ from harness.case import DecodeCase
 from harness.inputs import Inputs
 from harness.paths import PATHS, Path, Result
 from harness.paths.calls import Call
+from harness.script.watch import WATCHED
 from harness.verdict import Problem, Verdict, judge
 from tests.support.altered import altered, times
 
@@ -63,8 +64,9 @@ FAULTS = {
 }
 
 
-# Said of a process (test_worker.py) or against the ledger, never by one judgement.
-ELSEWHERE = {Verdict.CRASH, Verdict.TIMEOUT, Verdict.REGRESSED}
+# Said of a process (test_worker.py), against the ledger, or of a Triton kernel (test_sanitizer.py),
+# never by a judgement here.
+ELSEWHERE = {Verdict.CRASH, Verdict.TIMEOUT, Verdict.REGRESSED, *WATCHED}
 
 
 @pytest.mark.parametrize("verdict", [v for v in Verdict if v not in ELSEWHERE])
