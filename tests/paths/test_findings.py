@@ -22,7 +22,7 @@ from harness.function.testing import assert_clean
 from harness.paths import PATHS
 from harness.verdict import Problem, judge
 from harness.verdict.known_failures import KNOWN_FAILURES, known_failure
-from tests.support import ROOT
+from tests.support import NIGHTLY, ROOT
 from tests.support.processes import Preloaded
 
 SCRIPTS = {path.parent.name: path for path in sorted(ROOT.glob("fixtures/repro/*/script.py"))}
@@ -92,9 +92,10 @@ def test_scripts_need_torch_alone(name: str) -> None:
 
 
 def scripts() -> list[Any]:
-    """A parameter for each script, with what it needs."""
+    """A parameter for each script, by day for a third of them, with what it needs."""
     needs = {True: pytest.mark.interprets, False: pytest.mark.compiles}
-    return [pytest.param(name, marks=needs[name.startswith(TRITON)]) for name in SHOWN]
+    names = SHOWN if NIGHTLY else SHOWN[::3]
+    return [pytest.param(name, marks=needs[name.startswith(TRITON)]) for name in names]
 
 
 @pytest.mark.parametrize("name", scripts())
