@@ -4,7 +4,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Generator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -47,7 +46,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "gpu": None if torch.cuda.is_available() else "not run: no CUDA device",
         "interprets": None if missing() is None else f"not run: {missing()}",
         "compiles": None if why_not("cpu") is None else f"not run: {why_not('cpu')}",
-        "triton": None if find_spec("triton") else "not run: Triton is not installed",
     }
     for item in items:
         for marker, reason in reasons.items():

@@ -12,7 +12,7 @@ from tests.support import ROOT
 KERNELS = "tests/support/kernels.py"
 SMALL = ("--max-examples", "3", "--dtypes", "fp32", "--cache-len", "1:20")
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.interprets
 
 
 def check(name: str, *arguments: str) -> int:
