@@ -25,8 +25,6 @@ from torch._inductor.choices import InductorChoices
 from torch._inductor.kernel.flex import flex_attention
 from torch._inductor.runtime import triton_helpers
 from triton.backends.compiler import GPUTarget
-from triton.runtime import interpreter
-from triton.runtime.interpreter import InterpreterBuilder
 
 from harness.interpreter import arithmetic
 from harness.interpreter.gpu import Gpu
@@ -171,9 +169,7 @@ def interpreting(gpu: Gpu, ran: list[Ran]) -> Iterator[None]:
                 lambda self, device_type="cuda": heuristics(self, "cuda"),
             )
         )
-        for name in ("create_dot", "binary_op", "unary_op", "ternary_op"):
-            enter(mock.patch.object(InterpreterBuilder, name, getattr(arithmetic, name)))
-        enter(mock.patch.object(interpreter, "_convert_float", arithmetic.convert_float))
+        enter(arithmetic.with_bfloat16())
         enter(mock.patch.object(triton_helpers, "set_driver_to_cpu"))
         enter(_driver(gpu))
         enter(_functions())
