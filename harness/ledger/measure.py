@@ -24,11 +24,13 @@ class Unrecordable(ValueError):
     """A path that raised on a case of the ledger, or whose error there is beyond its budget."""
 
 
-def hardware(device: str, kernels: str = "cpp") -> str:
-    """The GPU's model, or the processor's architecture and the vector instructions torch uses; of
-    interpreted kernels, the GPU that they are made for."""
-    if kernels == "triton" and torch.device(device).type == "cpu":
-        return f"interpreted {chosen()}"
+def interpreted(device: str) -> str:
+    """The GPU whose kernels run in an interpreter; or the device itself where it is one."""
+    return f"interpreted {chosen()}" if torch.device(device).type == "cpu" else hardware(device)
+
+
+def hardware(device: str) -> str:
+    """The GPU's model, or the processor's architecture and the vector instructions torch uses."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).name
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
@@ -97,7 +99,7 @@ def measure_entry(
         mode=case.mode,
         kind=kind,
         torch=torch.__version__.partition("+")[0],
-        hardware=hardware(device, case.kernels),
+        hardware=hardware(device) if case.kernels == "cpp" else interpreted(device),
         kernels=case.kernels,
         threads=torch.get_num_threads(),
         cases=len(errors),
