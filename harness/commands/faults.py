@@ -75,7 +75,7 @@ def render(matrix: Matrix) -> Iterator[str]:
     """The matrix as text: a line for each fault, a column for each scope, an entry in it for each
     dtype."""
     from harness.faults.mutants import Scope
-    from harness.issue233.text import table
+    from harness.support.text import table
 
     rows = []
     for name in dict.fromkeys(c.fault for c in matrix.cells):

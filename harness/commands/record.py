@@ -143,7 +143,7 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _versions(ledger: Ledger, path: str | None) -> Iterator[str]:
-    from harness.issue233.text import table
+    from harness.support.text import table
 
     groups: dict[tuple[Any, ...], dict[str, Entry]] = {}
     for entry in ledger.entries.values():

@@ -8,10 +8,11 @@ whether two programs store to one place. A GPU shows none of that, or only now a
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,20 @@ class Unwritten(TorchDispatchMode):
 
 @dataclass
 class Region:
-    """The memory of one tensor that a kernel was given, and which program stored to each element
-    (0 for none)."""
+    """The memory of one tensor that a kernel was given: elements of ``size`` bytes from ``start``
+    to ``end``, in a storage that begins at ``base``."""
 
     name: str
     start: int
     end: int
     size: int
     base: int
-    writer: np.ndarray[Any, Any] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.writer = np.zeros(max((self.end - self.start) // self.size, 0), dtype=np.int64)
+    @functools.cached_property
+    def writer(self) -> np.ndarray[Any, Any]:
+        """The number of the program that stored to each element, 0 for none."""
+        # Made when it is needed: most tensors are only read.
+        return np.zeros((self.end - self.start) // self.size, dtype=np.int64)
 
 
 @dataclass
@@ -215,32 +218,26 @@ def sanitized() -> Iterator[None]:
             launches.pop()
             unwritten.launching = False
 
-    def program(self: Any) -> int:
+    def see(self: Any, what: str, pointers: Any, mask: Any) -> None:
+        """Check what the program that runs now does, where a kernel was launched here."""
+        if not launches:
+            return
         (x, y, z), (nx, ny, _) = self.grid_idx, self.grid_dim
-        return 1 + int(x) + int(nx) * (int(y) + int(ny) * int(z))
-
-    def size_of(pointers: Any) -> int:
-        return max(pointers.get_element_ty().primitive_bitwidth // 8, 1)
+        program = 1 + int(x) + int(nx) * (int(y) + int(ny) * int(z))
+        size = max(pointers.get_element_ty().primitive_bitwidth // 8, 1)
+        where = np.broadcast_to(mask.data, pointers.data.shape)
+        launches[-1].check(what, pointers.data, where, size, program)
 
     def load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        if launches:
-            where = np.broadcast_to(mask.data, pointers.data.shape)
-            size = size_of(pointers)
-            launches[-1].check("loads", pointers.data, where, size, program(self))
+        see(self, "loads", pointers, mask)
         return original["create_masked_load"](self, pointers, mask, *rest)
 
     def store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        if launches:
-            where = np.broadcast_to(mask.data, pointers.data.shape)
-            size = size_of(pointers)
-            launches[-1].check("stores", pointers.data, where, size, program(self))
+        see(self, "stores", pointers, mask)
         return original["create_masked_store"](self, pointers, value, mask, *rest)
 
     def update(self: Any, operation: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        if launches:
-            where = np.broadcast_to(mask.data, pointers.data.shape)
-            size = size_of(pointers)
-            launches[-1].check("updates", pointers.data, where, size, program(self))
+        see(self, "updates", pointers, mask)
         return original["create_atomic_rmw"](self, operation, pointers, value, mask, *rest)
 
     patches: _Patches = [

@@ -5,27 +5,17 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from harness.interpreter.gpu import chosen
 from harness.issue233.answer import REPORT_URL, Answer
 from harness.paths import PATHS
 from harness.support.environment import environment, one_line
+from harness.support.text import table
 from harness.verdict import Judgement
 
 WIDTH = 100
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table, whose first column is aligned to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, ["-" * w for w in widths], *rows]:
-        cells = [
-            c.rjust(w) if i else c.ljust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
 
 
 def _number(value: float) -> str:

@@ -19,6 +19,11 @@ def check(name: str, *arguments: str) -> int:
     return cli.main(["check", f"{KERNELS}:{name}", *SMALL, *arguments])
 
 
+def run(script: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(script)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
 @pytest.mark.parametrize("name", ["sound", "zeroed"])
 def test_a_sound_kernel_is_ok_without_a_gpu(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever it allocates, as long as it writes before it reads."""
@@ -52,15 +57,11 @@ def test_what_no_kernel_may_do_is_seen_shown_again_and_scripted(
     assert "--case S=1,pos=0,D=16 --triton" in text
     if verdict != "NONDETERMINISTIC":
         assert "(kernels.py, line " in text
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    done = run(script)
     assert done.returncode == 1, done.stdout + done.stderr
     fixed = script.read_text().replace(f").{name}", ").zeroed")
     script.write_text(fixed)
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    done = run(script)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
