@@ -31,8 +31,9 @@ from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
 
 if TYPE_CHECKING:
+    from harness.function.item import Runner
     from harness.function.run import TargetSpec
-    from harness.function.search import Runner
+    from harness.function.schedule import Source
 
 _EXAMPLES, _SLOW_EXAMPLES = 200, 40
 _COMPILED_GEOMETRIES = 4
@@ -99,15 +100,12 @@ def run(arguments: argparse.Namespace) -> int:
             domain = spec.domain(runner.facts.features)
             if case is not None and (reason := domain.refuses(case)):
                 raise UsageError(f"--case: {reason}")
-            cases = (
-                _drawn(domain, arguments.seed or 0, arguments.compile) if case is None else [case]
-            )
+            seed, compiles = arguments.seed or 0, arguments.compile
             result = check(
                 spec,
                 runner,
-                cases,
+                _one(case) if case is not None else _drawn(domain, seed, examples, compiles),
                 progress,
-                max_examples=examples,
                 seconds=arguments.seconds,
                 shrinks=case is None,
             )
@@ -195,10 +193,18 @@ def _require_hypothesis() -> None:
         )
 
 
-def _drawn(domain: Domain, seed: int, compiled: bool) -> Iterator[DecodeCase]:
-    from harness.strategies.functions import domain_cases
+def _one(case: DecodeCase) -> list[Source]:
+    from harness.function.item import Single
+    from harness.function.schedule import Source
 
-    return domain_cases(domain, seed, compiled_geometries=_COMPILED_GEOMETRIES if compiled else 0)
+    return [Source("named", 1, [Single(case)])]
+
+
+def _drawn(domain: Domain, seed: int, examples: int, compiled: bool) -> list[Source]:
+    from harness.function.sources import sources
+
+    geometries = _COMPILED_GEOMETRIES if compiled else 0
+    return sources(domain, seed, examples, compiled_geometries=geometries)
 
 
 @contextlib.contextmanager

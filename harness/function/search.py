@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from harness.case import DecodeCase
 from harness.case.features import features_of
+from harness.function.item import Item, Runner
 from harness.function.run import Facts, Outcome, TargetSpec
+from harness.function.schedule import Source, interleaved
 from harness.function.shrink import shrink
 from harness.support.progress import Progress
 from harness.verdict import Verdict
@@ -20,18 +22,6 @@ from harness.verdict import Verdict
 _SHRINK_SECONDS = 60.0
 _SHRINK_HANG_SECONDS = 20.0
 _PROGRESS_EVERY = 2.0
-
-
-class Runner(Protocol):
-    """Runs the target on cases: ``LocalRunner`` in this process, ``Worker`` in one of its own."""
-
-    facts: Facts
-
-    def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
-        """Judge the target on ``case``, within ``timeout`` seconds where the runner can end it."""
-
-    def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
-        """``outcome`` with a diagnosis; with ``brief``, without drawing further cases."""
 
 
 @dataclass
@@ -73,33 +63,40 @@ class Tally:
 class SearchResult:
     """What a search found.
 
-    ``case`` is the smallest case found that fails, shrunk from ``drawn``; both are None where no
-    case fails. ``seconds`` is wall time."""
+    ``item`` is the smallest item found that fails, shrunk from ``drawn``; both are None where
+    nothing fails. ``seconds`` is wall time, ``spent`` what each source took of it."""
 
     spec: TargetSpec
     facts: Facts
     tally: Tally
     outcome: Outcome
     seconds: float
-    case: DecodeCase | None = None
-    drawn: DecodeCase | None = None
+    spent: dict[str, float]
+    item: Item | None = None
+    drawn: Item | None = None
+
+    @property
+    def case(self) -> DecodeCase | None:
+        """The failing case, or None where nothing fails."""
+        return None if self.item is None else self.item.case
 
     @property
     def verdict(self) -> Verdict:
         """OK, the failing case's verdict, or UNSUPPORTED where nothing could be judged."""
-        if self.case is None and not self.tally.examples:
+        if self.item is None and not self.tally.examples:
             return Verdict.UNSUPPORTED
         return self.outcome.verdict
 
     @property
     def repro(self) -> str | None:
-        """The command that runs the failing case again, or None where no case fails."""
-        return None if self.case is None else repro_command(self.spec, self.case)
+        """The command that runs the failing item again, or None where nothing fails."""
+        return None if self.item is None else repro_command(self.spec, self.item)
 
 
-def repro_command(spec: TargetSpec, case: DecodeCase) -> str:
+def repro_command(spec: TargetSpec, item: Item) -> str:
     """The command ``python -m harness check TARGET --case ID`` with the options that it needs."""
-    words = ["python", "-m", "harness", "check", spec.target, "--case", str(case)]
+    case = item.case
+    words = ["python", "-m", "harness", "check", spec.target, "--case", str(case), *item.words]
     if spec.supports is not None:
         words += ["--supports", ",".join(spec.supports)]
     if spec.precision is not None:
@@ -116,76 +113,80 @@ def repro_command(spec: TargetSpec, case: DecodeCase) -> str:
 def check(
     spec: TargetSpec,
     runner: Runner,
-    cases: Iterable[DecodeCase],
+    sources: Sequence[Source],
     progress: Progress,
     *,
-    max_examples: int,
     seconds: float | None = None,
     shrinks: bool = True,
 ) -> SearchResult:
-    """Run the target on ``cases`` until one fails, and shrink that one.
+    """Run the target on the items of ``sources`` until one fails, and shrink that one.
 
     Args:
-        max_examples: the most cases to draw.
-        seconds: wall time after which no further case is drawn.
-        shrinks: whether to look for a smaller failing case.
+        sources: take turns by their shares of the time; the first one bounds the search.
+        seconds: wall time after which no further item is run.
+        shrinks: whether to look for a smaller failing item.
     """
     start = time.monotonic()
     tally = Tally()
-    for case, ran in _runs(runner, cases, tally, progress, max_examples, seconds):
-        if not ran.invalid and not ran.verdict.passes:
-            progress(f"{ran.verdict} on {case}; looking for an explanation")
-            found = runner.diagnosed(case, ran)
-            small, outcome = case, found
-            if shrinks:
-                progress(f"{outcome.verdict} on {case}; shrinking")
-                small, outcome = _smallest(runner, spec, case, found, tally)
-            spent = time.monotonic() - start
-            return SearchResult(spec, runner.facts, tally, outcome, spent, small, case)
-    return SearchResult(spec, runner.facts, tally, Outcome(), time.monotonic() - start)
+    outcome, small, failed = Outcome(), None, None
+    for item, ran in _runs(runner, sources, tally, progress, seconds):
+        if ran.invalid or ran.verdict.passes:
+            continue
+        failed = item
+        progress(f"{ran.verdict} on {item.case}; looking for an explanation")
+        small, outcome = item, runner.diagnosed(item.case, ran)
+        if shrinks:
+            progress(f"{outcome.verdict} on {item.case}; shrinking")
+            small, outcome = _smallest(runner, spec, item, outcome, tally)
+        break
+    spent = {source.name: source.seconds for source in sources}
+    total = time.monotonic() - start
+    return SearchResult(spec, runner.facts, tally, outcome, total, spent, small, failed)
 
 
 def _runs(
     runner: Runner,
-    cases: Iterable[DecodeCase],
+    sources: Sequence[Source],
     tally: Tally,
     progress: Progress,
-    max_examples: int,
     seconds: float | None,
-) -> Iterator[tuple[DecodeCase, Outcome]]:
+) -> Iterator[tuple[Item, Outcome]]:
     start = told = time.monotonic()
-    for count, case in enumerate(cases):
+    for source, item in interleaved(sources):
         before = time.monotonic()
-        if count == max_examples or (seconds is not None and before - start >= seconds):
+        if seconds is not None and before - start >= seconds:
             return
         if before - told >= _PROGRESS_EVERY:
-            progress(f"{count} of at most {max_examples} cases, {tally.examples} judged OK")
+            counts = ", ".join(f"{s.count} {s.name}" for s in sources)
+            progress(f"{counts}: {tally.examples} judged OK")
             told = before
-        outcome = runner.run(case)
-        tally.add(case, outcome, time.monotonic() - before)
-        yield case, outcome
+        outcome = item.run(runner)
+        spent = time.monotonic() - before
+        source.add(spent)
+        tally.add(item.case, outcome, spent)
+        yield item, outcome
 
 
 def _smallest(
-    runner: Runner, spec: TargetSpec, case: DecodeCase, outcome: Outcome, tally: Tally
-) -> tuple[DecodeCase, Outcome]:
-    """The smallest case found with the same verdict and the same leading fault in its diagnosis.
+    runner: Runner, spec: TargetSpec, item: Item, outcome: Outcome, tally: Tally
+) -> tuple[Item, Outcome]:
+    """The smallest item found with the same verdict and the same leading fault in its diagnosis.
 
-    A hang is shrunk with a shorter time limit, and the case that results must then hang for the
+    A hang is shrunk with a shorter time limit, and the item that results must then hang for the
     whole of the real one.
     """
     hangs = outcome.verdict is Verdict.TIMEOUT
     domain = spec.domain(runner.facts.features)
     limit = 0.5 + 10 * tally.slowest if hangs else None
     end = time.monotonic() + (_SHRINK_HANG_SECONDS if hangs else _SHRINK_SECONDS)
-    found = {case: outcome}
+    found = {item.case: outcome}
 
     def still(smaller: DecodeCase) -> bool | None:
         if time.monotonic() > end:
             return None
         if domain.refuses(smaller) is not None:
             return False
-        result = runner.run(smaller, timeout=limit)
+        result = item.on(smaller).run(runner, timeout=limit)
         if result.invalid or result.verdict is not outcome.verdict:
             return False
         if outcome.names and not runner.diagnosed(smaller, result, brief=True).like(outcome):
@@ -193,8 +194,8 @@ def _smallest(
         found[smaller] = result.explained_by(outcome)
         return True
 
-    small = shrink(case, still)
-    if hangs and small != case:
-        confirmed = runner.run(small)
-        return (small, confirmed) if confirmed.like(outcome) else (case, outcome)
-    return small, found[small]
+    small = shrink(item.case, still)
+    if hangs and small != item.case:
+        confirmed = item.on(small).run(runner)
+        return (item.on(small), confirmed) if confirmed.like(outcome) else (item, outcome)
+    return item.on(small), found[small]

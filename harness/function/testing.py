@@ -14,6 +14,7 @@ from typing import Any
 from harness.case import DecodeCase, InvalidCase
 from harness.case.domain import Domain, outside
 from harness.case.features import features_of
+from harness.function.item import Single
 from harness.function.load import declared_precision, target_path
 from harness.function.run import TargetSpec
 from harness.function.search import repro_command
@@ -104,7 +105,7 @@ def assert_decodes(
     if (target := _target_of(function)) is not None:
         declares = set(features_of(case)) <= set(getattr(function, "supports", ()))
         spec = TargetSpec(target, device, None if declares else features_of(case))
-        lines.append(f"repro: {repro_command(spec, case)}")
+        lines.append(f"repro: {repro_command(spec, Single(case))}")
     raise AssertionError("\n".join(lines))
 
 

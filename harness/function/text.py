@@ -22,8 +22,8 @@ def render(result: SearchResult) -> str:
         lines += _wrapped(f"{finding.verdict}: {finding.evidence}")
     if result.case is not None:
         lines.append(f"case       {result.case}")
-        if result.drawn != result.case:
-            lines.append(f"           shrunk from {result.drawn}")
+        if result.drawn is not None and result.drawn.case != result.case:
+            lines.append(f"           shrunk from {result.drawn.case}")
         lines += _wrapped(*result.outcome.sentences, label="diagnosis")
         lines.append(f"repro      {result.repro}")
         lines.append("script     the same with --script FILE writes one that needs torch alone")
@@ -63,7 +63,7 @@ def to_json(result: SearchResult) -> str:
         "verdict": result.verdict,
         "findings": [vars(finding) for finding in outcome.findings],
         "case": None if result.case is None else str(result.case),
-        "shrunk_from": None if result.drawn is None else str(result.drawn),
+        "shrunk_from": None if result.drawn is None else str(result.drawn.case),
         "diagnosis": list(outcome.names),
         "diagnosis_text": list(outcome.sentences),
         "repro": result.repro,
@@ -72,6 +72,7 @@ def to_json(result: SearchResult) -> str:
         "unsupported": dict(tally.unsupported),
         "features": {name: tally.features[name] for name in result.facts.features},
         "seconds": round(result.seconds, 3),
+        "seconds_by_source": {name: round(spent, 3) for name, spent in result.spent.items()},
         "max_utilisation": _finite(tally.max_utilisation),
         "worst_case": None if tally.worst_case is None else str(tally.worst_case),
         "graphs": sum(tally.graphs.values()),
