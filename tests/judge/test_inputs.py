@@ -1,11 +1,13 @@
 """The tensors of a case."""
 
+import itertools
+
 import pytest
 import torch
 
-from harness.case import LAYOUTS, TAILS, DecodeCase
+from harness.case import DTYPES, LAYOUTS, TAILS, DecodeCase
 from harness.case.visible import tail, visible_slots
-from harness.inputs import make_inputs
+from harness.inputs import Inputs, make_inputs, pieces, with_tail
 from harness.paths.masks import mask_mod
 
 
@@ -76,3 +78,71 @@ def test_mask_mods_and_the_position_arithmetic_agree(mask: str, positions: str) 
     b, q, kv = torch.arange(3), torch.arange(3), torch.arange(20)
     stated = mod(b[:, None, None], torch.tensor(0), q[:, None], kv)
     assert torch.equal(stated, torch.stack([visible_slots(case, i) for i in range(3)]))
+
+
+@pytest.mark.parametrize("piece", [1, 300])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 3, 5), (2, 3, 20, 4), (1, 2, 50, 17), (2, 1, 33, 5), (3, 2, 1, 7)]
+)
+def test_numbers_drawn_in_pieces_are_those_of_one_draw(
+    shape: tuple[int, int, int, int], piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, and so is what is drawn next; every part of the cache is there once."""
+    monkeypatch.setattr(pieces, "PIECE", piece)
+    generator, other = (torch.Generator().manual_seed(1) for _ in range(2))
+    drawn = torch.full(shape, torch.nan)
+    for part, numbers in pieces.normal_pieces(shape, generator):
+        assert drawn[part].isnan().all()
+        drawn[part] = numbers
+    assert torch.equal(drawn, torch.randn(shape, generator=other))
+    assert torch.equal(generator.get_state(), other.get_state())
+
+
+# Each geometry has a tail, and slots of it are attended by other sequences.
+GEOMETRIES = [
+    "S=40,pos=5/-1/30,H=2,D=5,Dv=3",
+    "S=40,pos=7/30/22,H=4,Hkv=2,D=16,mask=window:3,score=alibi+bias:5+sink",
+]
+VALUES = [
+    ("normal", "none"),
+    ("x5", "needle:7"),
+    ("low", "needle:35"),
+    ("huge", "uniform"),
+    ("equal", "integers"),
+]
+
+
+def drawn_cases() -> list[DecodeCase]:
+    """Every layout with every tail, the other fields in turn."""
+    return [
+        DecodeCase.from_text(
+            f"{GEOMETRIES[n % 2]},layout={layout},tail={tail},dtype={DTYPES[n % 3]},"
+            f"logits={VALUES[n % 5][0]},probe={VALUES[n % 5][1]},seed={n}"
+        )
+        for n, (layout, tail) in enumerate(itertools.product(LAYOUTS, TAILS))
+    ]
+
+
+def assert_same_bits(a: Inputs, b: Inputs) -> None:
+    for name, tensor in a.tensors.items():
+        bits, others = (x.contiguous().view(torch.uint8) for x in (tensor, b.tensors[name]))
+        assert torch.equal(bits, others), f"{name} of {a.case}"
+
+
+def test_large_inputs_have_the_bits_of_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn does not depend on the size of the pieces in which it is drawn."""
+    whole = [make_inputs(case) for case in drawn_cases()]
+    monkeypatch.setattr(pieces, "PIECE", 100)
+    for inputs in whole:
+        assert_same_bits(make_inputs(inputs.case), inputs)
+
+
+def test_another_tail_in_the_same_memory_has_the_bits_of_inputs_made_with_it() -> None:
+    """There and back, also where keys or values of the two tails are the same numbers."""
+    for case in drawn_cases():
+        for name in TAILS:
+            inputs = make_inputs(case)
+            other = with_tail(inputs, name)
+            assert other.key_buffer is inputs.key_buffer
+            assert_same_bits(other, make_inputs(case.replace(tail=name)))
+            assert_same_bits(with_tail(other, case.tail), make_inputs(case))

@@ -1,0 +1,187 @@
+"""How the tensors of a case are drawn: on the CPU, so that every device sees the same bits, and in
+pieces, so that little memory is needed beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from harness.case import DecodeCase
+from harness.case.fields import Spec
+from harness.case.tails import Fill, TailKind
+from harness.case.visible import tail
+from harness.inputs.pieces import Piece, normal_pieces
+from harness.inputs.tensors import Inputs, TailDraws
+
+# Chosen slots get a chosen score by coordinate 0 of query and key, the lever: the query holds
+# sqrt(LEVER / scale) there, so that query * key * scale moves a score by up to hundreds while both
+# factors stay well inside float16.
+LEVER = 64.0
+LOW = -100.0
+NEEDLE = 40.0
+
+
+def make_inputs(case: DecodeCase) -> Inputs:
+    """The tensors of ``case``, on the CPU.
+
+    The drawn numbers depend on the seed and the shapes alone: a change of positions, tail or layout
+    changes none of them, and the dtype only rounds them."""
+    generator = torch.Generator().manual_seed(case.seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    query = normal(case.batch, case.heads, case.q_len, case.head_dim)
+    _shape_query(case, query)
+    key_buffer = _drawn(case, case.head_dim, _shaped_keys, generator)
+    value_buffer = _drawn(case, case.value_dim, _shaped_values, generator)
+    parameters = {
+        kind.parameter.name: kind.parameter.make(case.heads, case.scores[kind.name], normal)
+        for kind in case.score_kinds
+        if kind.parameter is not None
+    }
+    inputs = Inputs(
+        case=case,
+        query=query.to(getattr(torch, case.dtype)),
+        key_buffer=key_buffer,
+        value_buffer=value_buffer,
+        input_pos=torch.tensor(case.input_pos, dtype=torch.int64),
+        parameters=parameters,
+        tail_draws=TailDraws(generator),
+    )
+    _fill_tail(inputs, None)
+    _plant_needle(inputs)
+    return inputs
+
+
+def with_tail(inputs: Inputs, tail: str) -> Inputs:
+    """Inputs with another tail, in the memory of ``inputs``, which are overwritten: the bits that
+    ``make_inputs`` gives for the case with that tail. They must have been drawn."""
+    before = inputs.case.tail_kind
+    inputs = dataclasses.replace(inputs, case=inputs.case.replace(tail=tail))
+    _fill_tail(inputs, before)
+    _plant_needle(inputs)
+    return inputs
+
+
+def free_slots(case: DecodeCase) -> Tensor:
+    """The slots whose content is free, bool ``[B, S]``: the tail, less slots that another sequence
+    attends where sequences share storage."""
+    unused = tail(case)
+    return unused.all(dim=0).expand_as(unused) if case.layout_kind.shared else unused
+
+
+Pieces = Iterable[Piece]
+
+
+def _drawn(
+    case: DecodeCase,
+    width: int,
+    shaped: Callable[[DecodeCase, Pieces], Pieces],
+    generator: torch.Generator,
+) -> Tensor:
+    """A buffer in the case's layout, with a cache ``[B, Hkv, S, width]`` of drawn numbers."""
+    shape = (case.batch, case.kv_heads, case.cache_len, width)
+    like = torch.empty((), dtype=getattr(torch, case.dtype)).expand(shape)
+    buffer = case.layout_kind.allocate(like)
+    cache = _stored(case, buffer)
+    for (b, h, slots), numbers in shaped(case, normal_pieces(shape, generator)):
+        # Where sequences share storage, it holds the first one's numbers.
+        if b.start < cache.size(0):
+            cache[b, h, slots] = numbers[: cache.size(0)]
+    return buffer
+
+
+def _stored(case: DecodeCase, buffer: Tensor) -> Tensor:
+    """The cache in a buffer, of one sequence where all share its storage."""
+    return case.layout_kind.view(buffer, 1 if case.layout_kind.shared else case.batch)
+
+
+def _lever(case: DecodeCase) -> float:
+    return (LEVER / case.softmax_scale) ** 0.5
+
+
+def _shape_query(case: DecodeCase, query: Tensor) -> None:
+    if case.logits == "x5":
+        query *= 5
+    elif case.logits == "low":
+        query[..., 0] = _lever(case)
+    if case.probe in ("uniform", "integers"):
+        query.zero_()
+
+
+def _shaped_keys(case: DecodeCase, pieces: Pieces) -> Iterator[Piece]:
+    for (b, h, slots), key in pieces:
+        if case.logits == "huge" and slots.start == 0:
+            key[:, :, 0] *= 30
+        elif case.logits == "equal":
+            if slots.start == 0:
+                first = key[:, :, :1].clone()
+            key.copy_(first.expand_as(key))
+        elif case.logits == "low":
+            key[..., 0] = LOW / (case.softmax_scale * _lever(case))
+        yield (b, h, slots), key
+
+
+def _shaped_values(case: DecodeCase, pieces: Pieces) -> Iterator[Piece]:
+    for part, value in pieces:
+        yield part, (value * 4).round().clamp(-8, 8) if case.probe == "integers" else value
+
+
+def _plant_needle(inputs: Inputs) -> None:
+    """Give one slot nearly all the weight and a value of its own.
+
+    The slot's score becomes ``base + NEEDLE``. Coordinate 0 of every other visible slot adds
+    ``base`` to its score: 0, or ``LOW`` under ``logits=low``.
+    """
+    case = inputs.case
+    name, arguments = Spec.parse_one(case.probe)
+    if name != "needle":
+        return
+    base = LOW if case.logits == "low" else 0.0
+    step = 1 / (case.softmax_scale * _lever(case))
+    inputs.query[..., 0] = _lever(case)
+    key, value = (_stored(case, x) for x in (inputs.key_buffer, inputs.value_buffer))
+    visible = tail(case)[: key.size(0), None].logical_not().to(key.device)
+    key[..., 0].masked_fill_(visible, base * step)
+    slot = arguments[0]
+    key[:, :, slot] = 0
+    key[:, :, slot, 0] = (base + NEEDLE) * step
+    value[:, :, slot] = torch.arange(1, case.value_dim + 1).remainder(7).add(3).to(value)
+
+
+def _fill_tail(inputs: Inputs, before: TailKind | None) -> None:
+    """Overwrite the free slots with the case's tail; ``before`` is the one that they hold."""
+    case, draws, fill = inputs.case, inputs.tail_draws, inputs.case.tail_kind
+    assert draws is not None
+    unused = free_slots(case)
+    if not unused.any():
+        return
+    if before is None or fill.key != before.key:
+        generator = draws.keys.clone_state()
+        _overwrite(_stored(case, inputs.key_buffer), unused, fill.key, generator)
+        if fill.key == "normal":
+            draws.after_keys = generator
+    if before is None or fill.value != before.value:
+        # Keys are drawn first, where both are normal numbers.
+        start = draws.after_keys if fill.key == "normal" else draws.keys
+        assert start is not None
+        _overwrite(_stored(case, inputs.value_buffer), unused, fill.value, start.clone_state())
+
+
+def _overwrite(cache: Tensor, unused: Tensor, fill: Fill, generator: torch.Generator) -> None:
+    """Overwrite the slots ``unused`` ``[B, S]`` of a cache."""
+    unused = unused[: cache.size(0), None, :, None].to(cache.device)
+    if fill != "normal":
+        number = torch.finfo(cache.dtype).max if fill == "max" else fill
+        cache.masked_fill_(unused, number)
+        return
+    batch, heads, slots, width = cache.shape
+    for (b, h, part), numbers in normal_pieces((batch, heads, slots, width), generator):
+        where = unused[b, :, part]
+        if where.any():
+            kept = cache[b, h, part]
+            kept.copy_(torch.where(where, numbers.to(kept), kept))
