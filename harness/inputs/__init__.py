@@ -1,6 +1,20 @@
-"""The tensors of a case, which have the same bits on every device."""
+"""The tensors of a case, which have the same bits on every device, and those of a loop."""
 
 from harness.inputs.drawing import LEVER, LOW, NEEDLE, free_slots, make_inputs, with_tail
+from harness.inputs.loop import LEFT, PERIOD, LoopInputs, Stage
 from harness.inputs.tensors import Inputs, store
 
-__all__ = ["LEVER", "LOW", "NEEDLE", "Inputs", "free_slots", "make_inputs", "store", "with_tail"]
+__all__ = [
+    "LEFT",
+    "LEVER",
+    "LOW",
+    "NEEDLE",
+    "PERIOD",
+    "Inputs",
+    "LoopInputs",
+    "Stage",
+    "free_slots",
+    "make_inputs",
+    "store",
+    "with_tail",
+]

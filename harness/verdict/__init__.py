@@ -15,10 +15,12 @@ from harness.verdict.judging import (
     mutations,
     nonfinite,
 )
+from harness.verdict.loops import LoopJudgement, judge_loop
 
 __all__ = [
     "Finding",
     "Judgement",
+    "LoopJudgement",
     "Problem",
     "Verdict",
     "attempt",
@@ -29,6 +31,7 @@ __all__ = [
     "errors_of",
     "inexact",
     "judge",
+    "judge_loop",
     "judgeable",
     "leaks",
     "malformed",

@@ -27,6 +27,8 @@ class Verdict(enum.StrEnum):
     OUT_OF_BOUNDS = "OUT_OF_BOUNDS"
     UNINITIALISED = "UNINITIALISED"
     RACE = "RACE"
+    STALE = "STALE"
+    RETAINED = "RETAINED"
     REGRESSED = "REGRESSED"
     ERROR = "ERROR"
     OOM = "OOM"

@@ -64,9 +64,10 @@ FAULTS = {
 }
 
 
-# Said of a process (test_worker.py), against the ledger, or of a Triton kernel (test_sanitizer.py),
-# never by a judgement here.
-ELSEWHERE = {Verdict.CRASH, Verdict.TIMEOUT, Verdict.REGRESSED, *WATCHED}
+# Said of a process (test_worker.py), against the ledger, of a Triton kernel (test_sanitizer.py), or
+# of several calls (test_loop.py), never by a judgement here.
+SEVERAL = {Verdict.STALE, Verdict.RETAINED}
+ELSEWHERE = {Verdict.CRASH, Verdict.TIMEOUT, Verdict.REGRESSED, *WATCHED, *SEVERAL}
 
 
 @pytest.mark.parametrize("verdict", [v for v in Verdict if v not in ELSEWHERE])

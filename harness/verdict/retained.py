@@ -1,0 +1,83 @@
+"""What a process keeps after its calls: memory, threads and open files that grow with their
+number."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_PROC = Path("/proc/self")
+# So many stretches in a row, each twice as long as the one before, must show the same growth per
+# call, within this factor. What is bounded, as a workspace, a pool of threads or a cache that holds
+# so many entries, stops growing.
+_STRETCHES = 4
+_FACTOR = 2.0
+_SHORTEST = 8
+# Where so much is kept there is no need to see more of it, since the rest of the run would be ended
+# by the limits of the process. No bounded pool of a decode call has so many threads or files.
+_ENOUGH = {"bytes of memory": 2**28, "threads": 200, "open files": 200}
+
+
+def checkpoints(calls: int) -> tuple[int, ...]:
+    """The numbers of calls after which to read the gauges: ``calls``, half of it, and so on."""
+    found = []
+    while calls >= _SHORTEST:
+        found.append(calls)
+        calls //= 2
+    return tuple(reversed(found))
+
+
+@contextmanager
+def few_objects() -> Iterator[None]:
+    """A context in which collecting garbage looks at new objects alone, which takes no time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def gauges(device: str) -> dict[str, int]:
+    """What the process holds now, by name; empty where the system does not tell (no /proc)."""
+    if not (_PROC / "statm").exists():
+        return {}
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    resident = int((_PROC / "statm").read_text(encoding="ascii").split()[1])
+    held = {
+        "bytes of memory": resident * os.sysconf("SC_PAGE_SIZE"),
+        "threads": len(os.listdir(_PROC / "task")),
+        "open files": len(os.listdir(_PROC / "fd")),
+    }
+    if torch.device(device).type == "cuda":
+        held["bytes of GPU memory"] = torch.cuda.memory_allocated(device)
+    return held
+
+
+def growth(readings: Mapping[int, Mapping[str, int]], *, end: bool) -> str | None:
+    """What grows with the number of calls, in words, or None.
+
+    Args:
+        readings: the gauges after so many calls.
+        end: whether no further calls are made; until then only what is more than enough counts.
+    """
+    calls = sorted(readings)[-_STRETCHES - 1 :]
+    if len(calls) <= _STRETCHES:
+        return None
+    for name in readings[calls[-1]]:
+        held = [readings[n][name] for n in calls]
+        rates = [(held[i + 1] - held[i]) / (calls[i + 1] - calls[i]) for i in range(len(calls) - 1)]
+        enough = held[-1] - held[0] >= _ENOUGH.get(name, _ENOUGH["bytes of memory"])
+        if (end or enough) and min(rates) > 0 and min(rates) * _FACTOR >= max(rates):
+            made = calls[-1] - calls[0]
+            return f"{held[-1] - held[0]} {name} more after {made} calls, {rates[-1]:.3g} a call"
+    return None
