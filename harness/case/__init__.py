@@ -1,12 +1,11 @@
 """Cases: decode calls described by plain values, and the rule which slots their queries attend."""
 
 from harness.case.decode_case import (
-    DTYPES,
     MAX_CACHE_LEN,
     RECIPES,
-    SHORT_DTYPES,
     DecodeCase,
 )
+from harness.case.dtypes import DTYPES, SHORT_DTYPES, long_dtype
 from harness.case.errors import CaseError, InvalidCase
 from harness.case.kinds import UnknownKind, stated
 from harness.case.layouts import LAYOUTS
@@ -29,5 +28,6 @@ __all__ = [
     "DecodeCase",
     "InvalidCase",
     "UnknownKind",
+    "long_dtype",
     "stated",
 ]

@@ -17,6 +17,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.case.dtypes import DTYPES, SHORT_DTYPES
 from harness.case.errors import CaseError
 from harness.case.fields import (
     Choice,
@@ -36,9 +37,7 @@ from harness.case.scores import SCORES, ScoreKind
 from harness.case.tails import TAILS, TailKind
 from harness.support.strict_json import JsonError, anything, fields, parse
 
-DTYPES = ("float32", "bfloat16", "float16")
 RECIPES = ("fresh", "row", "kv-blocks")
-SHORT_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 MAX_CACHE_LEN = 2**20
 
 

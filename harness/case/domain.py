@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from harness.case import DTYPES, MASKS, MAX_CACHE_LEN, SCORES, DecodeCase
+from harness.case import DTYPES, MASKS, MAX_CACHE_LEN, SCORES, DecodeCase, long_dtype
 from harness.case.features import FEATURES, features_of
 from harness.case.kinds import Kind
 from harness.case.layouts import STRIDED
@@ -27,67 +28,116 @@ class DomainError(ValueError):
 
 @dataclass(frozen=True)
 class Domain:
-    """The cases that a user's function takes: ``features`` that they may need, ``head_dims``, the
-    fewest and the most slots ``cache_len``, and ``dtypes``.
+    """The cases that a user's function takes.
+
+    ``features`` are those that a case may need, ``requires`` those that every case has, which are
+    among the features too. A case has one of the ``head_dims`` and one of the ``dtypes``, and
+    ``cache_len`` is the fewest and the most slots.
 
     Raises:
-        DomainError: for an unknown feature, or an empty or impossible range.
+        DomainError: for an unknown feature, for required ones that no case can have together, or
+            for an empty or impossible range.
     """
 
     features: tuple[str, ...] = ()
     head_dims: tuple[int, ...] = HEAD_DIMS
     cache_len: tuple[int, int] = (1, 1024)
     dtypes: tuple[str, ...] = DTYPES
+    requires: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", known_features(self.features))
-        for dtype in self.dtypes:
-            if dtype not in DTYPES:
-                raise DomainError(f"dtype {dtype!r} is not one of {' '.join(DTYPES)}")
-        for head_dim in self.head_dims:
-            if not 1 <= head_dim <= 1024:
-                raise DomainError(f"head dim {head_dim} is not in 1 to 1024")
-        if not self.dtypes or not self.head_dims:
-            raise DomainError("needs at least one dtype and one head dim")
+        requires = known_features(self.requires, "requires")
+        features = (*known_features(self.features), *requires)
+        object.__setattr__(self, "requires", requires)
+        object.__setattr__(self, "features", known_features(features))
+        object.__setattr__(self, "dtypes", known_dtypes(self.dtypes))
+        object.__setattr__(self, "head_dims", known_head_dims(self.head_dims))
         low, high = self.cache_len
         if not 1 <= low <= high <= MAX_CACHE_LEN:
             raise DomainError(f"cache_len {low}:{high} is not MIN:MAX in 1 to {MAX_CACHE_LEN}")
+        masks = [kind.feature for kind in MASKS.values() if kind.feature in requires]
+        if len(masks) > 1:
+            raise DomainError(f"requires: {' and '.join(masks)}, but a case has one mask")
+        if high < self.least_slots:
+            raise DomainError(f"cache_len {low}:{high}: requires needs {self.least_slots} slots")
+
+    @property
+    def apart(self) -> bool:
+        """Whether every case has two live sequences at different positions."""
+        return "ragged" in self.requires and "idle" not in self.features
+
+    @property
+    def least_slots(self) -> int:
+        """The slots that a case has at least, to hold what is required."""
+        return 1 + self.apart + ("chunk" in self.requires)
 
     def refuses(self, case: DecodeCase) -> str | None:
         """The reason why ``case`` is outside this domain, or None where it is inside."""
         if reason := outside(case):
             return reason
-        if missing := [name for name in features_of(case) if name not in self.features]:
-            return f"needs {', '.join(missing)}: not in supports"
-        if case.head_dim not in self.head_dims:
-            return f"D={case.head_dim} is not in --head-dims {','.join(map(str, self.head_dims))}"
-        if case.dtype not in self.dtypes:
-            return f"{case.dtype} is not in --dtypes {','.join(self.dtypes)}"
+        has = features_of(case)
+        missing = ", ".join(name for name in has if name not in self.features)
+        lacking = ", ".join(name for name in self.requires if name not in has)
         low, high = self.cache_len
-        if not low <= case.cache_len <= high:
-            return f"S={case.cache_len} is not in --cache-len {low}:{high}"
-        return None
+        dims = ",".join(map(str, self.head_dims))
+        reasons = {
+            f"needs {missing}: not in supports": not missing,
+            f"lacks {lacking}: in requires": not lacking,
+            f"D={case.head_dim} is not in head_dims {dims}": case.head_dim in self.head_dims,
+            f"{case.dtype} is not in dtypes {','.join(self.dtypes)}": case.dtype in self.dtypes,
+            f"S={case.cache_len} is not in cache_len {low}:{high}": low <= case.cache_len <= high,
+        }
+        return next((reason for reason, fine in reasons.items() if not fine), None)
 
-    @classmethod
-    def around(cls, case: DecodeCase) -> Domain:
-        """The smallest domain that contains ``case``."""
-        size = case.cache_len
-        return cls(features_of(case), (case.head_dim,), (size, size), (case.dtype,))
 
-
-def known_features(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of features in the order of ``FEATURES``, each once.
+def known_features(names: Iterable[str], field: str = "supports") -> tuple[str, ...]:
+    """The names of features in the order of ``FEATURES``, each once; ``field`` is what declares
+    them.
 
     Raises:
         DomainError: for an unknown name, or where ``names`` is not a set of names.
     """
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise DomainError(f"supports: {names!r} is not a set of names")
-    given = list(names)
+    given = _several(names, field, "names")
     for name in given:
         if name not in FEATURES:
-            raise DomainError(f"supports: {name!r} is not one of {' '.join(FEATURES)}")
+            raise DomainError(f"{field}: {name!r} is not one of {' '.join(FEATURES)}")
     return tuple(name for name in FEATURES if name in given)
+
+
+def known_dtypes(names: Iterable[str]) -> tuple[str, ...]:
+    """The long names of a case's dtypes in the order of ``DTYPES``, each once.
+
+    Raises:
+        DomainError: for an unknown name, for none, or where ``names`` is not a set of names.
+    """
+    given = [long_dtype(name) for name in _several(names, "dtypes", "names")]
+    for name in given:
+        if name not in DTYPES:
+            raise DomainError(f"dtypes: {name!r} is not one of {' '.join(DTYPES)}")
+    if not given:
+        raise DomainError(f"dtypes: needs at least one of {' '.join(DTYPES)}")
+    return tuple(name for name in DTYPES if name in given)
+
+
+def known_head_dims(sizes: Iterable[int]) -> tuple[int, ...]:
+    """Head dims from the smallest to the largest, each once.
+
+    Raises:
+        DomainError: for one that is out of range, for none, or where ``sizes`` is not a set.
+    """
+    given = _several(sizes, "head_dims", "whole numbers")
+    for size in given:
+        if type(size) is not int or not 1 <= size <= 1024:
+            raise DomainError(f"head_dims: {size!r} is not a whole number in 1 to 1024")
+    if not given:
+        raise DomainError("head_dims: needs at least one whole number in 1 to 1024")
+    return tuple(sorted(set(given)))
+
+
+def _several(given: Any, field: str, what: str) -> list[Any]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise DomainError(f"{field}: {given!r} is not a set of {what}")
+    return list(given)
 
 
 def outside(case: DecodeCase) -> str | None:

@@ -55,11 +55,14 @@ def add(commands: Any) -> None:
     add("target", metavar="TARGET", help="package.module:function or path/to/file.py:function")
     supports = f"of {','.join(FEATURES)}; replaces the attribute"
     add("--supports", type=_features, metavar="NAMES", help=supports)
-    replaces = "replaces the attribute precision"
+    requires = "features that every case has; replaces the attribute"
+    add("--requires", type=_features, metavar="NAMES", help=requires)
+    replaces = "[DTYPE.]NAME=DTYPE,...; replaces the attribute"
     add("--precision", type=_precision, metavar="NAME=DTYPE,...", help=replaces)
-    head_dims = ",".join(map(str, HEAD_DIMS))
-    add("--head-dims", type=whole_numbers, metavar="D,...", help=f"default {head_dims}")
-    add("--dtypes", type=dtypes, metavar="NAMES", help=f"default {','.join(DTYPES)}")
+    head_dims = f"replaces the attribute (default {','.join(map(str, HEAD_DIMS))})"
+    add("--head-dims", type=whole_numbers, metavar="D,...", help=head_dims)
+    of = f"replaces the attribute (default {','.join(DTYPES)})"
+    add("--dtypes", type=dtypes, metavar="NAMES", help=of)
     add("--triton", action="store_true", help="run Triton kernels in its interpreter, watched")
     add("--compile", action="store_true", help="torch.compile the function, count its graphs")
     add("--cache-len", type=slots, metavar="MIN:MAX", help="slots allocated (default 1:1024)")
@@ -97,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     progress(f"importing {spec.target}")
     try:
         with _runner(spec, arguments.no_isolation, timeout) as runner:
-            domain = spec.domain(runner.facts.features)
+            domain = runner.facts.domain
             if case is not None and (reason := domain.refuses(case)):
                 raise UsageError(f"--case: {reason}")
             seed, compiles = arguments.seed or 0, arguments.compile
@@ -121,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
             result.case,
             spec.device,
             result.verdict,
-            precision=result.facts.precision,
+            precision=result.facts.precisions[result.case.dtype],
             timeout=timeout,
             triton=spec.triton,
         )
@@ -132,6 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _spec(arguments: argparse.Namespace, case: DecodeCase | None) -> TargetSpec:
+    from harness.function.declarations import Declarations
     from harness.function.run import TargetSpec
 
     size = (case.cache_len, case.cache_len) if case is not None else arguments.cache_len
@@ -139,14 +143,17 @@ def _spec(arguments: argparse.Namespace, case: DecodeCase | None) -> TargetSpec:
         spec = TargetSpec(
             target=arguments.target,
             device=arguments.device,
-            supports=arguments.supports,
-            precision=arguments.precision,
-            head_dims=arguments.head_dims or HEAD_DIMS,
+            declared=Declarations(
+                arguments.supports,
+                arguments.requires,
+                arguments.dtypes,
+                arguments.head_dims,
+                arguments.precision,
+            ),
             cache_len=size or (_TRITON_CACHE_LEN if arguments.triton else Domain.cache_len),
-            dtypes=arguments.dtypes or DTYPES,
             triton=arguments.triton,
         )
-        spec.domain(spec.supports or ())
+        spec.declared.domain(spec.cache_len)
     except DomainError as error:
         raise UsageError(str(error)) from None
     return spec
@@ -159,16 +166,23 @@ def _features(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(str(error).removeprefix("supports: ")) from None
 
 
-def _precision(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in names(text)]
-    if not all(name and equals and value for name, equals, value in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DTYPE,...")
-    return {name: value for name, _, value in pairs}
+def _precision(text: str) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for part in names(text):
+        name, equals, value = part.partition("=")
+        if not (name and equals and value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not [DTYPE.]NAME=DTYPE,...")
+        dtype, dot, own = name.partition(".")
+        if dot:
+            given.setdefault(dtype, {})[own] = value
+        else:
+            given[name] = value
+    return given
 
 
 def _contradictions(arguments: argparse.Namespace) -> None:
     if arguments.case is not None:
-        for name in ("max_examples", "seconds", "seed", "cache_len", "dtypes"):
+        for name in ("max_examples", "seconds", "seed", "cache_len"):
             if getattr(arguments, name) is not None:
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag}: says what to draw, but --case draws nothing")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness.case import DTYPES, SHORT_DTYPES
+from harness.case import DTYPES, long_dtype
 from harness.interpreter.gpu import GPUS, environment, gpu_named, too_late
 from harness.support.files import UnwritableFile, check_writable
 
@@ -64,12 +64,13 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
-def some_of(*allowed: str, short: dict[str, str] | None = None) -> Callable[[str], tuple[str, ...]]:
-    """A reader of one or more of these names, separated by commas; ``short`` has short forms."""
+def some_of(
+    *allowed: str, long: Callable[[str], str] = lambda name: name
+) -> Callable[[str], tuple[str, ...]]:
+    """A reader of one or more of these names, separated by commas; ``long`` expands short forms."""
 
     def read(text: str) -> tuple[str, ...]:
-        long = {abbreviation: name for name, abbreviation in (short or {}).items()}
-        found = tuple(long.get(name, name) for name in names(text))
+        found = tuple(dict.fromkeys(map(long, names(text))))
         for name in found or (text,):
             if name not in allowed:
                 raise ArgumentTypeError(f"{name!r} is not one of {' '.join(allowed)}")
@@ -78,7 +79,7 @@ def some_of(*allowed: str, short: dict[str, str] | None = None) -> Callable[[str
     return read
 
 
-dtypes = some_of(*DTYPES, short=SHORT_DTYPES)
+dtypes = some_of(*DTYPES, long=long_dtype)
 
 
 def whole(least: int = 0) -> Callable[[str], int]:

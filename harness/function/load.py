@@ -1,4 +1,4 @@
-"""A user's function as a path: how it is loaded and called, and what it declares."""
+"""A user's function as a path: how it is loaded and called."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.case.domain import Domain, DomainError, known_features
+from harness.case.domain import Domain
 from harness.case.features import given_options, options_of
 from harness.inputs import Inputs
 from harness.oracle.budget import Precision
@@ -49,8 +49,14 @@ class TargetPath(Path):
             return Result(call())
 
 
-def target_path(name: str, function: Function, domain: Domain, precision: Precision) -> TargetPath:
-    """A path that calls ``function`` and takes the cases of ``domain``."""
+def target_path(
+    name: str,
+    function: Function,
+    domain: Domain,
+    precision: Precision,
+    watch: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> TargetPath:
+    """A path that calls ``function`` within ``watch()`` and takes the cases of ``domain``."""
 
     def call(options: dict[str, Any], **tensors: Tensor) -> Tensor:
         return function(*(tensors[name] for name in ARGUMENTS), **options)
@@ -67,6 +73,7 @@ def target_path(name: str, function: Function, domain: Domain, precision: Precis
         ignores="any" if "nonfinite_tail" in domain.features else "finite",
         precision=precision,
         flex=False,
+        watch=watch,
     )
 
 
@@ -146,38 +153,9 @@ def _from_file(file: FilePath) -> ModuleType:
     return module
 
 
-def declared_supports(function: Function) -> tuple[str, ...]:
-    """The features in the function's attribute ``supports``; none without it.
-
-    Raises:
-        TargetError: for an unknown feature.
-    """
-    try:
-        return known_features(getattr(function, "supports", ()))
-    except (DomainError, TypeError) as error:
-        raise TargetError(str(error)) from None
-
-
-def declared_precision(given: Mapping[str, str]) -> Precision:
-    """The ``Precision`` that a function declares, from fields' names and dtypes.
-
-    Raises:
-        TargetError: for an unknown name or dtype.
-    """
-    names = [f.name for f in fields(Precision)]
-    if not isinstance(given, Mapping):
-        raise TargetError(f"precision: {given!r} is not a dict of {' '.join(names)}")
-    for name in given:
-        if name not in names:
-            raise TargetError(f"precision: {name!r} is not one of {' '.join(names)}")
-    try:
-        return Precision(**given)
-    except (ValueError, TypeError) as error:
-        raise TargetError(str(error)) from None
-
-
-def check_signature(function: Function, features: tuple[str, ...]) -> None:
-    """Raise unless the function takes four positional arguments and the options of its features.
+def check_signature(function: Function, domain: Domain) -> None:
+    """Raise unless the function takes four positional arguments and the options of its features,
+    with those of required features alone too.
 
     Raises:
         TargetError: for another signature; the message says with what it cannot be called.
@@ -186,9 +164,13 @@ def check_signature(function: Function, features: tuple[str, ...]) -> None:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return  # A function written in C may have no signature that can be read.
-    options = dict.fromkeys(options_of(features))
-    try:
-        signature.bind(*ARGUMENTS, **options)
-    except TypeError as error:
-        wanted = ", ".join([*ARGUMENTS, *options])
-        raise TargetError(f"{signature} cannot be called with {wanted}: {error}") from None
+    for features in (domain.features, domain.requires):
+        options = dict.fromkeys(options_of(features))
+        try:
+            signature.bind(*ARGUMENTS, **options)
+        except TypeError as error:
+            wanted = ", ".join([*ARGUMENTS, *options])
+            text = f"{signature} cannot be called with {wanted}: {error}"
+            if features is domain.requires:
+                text += "; options need a default, or their features stand in requires"
+            raise TargetError(text) from None

@@ -11,21 +11,17 @@ import importlib.util
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from harness.case import DecodeCase, InvalidCase
-from harness.case.domain import HEAD_DIMS, Domain
+from harness.case import DTYPES, DecodeCase, InvalidCase
+from harness.case.domain import Domain, DomainError
 from harness.diagnosis.suspects import Diagnosis, diagnose
-from harness.function.load import (
-    check_signature,
-    declared_precision,
-    declared_supports,
-    load,
-    target_path,
-)
+from harness.function.declarations import Declarations, hints
+from harness.function.load import TargetError, check_signature, load, target_path
 from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path, Result
 from harness.support.environment import environment
@@ -42,23 +38,16 @@ _TRITON_WITHOUT_GPU = ("active drivers", "Cannot call @triton.jit")
 class TargetSpec:
     """What to run, ``target`` (a user's function, or a path by name), and what its user declares.
 
-    ``supports`` and ``precision`` replace the function's own attributes where they are not None;
-    ``head_dims``, ``cache_len`` and ``dtypes`` are those of the function's domain. ``triton`` says
-    that its Triton kernels run in Triton's interpreter, watched by ``harness.function.sanitizer``.
+    ``declared`` replaces the function's own attributes where it is not None; ``cache_len`` is that
+    of the function's domain. ``triton`` says that its Triton kernels run in Triton's interpreter,
+    watched by ``harness.function.sanitizer``.
     """
 
     target: str
     device: str = "cpu"
-    supports: tuple[str, ...] | None = None
-    precision: dict[str, str] | None = None
-    head_dims: tuple[int, ...] = HEAD_DIMS
+    declared: Declarations = field(default_factory=Declarations)
     cache_len: tuple[int, int] = Domain.cache_len
-    dtypes: tuple[str, ...] = Domain.dtypes
     triton: bool = False
-
-    def domain(self, features: tuple[str, ...]) -> Domain:
-        """The domain of the function if it declares these features."""
-        return Domain(features, self.head_dims, self.cache_len, self.dtypes)
 
     def to_json(self) -> str:
         """The specification as JSON text."""
@@ -68,24 +57,30 @@ class TargetSpec:
     def from_json(cls, text: str) -> TargetSpec:
         """Read what ``to_json`` wrote."""
         values = json.loads(text)
-        for name in ("supports", "head_dims", "cache_len", "dtypes"):
-            values[name] = None if values[name] is None else tuple(values[name])
-        return cls(**values)
+        values["declared"] = Declarations(**values["declared"])
+        return cls(**values | {"cache_len": tuple(values["cache_len"])})
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a loaded target: its features, its precision, and where it runs."""
+    """What is known of a loaded target: the cases that it takes, its precision for each dtype of
+    the inputs, where it runs, and hints at what it may have meant to declare."""
 
-    features: tuple[str, ...]
+    domain: Domain
     environment: dict[str, Any]
-    precision: Precision
+    precisions: dict[str, Precision]
+    hints: tuple[str, ...] = ()
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Facts:
         """Read what ``dataclasses.asdict`` gave, after a way through JSON."""
-        precision = Precision(**values["precision"])
-        return cls(tuple(values["features"]), values["environment"], precision)
+        domain = values["domain"]
+        return cls(
+            Domain(**domain | {"cache_len": tuple(domain["cache_len"])}),
+            values["environment"],
+            {dtype: Precision(**given) for dtype, given in values["precisions"].items()},
+            tuple(values["hints"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -147,31 +142,34 @@ class LocalRunner:
     spec: TargetSpec
     write_down: Callable[[DecodeCase], None] = lambda case: None
     block: int = BLOCKS[0]
-    path: Path = field(init=False)
+    paths: dict[str, Path] = field(init=False)
     facts: Facts = field(init=False)
 
     def __post_init__(self) -> None:
         spec = self.spec
         if spec.target in PATHS:
-            self.path = PATHS[spec.target]
-            self.facts = Facts((), environment(spec.device), self.path.precision)
+            path = PATHS[spec.target]
+            self.paths = dict.fromkeys(DTYPES, path)
+            precisions = dict.fromkeys(DTYPES, path.precision)
+            self.facts = Facts(Domain(), environment(spec.device), precisions)
             return
         function = load(spec.target)
-        features = spec.supports
-        if features is None:
-            features = declared_supports(function)
-        check_signature(function, features)
-        given = spec.precision
-        if given is None:
-            given = getattr(function, "precision", {})
-        precision = declared_precision(given)
-        path = target_path(spec.target, function, spec.domain(features), precision)
+        try:
+            declared = Declarations.of(function).replaced_by(spec.declared)
+            domain = declared.domain(spec.cache_len)
+        except DomainError as error:
+            raise TargetError(str(error)) from None
+        check_signature(function, domain)
+        precisions = declared.precisions()
+        watch: Callable[[], AbstractContextManager[None]] = nullcontext
         if spec.triton:
-            from harness.function.sanitizer import sanitized
-
-            path = dataclasses.replace(path, watch=sanitized)
-        self.path = path
-        self.facts = Facts(features, environment(spec.device), precision)
+            from harness.function.sanitizer import sanitized as watch
+        self.paths = {
+            dtype: target_path(spec.target, function, domain, precision, watch)
+            for dtype, precision in precisions.items()
+        }
+        seen = hints(function, domain.features)
+        self.facts = Facts(domain, environment(spec.device), precisions, seen)
 
     def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
         """Judge the target on ``case``; ``timeout`` is ignored, since it would need a worker."""
@@ -181,12 +179,13 @@ class LocalRunner:
             problem = Problem.of(case)
         except InvalidCase as error:
             return Outcome(invalid=str(error))
-        judgement = judge(self.path, problem, device)
+        path = self.paths[case.dtype]
+        judgement = judge(path, problem, device)
         findings = judgement.findings or self._order_matters(problem, judgement)
         return Outcome(
             tuple(map(_with_remedy, findings)),
             utilisation=judgement.error.utilisation if judgement.error else None,
-            graphs=self.path.graphs(case),
+            graphs=path.graphs(case),
         )
 
     def _order_matters(self, problem: Problem, judgement: Judgement) -> tuple[Finding, ...]:
@@ -196,7 +195,7 @@ class LocalRunner:
         from harness.function.sanitizer import reversed_programs
 
         with reversed_programs():
-            second = attempt(self.path, problem.inputs.clone())
+            second = attempt(self.paths[problem.case.dtype], problem.inputs.clone())
         what = "the programs of each grid run in reverse order"
         return tuple(differs(Verdict.NONDETERMINISTIC, what, Result(judgement.output), second))
 
@@ -218,6 +217,7 @@ class LocalRunner:
         return dataclasses.replace(outcome, names=diagnosis.names, sentences=tuple(diagnosis.lines))
 
     def _diagnosis(self, problem: Problem, brief: bool) -> Diagnosis:
+        path = self.paths[problem.case.dtype]
         blocks = dict.fromkeys((self.block, *BLOCKS))
         if self.spec.target in PATHS:
             blocks = {problem.case.block_size[1]: None}
@@ -227,7 +227,7 @@ class LocalRunner:
             inputs = dataclasses.replace(problem.inputs, case=problem.case.replace(block_size=size))
             blocked = dataclasses.replace(problem, case=inputs.case, inputs=inputs)
             further = (c.replace(block_size=size) for c in self._further) if not brief else ()
-            diagnosis = diagnose(self.path, blocked, self.spec.device, further)
+            diagnosis = diagnose(path, blocked, self.spec.device, further)
             found = found if found.evidence else diagnosis
             if diagnosis.names:
                 self.block = block
@@ -244,9 +244,9 @@ class LocalRunner:
         if self.spec.target in PATHS:
             from harness.strategies.paths import fit, sampled_cases
 
-            return [fit(case, self.path) for case in sampled_cases(FURTHER, 1)]
-        domain = self.spec.domain(self.facts.features)
-        return list(itertools.islice(domain_cases(domain, 0), FURTHER))
+            path = PATHS[self.spec.target]
+            return [fit(case, path) for case in sampled_cases(FURTHER, 1)]
+        return list(itertools.islice(domain_cases(self.facts.domain, 0), FURTHER))
 
 
 def _with_remedy(finding: Finding) -> Finding:

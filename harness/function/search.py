@@ -95,14 +95,8 @@ class SearchResult:
 
 def repro_command(spec: TargetSpec, item: Item) -> str:
     """The command ``python -m harness check TARGET --case ID`` with the options that it needs."""
-    case = item.case
-    words = ["python", "-m", "harness", "check", spec.target, "--case", str(case), *item.words]
-    if spec.supports is not None:
-        words += ["--supports", ",".join(spec.supports)]
-    if spec.precision is not None:
-        words += ["--precision", ",".join(f"{k}={v}" for k, v in spec.precision.items())]
-    if case.head_dim not in TargetSpec.head_dims:
-        words += ["--head-dims", str(case.head_dim)]
+    words = ["python", "-m", "harness", "check", spec.target, "--case", str(item.case), *item.words]
+    words += spec.declared.words(item.case)
     if spec.triton:
         words.append("--triton")
     if spec.device != "cpu":
@@ -176,7 +170,7 @@ def _smallest(
     whole of the real one.
     """
     hangs = outcome.verdict is Verdict.TIMEOUT
-    domain = spec.domain(runner.facts.features)
+    domain = runner.facts.domain
     limit = 0.5 + 10 * tally.slowest if hangs else None
     end = time.monotonic() + (_SHRINK_HANG_SECONDS if hangs else _SHRINK_SECONDS)
     found = {item.case: outcome}

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.case import DecodeCase, InvalidCase
-from harness.case.domain import Domain, outside
+from harness.case.domain import outside
 from harness.case.features import features_of
+from harness.function.declarations import Declarations
 from harness.function.item import Single
-from harness.function.load import declared_precision, target_path
+from harness.function.load import target_path
 from harness.function.run import TargetSpec
 from harness.function.search import repro_command
 from harness.verdict import Finding, Problem, Verdict, judge
@@ -61,32 +62,37 @@ def assert_decodes(
     case: DecodeCase,
     *,
     device: str = "cpu",
-    precision: Mapping[str, str] | None = None,
+    precision: Mapping[str, Any] | None = None,
 ) -> None:
     """Fail unless ``function`` is right on ``case``.
 
-    The function has the signature that ``python -m harness check`` takes. Where it raises
-    NotImplementedError, or where no implementation can be judged on the case, the case is left out:
-    Hypothesis rejects the example, or else pytest skips the test.
+    The function has the signature that ``python -m harness check`` takes, and may have the same
+    attributes. A case is left out where the function raises NotImplementedError, where its
+    ``dtypes``, ``head_dims`` or ``requires`` do not allow it, or where no implementation can be
+    judged on it: Hypothesis rejects the example, or else pytest skips the test.
 
     Args:
-        precision: the dtypes in which the function declares to compute, by fields of ``Precision``,
+        precision: the dtypes in which the function declares to compute, see ``Declarations``,
             instead of its attribute ``precision``.
 
     Raises:
         AssertionError: with each finding, the case id and, for a function that can be imported,
             the repro command.
-        ValueError: for a case that is outside the domain of every user's function.
+        ValueError: for a case that is outside the domain of every user's function, or an attribute
+            of the function that declares something unknown.
     """
     __tracebackhide__ = True
     if reason := outside(case):
         raise ValueError(f"{case}: {reason}")
-    given = getattr(function, "precision", {}) if precision is None else precision
+    declared = Declarations.of(function).replaced_by(Declarations(precision=precision))
     name = getattr(function, "__qualname__", type(function).__name__)
     # The name has the id, since two closures of one function may have the same name and would then
     # share a compiled graph.
     path = target_path(
-        f"{name}@{id(function)}", function, Domain.around(case), declared_precision(given)
+        f"{name}@{id(function)}",
+        function,
+        declared.around(case),
+        declared.precisions()[case.dtype],
     )
     try:
         judgement = judge(path, Problem.of(case), device)
@@ -103,8 +109,13 @@ def assert_decodes(
     RECORD.failed = case
     lines = [*_found(name, judgement.findings), f"case:  {case}"]
     if (target := _target_of(function)) is not None:
-        declares = set(features_of(case)) <= set(getattr(function, "supports", ()))
-        spec = TargetSpec(target, device, None if declares else features_of(case))
+        usual = declared.domain()
+        missing = Declarations(
+            supports=None if set(features_of(case)) <= set(usual.features) else features_of(case),
+            head_dims=None if case.head_dim in usual.head_dims else (case.head_dim,),
+            precision=precision,
+        )
+        spec = TargetSpec(target, device, missing)
         lines.append(f"repro: {repro_command(spec, Single(case))}")
     raise AssertionError("\n".join(lines))
 

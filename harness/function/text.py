@@ -43,8 +43,9 @@ def _figures(result: SearchResult) -> Iterator[str]:
     if tally.invalid:
         examples += f"; {tally.invalid} on which no implementation can be judged"
     yield f"examples   {examples}"
-    covered = ", ".join(f"{name} {tally.features[name]}" for name in result.facts.features)
+    covered = ", ".join(f"{name} {tally.features[name]}" for name in result.facts.domain.features)
     yield from _wrapped(covered or "none declared", label="features")
+    yield from _wrapped(*result.facts.hints, label="hint")
     if tally.max_utilisation is not None:
         yield f"worst      {tally.max_utilisation:.3g} rounding budgets, {tally.worst_case}"
     if tally.graphs:
@@ -70,7 +71,8 @@ def to_json(result: SearchResult) -> str:
         "examples": tally.examples,
         "invalid": tally.invalid,
         "unsupported": dict(tally.unsupported),
-        "features": {name: tally.features[name] for name in result.facts.features},
+        "features": {name: tally.features[name] for name in result.facts.domain.features},
+        "hints": list(result.facts.hints),
         "seconds": round(result.seconds, 3),
         "seconds_by_source": {name: round(spent, 3) for name, spent in result.spent.items()},
         "max_utilisation": _finite(tally.max_utilisation),

@@ -32,6 +32,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from harness.case import long_dtype
 from harness.inputs import Inputs
 from harness.oracle.golden import Chunk, Golden, chunks
 
@@ -52,7 +53,7 @@ _TINY_OTHERWISE = 2.0**-124
 
 @dataclass(frozen=True)
 class Precision:
-    """The dtypes, by name, in which a path declares to compute.
+    """The dtypes, by long or short name, in which a path declares to compute.
 
     None stands for the inputs' dtype. A ``weight`` of None stands for the operands' dtype where
     that is narrower, since the weights are operands of p @ v.
@@ -69,11 +70,12 @@ class Precision:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
+            value = long_dtype(getattr(self, field.name))
             if value is not None and value not in UNIT_ROUNDOFF:
                 raise ValueError(
                     f"precision {field.name}: {value!r} is not one of {' '.join(UNIT_ROUNDOFF)}"
                 )
+            object.__setattr__(self, field.name, value)
 
 
 @dataclass(frozen=True)

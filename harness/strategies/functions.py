@@ -43,13 +43,15 @@ def decode_cases(
     *,
     dtype: str | Iterable[str] = DTYPES,
     supports: Iterable[str] = (),
+    requires: Iterable[str] = (),
     head_dims: Iterable[int] = HEAD_DIMS,
     cache_len: tuple[int, int] = (1, 1024),
 ) -> st.SearchStrategy[DecodeCase]:
     """A strategy for cases that a function with the signature of ``python -m harness check`` takes.
 
     Args:
-        dtype: one of float32, bfloat16 and float16, or several.
+        dtype: one of float32, bfloat16 and float16 by its long or short name, or several.
+        requires: features that every case has.
         supports: what the function can do beyond a plain decode call, names of
             ``harness.case.features.FEATURES``.
         head_dims: sizes of the head dimension of query and key.
@@ -60,7 +62,7 @@ def decode_cases(
     """
     dtypes = (dtype,) if isinstance(dtype, str) else tuple(dtype)
     # Domain raises for unknown names and names them, so it gets what was given as it is.
-    return supported(Domain(supports, tuple(head_dims), cache_len, dtypes))  # type: ignore[arg-type]
+    return supported(Domain(supports, head_dims, cache_len, dtypes, requires))  # type: ignore[arg-type]
 
 
 @st.composite
@@ -77,12 +79,15 @@ def geometries(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCa
     sequence at position 0."""
 
     def has(feature: str) -> bool:
-        return feature in domain.features and draw(st.booleans())
+        wanted = feature in domain.requires
+        return wanted or (feature in domain.features and draw(st.booleans()))
 
-    cache_len = draw(_cache_lens(*domain.cache_len))
+    low, high = domain.cache_len
+    cache_len = draw(_cache_lens(max(low, domain.least_slots), high))
     q_len = 1
-    if cache_len > 1 and has("chunk"):
-        longest = min(MAX_Q_LEN, cache_len, max(2, _MAX_SCORES // cache_len))
+    room = cache_len - 1 if domain.apart else cache_len
+    if room > 1 and has("chunk"):
+        longest = min(MAX_Q_LEN, room, max(2, _MAX_SCORES // cache_len))
         q_len = draw(upto(longest, Q_LENS))
     head_dim = draw(upto(max(1, _MAX_CACHE // cache_len), sorted(domain.head_dims)))
     value_dim = head_dim
@@ -90,15 +95,16 @@ def geometries(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCa
         other = [n for n in (*HEAD_DIMS, 8, 24) if n != head_dim]
         value_dim = draw(st.sampled_from(other))
     room = max(1, _MAX_CACHE // (cache_len * max(head_dim, value_dim)))
-    batch = draw(upto(max(2, room), range(1, MAX_BATCH + 1)))
+    batch = draw(upto(max(2, room), range(2 if "ragged" in domain.requires else 1, MAX_BATCH + 1)))
     heads = max(2, _MAX_SCORES // (cache_len * q_len * batch))
     kv_heads = draw(upto(min(heads, max(2, room // batch)), KV_HEADS[:-1]))
     group = draw(upto(max(2, heads // kv_heads), GROUPS[1:])) if has("gqa") else 1
     score = [draw(texts(kind, EDGES, cache_len)) for kind in SCORES.values() if has(kind.feature)]
     mask = "causal"
     offered = [name for name, kind in MASKS.items() if kind.feature in domain.features]
-    if len(offered) > 0 and draw(st.booleans()):
-        name: str = draw(st.sampled_from(offered))
+    demanded = [name for name in offered if MASKS[name].feature in domain.requires]
+    if demanded or (len(offered) > 0 and draw(st.booleans())):
+        name: str = draw(st.sampled_from(demanded or offered))
         mask = draw(texts(MASKS[name], EDGES, cache_len))
     return DecodeCase(
         cache_len=cache_len,
@@ -125,12 +131,21 @@ def data_of(draw: st.DrawFn, geometry: DecodeCase, domain: Domain) -> DecodeCase
     if "idle" in domain.features:
         live = one
         one = st.integers(0, 4).flatmap(lambda n: live if n < 4 else st.just(-1))
-    ragged = "ragged" in domain.features and draw(st.booleans())
+    requires = domain.requires
+    ragged = "ragged" in domain.features and ("ragged" in requires or draw(st.booleans()))
     count = geometry.batch
     input_pos = draw(st.tuples(*[one] * count)) if ragged else (draw(one),) * count
+    if "idle" in requires:
+        input_pos = (-1, *input_pos[1:]) if ragged else (-1,) * count
+    if "ragged" in requires and len(set(input_pos)) == 1:
+        lowest = -1 if "idle" in domain.features else 0
+        fits = range(lowest, geometry.cache_len - geometry.q_len + 1)
+        near = [p for p in (input_pos[0] - 1, input_pos[0] + 1) if p in fits]
+        input_pos = (*input_pos[:-1], draw(st.sampled_from(near)))
     tails = list(FINITE_TAILS)
-    if "nonfinite_tail" in domain.features and draw(st.booleans()):
-        tails = list(NONFINITE_TAILS)
+    if "nonfinite_tail" in domain.features:
+        infinite = "nonfinite_tail" in requires or draw(st.booleans())
+        tails = list(NONFINITE_TAILS if infinite else FINITE_TAILS)
     case = geometry.replace(
         input_pos=input_pos,
         tail=draw(st.sampled_from(tails)),

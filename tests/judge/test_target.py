@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
-from harness.case.domain import Domain, DomainError, outside
+from harness.case.domain import Domain, outside
 from harness.case.features import FEATURES, features_of
-from harness.function.load import TargetError, declared_precision, load, target_path
+from harness.function.load import load, target_path
 from harness.function.testing import assert_decodes
 from harness.inputs import make_inputs
 from harness.oracle.budget import Precision
-from harness.strategies.functions import decode_cases
 from harness.verdict import Problem, judge
 from tests.support import TARGETS
 from tests.support.targets import base, off_by_one, sound
@@ -112,7 +111,7 @@ def test_a_declared_precision_widens_the_budget() -> None:
 
     problem = Problem.of(DecodeCase.from_text("S=40,B=2,pos=30,H=4,D=64,logits=x5"))
     domain = Domain(head_dims=(64,))
-    narrow = target_path("", rounded, domain, declared_precision({"score": "bfloat16"}))
+    narrow = target_path("", rounded, domain, Precision(score="bf16"))
     assert judge(target_path("", rounded, domain, Precision()), problem).verdict == "WRONG"
     assert judge(narrow, problem).verdict == "OK"
 
@@ -122,16 +121,6 @@ def test_a_function_in_a_class_of_a_package_is_found() -> None:
     assert load("harness.case.domain:Domain.refuses") is Domain.refuses
     found = load(f"{TARGETS}:base")
     assert found.__doc__ == base.__doc__
-
-
-def test_bad_declarations_name_what_is_allowed() -> None:
-    """Text is not a set of names, a list is not a dict."""
-    with pytest.raises(DomainError, match="'gqa' is not a set of names"):
-        Domain("gqa")  # type: ignore[arg-type]
-    with pytest.raises(DomainError, match="'paged' is not one of gqa ragged"):
-        decode_cases(supports={"paged"})
-    with pytest.raises(TargetError, match="is not a dict of operand score"):
-        declared_precision(["score"])  # type: ignore[arg-type]
 
 
 def test_assert_decodes_says_what_where_and_how_to_see_it_again() -> None:

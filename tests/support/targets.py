@@ -161,6 +161,31 @@ def unknown_precision(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
 
 unknown_precision.precision = {"scores": "bfloat16"}  # type: ignore[attr-defined]
 
+
+def needs_window(q: Tensor, k: Tensor, v: Tensor, p: Tensor, *, window: int) -> Tensor:
+    """Cannot be called without one."""
+    return sound(q, k, v, p, window=window)
+
+
+needs_window.supports = {"window"}  # type: ignore[attr-defined]
+
+
+def rounds_scores(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Its scores are bfloat16, whatever the inputs are."""
+    scores = (q.float() @ k.float().mT * q.size(3) ** -0.5).bfloat16().float()
+    future = torch.arange(k.size(2)) > p[:, None, None, None]
+    return (torch.softmax(scores.masked_fill(future, -torch.inf), -1) @ v.float()).to(q.dtype)
+
+
+def forgets_to_declare(
+    q: Tensor, k: Tensor, v: Tensor, p: Tensor, window: int | None = None
+) -> Tensor:
+    """Takes a window, and says so in an attribute that nobody reads."""
+    return sound(q, k, v, p, window=window)
+
+
+forgets_to_declare.support = {"window"}  # type: ignore[attr-defined]
+
 NOT_A_FUNCTION = 3
 
 
