@@ -16,6 +16,8 @@ from torch import Tensor
 
 from harness.case import DecodeCase, stated
 
+PAIRS = 2**22  # pairs of a query token and a slot that are looked at together
+
 # Each rule says whether a token at position ``t`` may attend slot ``j``; a window counts the token
 # itself.
 _RULES: dict[str, Callable[..., Tensor]] = {
@@ -52,18 +54,26 @@ def visible(case: DecodeCase, t: Tensor, slots: Tensor, **changed: int | Tensor)
     return rule(t, slots, **(case.mask_arguments | changed))
 
 
-def visible_slots(case: DecodeCase, sequence: int) -> Tensor:
-    """Bool ``[Q, S]``: whether query token ``i`` of ``sequence``, at ``input_pos + i``, may attend
-    slot ``j``. An idle sequence (``input_pos == -1``) attends nothing, whatever the mask.
+def visible_slots(case: DecodeCase, sequence: int, slots: Tensor | None = None) -> Tensor:
+    """Bool ``[Q, n]``: whether query token ``i`` of ``sequence``, at ``input_pos + i``, may attend
+    slot ``slots[j]``; all slots by default. An idle sequence (``input_pos == -1``) attends nothing,
+    whatever the mask.
     """
+    slots = torch.arange(case.cache_len) if slots is None else slots
     position = case.input_pos[sequence]
     if position < 0:
-        return torch.zeros(case.q_len, case.cache_len, dtype=torch.bool)
+        return torch.zeros(case.q_len, slots.numel(), dtype=torch.bool)
     t = torch.arange(position, position + case.q_len).unsqueeze(1)
-    return visible(case, t, torch.arange(case.cache_len))
+    return visible(case, t, slots)
+
+
+def attended(case: DecodeCase, sequence: int) -> Tensor:
+    """Bool ``[S]``: the slots that any query of the sequence may attend."""
+    parts = torch.arange(case.cache_len).split(max(1, PAIRS // case.q_len))
+    return torch.cat([visible_slots(case, sequence, part).any(dim=0) for part in parts])
 
 
 def tail(case: DecodeCase) -> Tensor:
     """The tail, bool ``[B, S]``: the slots that no query of the sequence may attend."""
-    rows = [~visible_slots(case, b).any(dim=0) for b in range(case.batch)]
+    rows = [~attended(case, b) for b in range(case.batch)]
     return torch.stack(rows) if rows else torch.empty(0, case.cache_len, dtype=torch.bool)

@@ -60,7 +60,7 @@ def predict(
     )
 
     def source(b: int) -> list[Chunk]:
-        return [Chunk(score[b], product[b], intermediate[b], value[b].unsqueeze(1))]
+        return [Chunk(score[b], product[b], intermediate[b], lambda: value[b])]
 
     if fault.rounding is not None:
         precision = dataclasses.replace(precision, **fault.rounding)

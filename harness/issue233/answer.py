@@ -17,7 +17,7 @@ from harness.case import DecodeCase
 from harness.diagnosis.suspects import Diagnosis, diagnose
 from harness.inputs import make_inputs
 from harness.issue233.claims import FULL, REPORTED, SLICED, UNMASKED, Claim, claims
-from harness.oracle.golden import expressible_by_sdpa, second_opinion
+from harness.oracle.golden import second_opinion, without_second_opinion
 from harness.paths import PATHS
 from harness.support.progress import Progress
 from harness.verdict import Judgement, Problem, Verdict, judge
@@ -104,8 +104,8 @@ def known_by_path(problem: Problem, device: str) -> dict[str, str]:
 
 def golden_difference(problem: Problem) -> float | None:
     """The largest |golden - float64 SDPA| over all elements, in units of the output; None where
-    SDPA cannot express the case."""
-    if not expressible_by_sdpa(problem.case):
+    there is no second opinion."""
+    if without_second_opinion(problem.case):
         return None
     difference = problem.golden.output - second_opinion(problem.inputs)
     return difference.abs().max().item() if difference.numel() else 0.0

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.interpreter.gpu import chosen
 from harness.issue233.answer import REPORT_URL, Answer
+from harness.oracle.golden import without_second_opinion
 from harness.paths import PATHS
 from harness.support.environment import environment, one_line
 from harness.support.text import table
@@ -52,6 +53,8 @@ def _verdict_table(answer: Answer) -> Iterator[str]:
     second = answer.second_opinion
     if second is not None:
         yield f"golden and float64 SDPA differ by at most {second:.1e}"
+    elif reason := without_second_opinion(answer.case):
+        yield f"golden and float64 SDPA were not compared: {reason}"
     for judgement in answer.judgements:
         for finding in judgement.findings:
             yield from textwrap.wrap(

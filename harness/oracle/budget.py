@@ -127,6 +127,10 @@ def budget(  # noqa: PLR0915  # one formula, term by term
     u_weight, u_output = UNIT_ROUNDOFF[weight_dtype], UNIT_ROUNDOFF[output_dtype]
     u_weight = u_weight if precision.weight else max(u_weight, u_operand)
 
+    slots = source or (lambda sequence: chunks(inputs, sequence))
+    if source is None and golden.kept is not None:
+        slots = golden.kept.__getitem__
+
     bound = Budget(torch.zeros_like(golden.output), torch.zeros_like(golden.logsumexp))
     for sequence in range(case.batch):
         logsumexp = golden.logsumexp[sequence].unflatten(0, (case.kv_heads, -1))
@@ -134,10 +138,8 @@ def budget(  # noqa: PLR0915  # one formula, term by term
         normaliser = logsumexp.masked_fill(empty, 0.0).unsqueeze(-1)
         highest = golden.highest[sequence].unflatten(0, (case.kv_heads, -1)).unsqueeze(-1)
         count, mean_ds, mean_growth = (torch.zeros_like(logsumexp) for _ in range(3))
-        grown, magnitude, flushed = (
-            torch.zeros(*logsumexp.shape, case.value_dim, dtype=torch.float64) for _ in range(3)
-        )
-        for chunk in source(sequence) if source else chunks(inputs, sequence):
+        sizes = torch.zeros(*logsumexp.shape, 3, case.value_dim, dtype=torch.float64)
+        for chunk in slots(sequence):
             attended = chunk.score > -math.inf
             s = chunk.score.masked_fill(~attended, 0.0)
             p = torch.exp(chunk.score - normaliser)
@@ -147,14 +149,14 @@ def budget(  # noqa: PLR0915  # one formula, term by term
             ds = ds + 2 * u_accumulator * (gap + size)
             ds = ds + u_score * size + 2 * u_operand * chunk.product
             growth = p * torch.expm1(ds)
-            absolute = chunk.value.abs()
+            factors = torch.stack([growth, p, attended.double()], dim=-2)
             count += attended.sum(dim=-1)
             mean_ds += (p * ds).sum(dim=-1)
             mean_growth += growth.sum(dim=-1)
-            grown += growth @ absolute
-            magnitude += p @ absolute
-            flushed += attended.double() @ absolute
+            # One product for all, since reading the values takes most of the time.
+            sizes += (factors.flatten(1, 3) @ chunk.value().abs()).view_as(sizes)
 
+        grown, magnitude, flushed = sizes.unbind(-2)
         size = normaliser.squeeze(-1).abs()
         logit = _logit(inputs, logsumexp)
         if logit is not None:

@@ -10,35 +10,24 @@ that a mistake in one shows as a disagreement with the others.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from harness.case import DecodeCase, InvalidCase, stated
-from harness.case.visible import visible_slots
+from harness.case.visible import attended, visible_slots
 from harness.inputs import Inputs
 
 CHUNK_ELEMENTS = 2**21
 MIN_CHUNK = 16
+SECOND_OPINION_ELEMENTS = 2**26
+KEPT_SCORES = 2**23  # of a case with no more scores, the chunks are kept for the budget
 MAX_SCORE = 1e4
-
-
-@dataclass(frozen=True)
-class Golden:
-    """The oracle's result, float64.
-
-    ``output`` ``[B, Hq, Q, Dv]`` is 0 in rows with nothing to attend. ``logsumexp`` (natural base)
-    and ``highest``, the largest score, ``[B, Hq, Q]``, are -inf in such rows; in all others a logit
-    without a value (``score=sink``) takes part in both.
-    """
-
-    output: Tensor
-    logsumexp: Tensor
-    highest: Tensor
 
 
 @dataclass(frozen=True)
@@ -47,38 +36,60 @@ class Chunk:
 
     ``score`` ``[Hkv, G, Q, n]`` is taken after all score_mods, -inf where a row may not attend.
     Of the same shape are ``product``, (sum over d of |q_d k_d|) * scale, and ``intermediate``, the
-    sum of absolute intermediate values of the score_mods. ``value`` is ``[Hkv, 1 or G, n, Dv]``.
+    sum of absolute intermediate values of the score_mods. ``value()`` is ``[Hkv, n, Dv]``.
     """
 
     score: Tensor
     product: Tensor
     intermediate: Tensor
-    value: Tensor
+    value: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The oracle's result, float64.
+
+    ``output`` ``[B, Hq, Q, Dv]`` is 0 in rows with nothing to attend. ``logsumexp`` (natural base)
+    and ``highest``, the largest score, ``[B, Hq, Q]``, are -inf in such rows; in all others a logit
+    without a value (``score=sink``) takes part in both. ``kept`` are the chunks of each sequence,
+    None where they would take much memory.
+    """
+
+    output: Tensor
+    logsumexp: Tensor
+    highest: Tensor
+    kept: tuple[tuple[Chunk, ...], ...] | None = field(default=None, repr=False, compare=False)
 
 
 def chunks(inputs: Inputs, sequence: int) -> Iterator[Chunk]:
     """The slots of a sequence that any of its queries attends, a bounded number at a time."""
     case = inputs.case
-    allowed = visible_slots(case, sequence)
-    slots = allowed.any(dim=0).nonzero().flatten()
+    slots = attended(case, sequence).nonzero().flatten()
     if not slots.numel():
         return
-    group = case.heads // case.kv_heads
-    query = inputs.query[sequence].double().unflatten(0, (case.kv_heads, group))
-    key_cache, value_cache = inputs.key_cache[sequence], inputs.value_cache[sequence]
+    grouped = (case.heads // case.kv_heads, case.q_len)
+    # The rows of a group share its keys and values, so they are multiplied as one matrix.
+    query = inputs.query[sequence].double().reshape(case.kv_heads, -1, case.head_dim)
+    size = query.abs()
+    caches = inputs.key_cache[sequence], inputs.value_cache[sequence]
     position = case.input_pos[sequence] + torch.arange(case.q_len).unsqueeze(1)
     rows = case.heads * case.q_len + case.kv_heads * (case.head_dim + case.value_dim)
     for part in slots.split(max(MIN_CHUNK, CHUNK_ELEMENTS // rows)):
-        key = key_cache[:, part].double().unsqueeze(1)
-        score = query @ key.mT * case.softmax_scale
-        product = query.abs() @ key.abs().mT
+        key, value = (functools.partial(_taken, cache, part) for cache in caches)
+        keys = key()
+        score = (query @ keys.mT * case.softmax_scale).unflatten(1, grouped)
+        product = (size @ keys.abs_().mT).mul_(case.softmax_scale).unflatten(1, grouped)
         score, intermediate = _score_mods(inputs, score, position - part)
-        yield Chunk(
-            score=score.masked_fill(~allowed[:, part], -math.inf),
-            product=product * case.softmax_scale,
-            intermediate=intermediate,
-            value=value_cache[:, part].double().unsqueeze(1),
-        )
+        allowed = visible_slots(case, sequence, part)
+        yield Chunk(score.masked_fill(~allowed, -math.inf), product, intermediate, value)
+
+
+def _taken(cache: Tensor, slots: Tensor) -> Tensor:
+    """A copy, float64, of some slots of a cache ``[H, S, D]``."""
+    first, last = int(slots[0]), int(slots[-1])
+    together = last - first + 1 == slots.numel()
+    part = cache[:, first : last + 1] if together else cache[:, slots]
+    return part.to(torch.float64, memory_format=torch.contiguous_format, copy=True)
 
 
 # A score ``[Hkv, G, Q, n]`` after a score_mod, and the score_mod's absolute intermediate value.
@@ -126,7 +137,7 @@ _SCORE_MODS: dict[str, Callable[..., _Modified]] = {
 def _score_mods(inputs: Inputs, score: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
     """The scores ``[Hkv, G, Q, n]`` after the case's score_mods, and the sum of their absolute
     intermediate values; ``distance`` ``[Q, n]`` is the query's position less the slot."""
-    intermediate = torch.zeros_like(score)
+    intermediate = score.new_zeros(()).expand(score.shape)
     for name, arguments in inputs.case.scores.items():
         score_mod = stated(_SCORE_MODS, name, "the oracle's score_mods")
         score, size = score_mod(inputs, score, distance, **arguments)
@@ -148,11 +159,16 @@ def golden(inputs: Inputs) -> Golden:
     maximum = logsumexp.clone()
     grouped = (case.kv_heads, case.heads // case.kv_heads, case.q_len)
     column = inputs.column()
+    keeps = case.batch * case.heads * case.q_len * case.cache_len <= KEPT_SCORES
+    kept: list[tuple[Chunk, ...]] = []
     for sequence in range(case.batch):
         total = torch.zeros(*grouped, case.value_dim, dtype=torch.float64)
         weight = torch.zeros(grouped, dtype=torch.float64)
         highest = torch.full(grouped, -math.inf, dtype=torch.float64)
+        own: list[Chunk] = []
         for chunk in chunks(inputs, sequence):
+            if keeps:
+                own.append(chunk)
             largest = chunk.score.nan_to_num(neginf=0.0).abs().max().item()
             if not largest < MAX_SCORE:
                 raise InvalidCase(f"a score reaches {largest:.3g}; allowed is below {MAX_SCORE:g}")
@@ -161,8 +177,10 @@ def golden(inputs: Inputs) -> Golden:
             p = torch.exp(chunk.score - shift.unsqueeze(-1))
             rescale = torch.exp(highest - shift)
             weight = weight * rescale + p.sum(dim=-1)
-            total = total * rescale.unsqueeze(-1) + p @ chunk.value
+            total = total * rescale.unsqueeze(-1)
+            total = total + (p.flatten(1, 2) @ chunk.value()).unflatten(1, grouped[1:])
             highest = new
+        kept.append(tuple(own))
         if column is not None:
             # A row with nothing to attend stays empty, since it has no weights to normalise.
             empty = highest == -math.inf
@@ -178,12 +196,19 @@ def golden(inputs: Inputs) -> Golden:
         maximum[sequence] = highest.flatten(0, 1)
     if not output.abs().le(torch.finfo(inputs.query.dtype).max).all():
         raise InvalidCase(f"golden leaves the range of {case.dtype}")
-    return Golden(output, logsumexp, maximum)
+    return Golden(output, logsumexp, maximum, tuple(kept) if keeps else None)
 
 
-def expressible_by_sdpa(case: DecodeCase) -> bool:
-    """Whether ``second_opinion`` can compute the case: every score_mod is a bias, or a column."""
-    return all(kind.additive or kind.column for kind in case.score_kinds)
+def without_second_opinion(case: DecodeCase) -> str | None:
+    """Why ``second_opinion`` does not compute the case, or None where it does."""
+    others = [kind.name for kind in case.score_kinds if not kind.additive and not kind.column]
+    if others:
+        return f"SDPA cannot express {case.score}"
+    # The keys and values of a head, and the biases of all, as SDPA takes them.
+    rows = case.head_dim + case.value_dim + 2 * case.heads * case.q_len
+    if case.cache_len * rows > SECOND_OPINION_ELEMENTS:
+        return f"{case.cache_len} slots would take float64 SDPA too much memory"
+    return None
 
 
 def additive_bias(inputs: Inputs, sequence: int) -> Tensor:
@@ -197,7 +222,8 @@ def additive_bias(inputs: Inputs, sequence: int) -> Tensor:
 
 
 def second_opinion(inputs: Inputs) -> Tensor:
-    """A check of golden: ``F.scaled_dot_product_attention`` in float64 over the visible slots.
+    """A check of golden: ``F.scaled_dot_product_attention`` in float64 over the visible slots, a KV
+    head at a time.
 
     A logit without a value is one slot more, with key and value 0 and the logit as its bias.
 
@@ -205,30 +231,33 @@ def second_opinion(inputs: Inputs) -> Tensor:
         Float64 ``[B, Hq, Q, Dv]``; rows with nothing to attend are 0.
 
     Raises:
-        InvalidCase: where SDPA cannot express the case's score_mods.
+        InvalidCase: for the reason that ``without_second_opinion`` gives.
     """
     case = inputs.case
-    if not expressible_by_sdpa(case):
-        raise InvalidCase(f"SDPA cannot express {case.score}")
+    if reason := without_second_opinion(case):
+        raise InvalidCase(reason)
     output = torch.zeros(case.batch, case.heads, case.q_len, case.value_dim, dtype=torch.float64)
-    column = inputs.column()
+    column, group_size = inputs.column(), case.heads // case.kv_heads
     for sequence in range(case.batch):
-        slots = visible_slots(case, sequence).any(dim=0).nonzero().flatten()
+        slots = attended(case, sequence).nonzero().flatten()
         if not slots.numel():
             continue
-        key = inputs.key_cache[sequence][:, slots].double()
-        value = inputs.value_cache[sequence][:, slots].double()
         bias = additive_bias(inputs, sequence)[..., slots]
         if column is not None:
-            key, value = (F.pad(cache, (0, 0, 0, 1)) for cache in (key, value))
             logit = column.double().view(-1, 1, 1).expand(-1, case.q_len, 1)
             bias = torch.cat([bias, logit], -1)
-        output[sequence] = F.scaled_dot_product_attention(
-            inputs.query[sequence].double(),
-            key,
-            value,
-            attn_mask=bias,
-            scale=case.softmax_scale,
-            enable_gqa=True,
-        )
+        for head in range(case.kv_heads):
+            caches = inputs.key_cache[sequence], inputs.value_cache[sequence]
+            key, value = (_taken(cache[head : head + 1], slots) for cache in caches)
+            if column is not None:
+                key, value = (F.pad(cache, (0, 0, 0, 1)) for cache in (key, value))
+            group = slice(head * group_size, (head + 1) * group_size)
+            output[sequence, group] = F.scaled_dot_product_attention(
+                inputs.query[sequence, group].double(),
+                key,
+                value,
+                attn_mask=bias[group],
+                scale=case.softmax_scale,
+                enable_gqa=True,
+            )
     return output

@@ -7,14 +7,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from harness.case import DecodeCase, InvalidCase
+from harness.case import DecodeCase, InvalidCase, visible
 from harness.case.visible import tail, visible_slots
 from harness.inputs import Inputs, make_inputs
 from harness.oracle import golden as oracle
 from harness.oracle.budget import Precision, budget
 from harness.oracle.error import measure
-from harness.oracle.golden import additive_bias, golden, second_opinion
+from harness.oracle.golden import (
+    Golden,
+    additive_bias,
+    golden,
+    second_opinion,
+    without_second_opinion,
+)
 
 FLOAT64 = Precision(*["float64"] * 5)
 CASES = [
@@ -125,6 +132,36 @@ def test_streaming_does_not_change_golden(chunk: int, seed: int) -> None:
         assert measure(a, b, 2 * allowed).utilisation <= 1
 
 
+@pytest.mark.parametrize("text", CASES[:-1])
+def test_chunks_that_are_not_kept_give_the_same_budget(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, since they are computed again from the same tensors."""
+    inputs = make_inputs(DecodeCase.from_text(text))
+    kept = golden(inputs)
+    monkeypatch.setattr(oracle, "KEPT_SCORES", 0)
+    again = golden(inputs)
+    assert kept.kept is not None
+    assert again.kept is None
+    for a, b in zip(*(budgets_of(inputs, gold) for gold in (kept, again)), strict=True):
+        assert torch.equal(a, b)
+
+
+def budgets_of(inputs: Inputs, gold: Golden) -> tuple[Tensor, Tensor]:
+    bound = budget(inputs, gold)
+    return bound.output, bound.logsumexp
+
+
+def test_what_is_looked_at_together_changes_no_visible_slot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The slots that a sequence attends are found a bounded number at a time."""
+    cases = [DecodeCase.from_text(text) for text in CASES]
+    whole = [tail(case) for case in cases]
+    monkeypatch.setattr(visible, "PAIRS", 7)
+    assert all(torch.equal(tail(case), rows) for case, rows in zip(cases, whole, strict=True))
+
+
 def test_a_row_with_nothing_to_attend_is_zero_with_logsumexp_minus_infinity() -> None:
     """An idle sequence, beside a live one."""
     result = golden(make_inputs(DecodeCase.from_text("S=8,pos=3/-1,H=2,Q=2")))
@@ -138,6 +175,13 @@ def test_scores_beyond_the_range_make_a_case_invalid(text: str) -> None:
     """No implementation can be held to scores of 1e4."""
     with pytest.raises(InvalidCase, match="a score reaches"):
         golden(make_inputs(DecodeCase.from_text(text)))
+
+
+def test_a_second_opinion_is_refused_where_it_would_take_much_memory() -> None:
+    """A million slots, as float64, with the reason."""
+    case = DecodeCase.from_text("S=1048576,pos=0,H=8,Hkv=1,D=64")
+    assert without_second_opinion(case) == ("1048576 slots would take float64 SDPA too much memory")
+    assert without_second_opinion(case.replace(cache_len=2**17)) is None
 
 
 def test_sdpa_does_not_claim_to_express_softcap() -> None:
