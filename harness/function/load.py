@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from harness.inputs import Inputs
 from harness.oracle.budget import Precision
 from harness.paths import Path, Result
 from harness.paths.calls import Call
+from harness.support.frames import raised_at
 
 Function = Callable[..., Tensor]
 FORMS = "package.module:function or path/to/file.py:function"
@@ -102,11 +102,9 @@ def load(spec: str) -> Function:
     except (Exception, SystemExit) as error:
         if isinstance(error, TargetError):
             raise
-        # The last frame outside importlib is where the user's module failed.
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f[0]]
-        at = f" ({FilePath(frames[-1].filename).name}, line {frames[-1].lineno})"
         text = (str(error).strip().splitlines() or [""])[0]
-        raise TargetError(f"importing {place} raised {type(error).__name__}: {text}{at}") from None
+        raised = f"{type(error).__name__}: {text}{raised_at(error)}"
+        raise TargetError(f"importing {place} raised {raised}") from None
     function: Any = module
     for part in name.split("."):
         if not hasattr(function, part):

@@ -90,7 +90,8 @@ class Outcome:
     ``invalid`` is the reason why no implementation can be judged on the case, or "";
     ``utilisation`` is None where no numbers came back. ``names`` are those of the faults that
     explain the numbers, the best first, and ``sentences`` the diagnosis as text. ``graphs`` counts
-    the graphs that were compiled for the case's geometry."""
+    the graphs that were compiled for the case's geometry. ``stderr`` has the last lines that a
+    process wrote before it died."""
 
     findings: tuple[Finding, ...] = ()
     invalid: str = ""
@@ -98,6 +99,7 @@ class Outcome:
     graphs: int = 0
     names: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
+    stderr: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -127,8 +129,8 @@ class Outcome:
     def from_values(cls, values: dict[str, Any]) -> Outcome:
         """Read what ``to_values`` gave, after a way through JSON."""
         found = tuple(Finding(Verdict(f["verdict"]), f["evidence"]) for f in values["findings"])
-        names, sentences = tuple(values["names"]), tuple(values["sentences"])
-        return cls(**{**values, "findings": found, "names": names, "sentences": sentences})
+        texts = {name: tuple(values[name]) for name in ("names", "sentences", "stderr")}
+        return cls(**{**values, "findings": found, **texts})
 
 
 @dataclass

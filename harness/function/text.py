@@ -24,6 +24,7 @@ def render(result: SearchResult) -> str:
         lines.append(f"case       {result.case}")
         if result.drawn is not None and result.drawn.case != result.case:
             lines.append(f"           shrunk from {result.drawn.case}")
+        lines += _wrapped(*result.outcome.stderr, label="stderr")
         lines += _wrapped(*result.outcome.sentences, label="diagnosis")
         lines.append(f"repro      {result.repro}")
         lines.append("script     the same with --script FILE writes one that needs torch alone")
@@ -65,6 +66,7 @@ def to_json(result: SearchResult) -> str:
         "findings": [vars(finding) for finding in outcome.findings],
         "case": None if result.case is None else str(result.case),
         "shrunk_from": None if result.drawn is None else str(result.drawn.case),
+        "stderr": list(outcome.stderr),
         "diagnosis": list(outcome.names),
         "diagnosis_text": list(outcome.sentences),
         "repro": result.repro,

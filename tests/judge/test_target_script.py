@@ -148,7 +148,7 @@ KINDS = [
     ("hangs", Verdict.TIMEOUT, "in hangs"),
     ("hoards", Verdict.OOM, "allocate memory"),
     ("raises", Verdict.ERROR, "IndexError: list index out of range"),
-    ("exits", Verdict.ERROR, "called sys.exit(0)"),
+    ("exits", Verdict.CRASH, "the process ended with 0"),
     ("writes", Verdict.MUTATED, "changed: key_cache"),
     ("threads", Verdict.MUTATED, "changed: torch.get_num_threads"),
     ("nan", Verdict.NONFINITE, "[0, 0, 0, 0]: nan, "),

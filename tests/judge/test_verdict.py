@@ -80,11 +80,26 @@ def test_every_verdict_can_occur(verdict: Verdict) -> None:
     assert all(finding.evidence for finding in judgement.findings)
 
 
-def test_leaving_the_process_is_an_error() -> None:
-    """sys.exit in a path must not end the harness."""
-    judgement = judge(_raises(SystemExit(3)), PROBLEM)
+@pytest.mark.parametrize("status", [0, 3, None])
+def test_leaving_the_process_is_a_crash(status: int | None) -> None:
+    """sys.exit in a path must not end the harness, whatever the status; said where."""
+    judgement = judge(_raises(SystemExit(status)), PROBLEM)
+    assert judgement.verdict is Verdict.CRASH
+    wanted = rf"called sys.exit\({status}\) \(test_verdict.py, line \d+, in function\)"
+    assert re.fullmatch(wanted, judgement.findings[0].evidence)
+
+
+def test_an_error_shows_the_frame_in_the_users_own_file() -> None:
+    """Not the one in torch that raised."""
+
+    def function() -> torch.Tensor:
+        return torch.nn.functional.softmax(torch.ones(2), dim=7)
+
+    judgement = judge(Path("", "", lambda i: Call(function, {})), PROBLEM)
+    line = function.__code__.co_firstlineno + 1
     assert judgement.verdict is Verdict.ERROR
-    assert judgement.findings[0].evidence.startswith("SystemExit: 3")
+    at = f" (test_verdict.py, line {line}, in function)"
+    assert judgement.findings[0].evidence.endswith(at)
 
 
 def _reads_its_last_buffer() -> Path:

@@ -1,5 +1,6 @@
 """Isolation: whatever a function does to its process, it is named and the next case is judged."""
 
+import json
 import re
 import signal
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 from harness.case import DecodeCase
 from harness.function.load import TargetError
-from harness.function.run import TargetSpec
+from harness.function.run import Outcome, TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 from tests.support import TARGETS
@@ -41,7 +42,7 @@ def of_length(slots: int) -> DecodeCase:
 WANTED = {
     101: (Verdict.CRASH, "died of SIGSEGV (targets.py, line "),
     102: (Verdict.CRASH, "ended the process with status 3"),
-    103: (Verdict.ERROR, "SystemExit: 4"),
+    103: (Verdict.CRASH, "called sys.exit(4) (targets.py, line "),
     104: (Verdict.TIMEOUT, "did not return within 1 s"),
     105: (Verdict.OOM, "allocate memory"),
     106: (Verdict.MUTATED, "changed its input key_buffer"),
@@ -56,6 +57,10 @@ WANTED = {
     115: (Verdict.MUTATED, "changed the working directory from "),
     116: (Verdict.TIMEOUT, "did not return in time"),
     117: (Verdict.ERROR, "RuntimeError: "),
+    118: (Verdict.CRASH, "ended the process with status 0"),
+    119: (Verdict.CRASH, "ended the process with status 75"),
+    120: (Verdict.CRASH, "called sys.exit(0) (targets.py, line "),
+    121: (Verdict.CRASH, "died of SIGABRT (targets.py, line "),
 }
 
 
@@ -121,3 +126,22 @@ def test_a_worker_ends_itself_if_nobody_ends_it(worker: Worker) -> None:
     left = re.search(r"RuntimeError: ([\d.]+)", outcome.findings[0].evidence)
     assert left is not None
     assert float(left[1]) > 1000
+
+
+def test_a_crash_shows_the_last_lines_of_stderr(worker: Worker) -> None:
+    """A few, none of them endless, without what the fault handler says."""
+    outcome = worker.run(of_length(121))
+    assert outcome.verdict is Verdict.CRASH
+    assert outcome.findings[0].evidence.startswith("died of SIGABRT (targets.py, line ")
+    assert outcome.stderr == ("said 16", "said 17", "said 18", "said 19", "x" * 200)
+    assert Outcome.from_values(json.loads(json.dumps(outcome.to_values()))) == outcome
+    assert worker.run(of_length(101)).stderr == ()
+
+
+def test_a_target_that_leaves_while_it_is_imported_is_no_target(tmp_path: Path) -> None:
+    """Also with status 0, after which nobody waits for an answer."""
+    file = tmp_path / "leaves.py"
+    file.write_text("import os, sys\nprint('bye', file=sys.stderr, flush=True)\nos._exit(0)\n")
+    wanted = "importing the target: ended the process with status 0; bye"
+    with pytest.raises(TargetError, match=wanted):
+        Worker(TargetSpec(f"{file}:f"), TIMEOUT)

@@ -211,6 +211,13 @@ def _prints(cache: Tensor) -> None:
     print("noise", file=sys.stderr, flush=True)
 
 
+def _says_and_aborts(cache: Tensor) -> None:
+    for index in range(20):
+        print(f"said {index}", file=sys.stderr)
+    print("x" * 300, file=sys.stderr, flush=True)
+    os.abort()
+
+
 def _raise(error: BaseException) -> None:
     raise error
 
@@ -234,6 +241,10 @@ FAULTS = {
     115: lambda cache: os.chdir("/"),
     116: lambda cache: signal.raise_signal(signal.SIGALRM),
     117: lambda cache: _raise(RuntimeError(f"{signal.getitimer(signal.ITIMER_REAL)[0]}")),
+    118: lambda cache: os._exit(0),
+    119: lambda cache: os._exit(75),
+    120: lambda cache: sys.exit(0),
+    121: _says_and_aborts,
 }
 
 
