@@ -12,9 +12,9 @@ from torch import Tensor
 from harness.case import DecodeCase
 from harness.faults import FaultKind
 from harness.faults.model import Attention
-from harness.oracle.budget import Budget, budget
+from harness.oracle.budget import Budget
 from harness.paths import Path, Result
-from harness.verdict import Problem, attempt, judgeable, malformed
+from harness.verdict import Problem, attempt, handed, judgeable, malformed
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ def variations(case: DecodeCase) -> Iterator[DecodeCase]:
 
 
 def observe(path: Path, problem: Problem, device: str) -> Observation | None:
-    """Run the path on a copy of the problem's inputs; None where it raised, or where its result is
-    malformed."""
-    result = attempt(path, problem.inputs.clone().to(device))
-    if not isinstance(result, Result) or malformed(problem.inputs.to(device), result):
-        return None
-    logsumexp = None if result.logsumexp is None else result.logsumexp.cpu().double()
-    result = Result(result.output.cpu().double(), logsumexp)
-    bound = budget(problem.inputs, problem.golden, path.precision, tensor_cores=device != "cpu")
+    """Run the path on the problem; None where it raised, or where its result is malformed."""
+    with handed(problem, device) as given:
+        result = attempt(path, given.inputs)
+        if not isinstance(result, Result) or malformed(given.inputs, result):
+            return None
+        logsumexp = None if result.logsumexp is None else result.logsumexp.cpu().double()
+        result = Result(result.output.cpu().double(), logsumexp)
+    bound = problem.bound(path.precision, tensor_cores=device != "cpu")
     gold = problem.golden
     wrong = ~within(result.output, gold.output, bound.output)
     wrong_logsumexp = torch.zeros_like(wrong)

@@ -27,7 +27,7 @@ from harness.diagnosis.prediction import Prediction, predict
 from harness.faults import FAULTS, Fault, FaultKind
 from harness.faults.model import Attention
 from harness.paths import Path, Result
-from harness.verdict import Problem, attempt, judgeable, leaks, malformed
+from harness.verdict import Problem, attempt, handed, judgeable, leaks, malformed
 from harness.verdict.junk import JUNK, junk_memory
 
 MIN_FURTHER = 12  # cases after the variations, before a single suspect is named
@@ -293,19 +293,22 @@ def _pattern(seen: list[Observation], kind: FaultKind) -> Iterator[str]:
 
 def unwritten(path: Path, problem: Problem, device: str) -> bool:
     """Whether a run with junk in newly allocated memory returns that junk."""
-    inputs = problem.inputs.clone().to(device)
-    with junk_memory(device):
-        result = attempt(path, inputs)
-    if not isinstance(result, Result) or malformed(inputs, result):
-        return False
-    output = result.output.contiguous()
+    with handed(problem, device) as given:
+        with junk_memory(device):
+            result = attempt(path, given.inputs)
+        if not isinstance(result, Result) or malformed(given.inputs, result):
+            return False
+        output = result.output.clone(memory_format=torch.contiguous_format)
     pattern = output.view(torch.uint8).unflatten(-1, (-1, output.element_size())) == JUNK
     return bool(pattern.all(-1).any())
 
 
 def _unexplained(path: Path, problem: Problem, device: str) -> tuple[str, ...]:
     """The evidence where no row is further off than rounding, so that an exact relation failed."""
-    result = attempt(path, problem.inputs.clone().to(device))
+    with handed(problem, device) as given:
+        result = attempt(path, given.inputs)
+        if isinstance(result, Result):
+            result = Result(result.output.clone())
     if isinstance(result, Result) and leaks(path, problem, result, device):
         return ("slots that no query may attend change the output, by less than rounding",)
     return ("the numbers are within rounding",)

@@ -1,6 +1,6 @@
 """The tensors of a case, which have the same bits on every device, and those of a loop."""
 
-from harness.inputs.drawing import LEVER, LOW, NEEDLE, free_slots, make_inputs, with_tail
+from harness.inputs.drawing import LEVER, LOW, NEEDLE, free_slots, make_inputs, redraw, with_tail
 from harness.inputs.loop import LEFT, PERIOD, LoopInputs, Stage
 from harness.inputs.tensors import Inputs, store
 
@@ -15,6 +15,7 @@ __all__ = [
     "Stage",
     "free_slots",
     "make_inputs",
+    "redraw",
     "store",
     "with_tail",
 ]

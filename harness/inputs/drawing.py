@@ -4,7 +4,7 @@ pieces, so that little memory is needed beside them."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ def make_inputs(case: DecodeCase) -> Inputs:
 
     query = normal(case.batch, case.heads, case.q_len, case.head_dim)
     _shape_query(case, query)
-    key_buffer = _drawn(case, case.head_dim, _shaped_keys, generator)
-    value_buffer = _drawn(case, case.value_dim, _shaped_values, generator)
+    key_buffer, value_buffer = _buffer(case, case.head_dim), _buffer(case, case.value_dim)
+    _draw_caches(case, key_buffer, value_buffer, generator)
     parameters = {
         kind.parameter.name: kind.parameter.make(case.heads, case.scores[kind.name], normal)
         for kind in case.score_kinds
@@ -67,6 +67,21 @@ def with_tail(inputs: Inputs, tail: str) -> Inputs:
     return inputs
 
 
+def redraw(inputs: Inputs) -> None:
+    """Overwrite drawn inputs, wherever a path wrote into them, with the bits that they had."""
+    case = inputs.case
+    generator = torch.Generator().manual_seed(case.seed)
+    query = torch.randn(inputs.query.shape, generator=generator)
+    _shape_query(case, query)
+    inputs.query.copy_(query)
+    inputs.input_pos.copy_(torch.tensor(case.input_pos))
+    for buffer in (inputs.key_buffer, inputs.value_buffer):
+        buffer.fill_(torch.nan)  # What is not the cache holds NaN in every layout.
+    _draw_caches(case, inputs.key_buffer, inputs.value_buffer, generator)
+    _fill_tail(inputs, None)
+    _plant_needle(inputs)
+
+
 def free_slots(case: DecodeCase) -> Tensor:
     """The slots whose content is free, bool ``[B, S]``: the tail, less slots that another sequence
     attends where sequences share storage."""
@@ -77,22 +92,21 @@ def free_slots(case: DecodeCase) -> Tensor:
 Pieces = Iterable[Piece]
 
 
-def _drawn(
-    case: DecodeCase,
-    width: int,
-    shaped: Callable[[DecodeCase, Pieces], Pieces],
-    generator: torch.Generator,
-) -> Tensor:
-    """A buffer in the case's layout, with a cache ``[B, Hkv, S, width]`` of drawn numbers."""
+def _buffer(case: DecodeCase, width: int) -> Tensor:
     shape = (case.batch, case.kv_heads, case.cache_len, width)
     like = torch.empty((), dtype=getattr(torch, case.dtype)).expand(shape)
-    buffer = case.layout_kind.allocate(like)
-    cache = _stored(case, buffer)
-    for (b, h, slots), numbers in shaped(case, normal_pieces(shape, generator)):
-        # Where sequences share storage, it holds the first one's numbers.
-        if b.start < cache.size(0):
-            cache[b, h, slots] = numbers[: cache.size(0)]
-    return buffer
+    return case.layout_kind.allocate(like)
+
+
+def _draw_caches(case: DecodeCase, key: Tensor, value: Tensor, generator: torch.Generator) -> None:
+    """Write drawn numbers into the caches in two buffers."""
+    for buffer, shaped in ((key, _shaped_keys), (value, _shaped_values)):
+        cache = _stored(case, buffer)
+        shape = (case.batch, case.kv_heads, case.cache_len, cache.size(-1))
+        for (b, h, slots), numbers in shaped(case, normal_pieces(shape, generator)):
+            # Where sequences share storage, it holds the first one's numbers.
+            if b.start < cache.size(0):
+                cache[b, h, slots] = numbers[: cache.size(0)]
 
 
 def _stored(case: DecodeCase, buffer: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.case import LAYOUTS, SCORES, DecodeCase, stated
+from harness.inputs.checksum import checksum
 
 
 @dataclass
@@ -74,6 +75,11 @@ class Inputs:
         values: dict[str, Any] = {name: change(value) for name, value in self.tensors.items()}
         parameters = {name: values.pop(name) for name in self.parameters}
         return dataclasses.replace(self, **values, parameters=parameters)
+
+    def checksums(self) -> dict[str, int]:
+        """A checksum of each cache's buffer (on the CPU), by name."""
+        buffers = {"key_buffer": self.key_buffer, "value_buffer": self.value_buffer}
+        return {name: checksum(buffer) for name, buffer in buffers.items()}
 
     def to(self, device: str | torch.device) -> Inputs:
         """The same bits on another device."""

@@ -1,5 +1,6 @@
 """Verdicts: how a path is judged on a case, in one word and with the evidence for it."""
 
+from harness.verdict.handing import handed
 from harness.verdict.judgement import Finding, Judgement, Problem, Verdict, judgeable
 from harness.verdict.judging import (
     attempt,
@@ -29,6 +30,7 @@ __all__ = [
     "compare",
     "differs",
     "errors_of",
+    "handed",
     "inexact",
     "judge",
     "judge_loop",

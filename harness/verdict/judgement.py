@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from harness.case import DecodeCase, InvalidCase
 from harness.inputs import Inputs, make_inputs
+from harness.oracle.budget import Budget, Precision, budget
 from harness.oracle.error import Error
 from harness.oracle.golden import Golden, golden
 
@@ -64,6 +67,9 @@ class Problem:
     case: DecodeCase
     inputs: Inputs
     golden: Golden
+    _bounds: dict[tuple[Precision, bool], Budget] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, case: DecodeCase) -> Problem:
@@ -72,12 +78,29 @@ class Problem:
         Raises:
             InvalidCase: where no implementation can be judged on the case, see ``golden``.
         """
-        return cls.given(make_inputs(case))
+        inputs = make_inputs(case)
+        return cls(case, inputs, golden(inputs))
 
     @classmethod
     def given(cls, inputs: Inputs) -> Problem:
-        """The problem of inputs that were made already; raises as ``of`` does."""
+        """The problem of inputs that may have been changed since they were drawn; raises as ``of``
+        does."""
+        inputs = dataclasses.replace(inputs, tail_draws=None)
         return cls(inputs.case, inputs, golden(inputs))
+
+    def bound(self, precision: Precision, *, tensor_cores: bool = False) -> Budget:
+        """The rounding budget for a declared precision, computed once."""
+        key = precision, tensor_cores
+        if key not in self._bounds:
+            self._bounds[key] = budget(
+                self.inputs, self.golden, precision, tensor_cores=tensor_cores
+            )
+        return self._bounds[key]
+
+    @functools.cached_property
+    def checksums(self) -> dict[str, int]:
+        """Those of the inputs' caches, computed once."""
+        return self.inputs.checksums()
 
 
 def judgeable(cases: Iterable[DecodeCase]) -> Iterator[Problem]:

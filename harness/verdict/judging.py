@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from harness.case.visible import tail, visible_slots
-from harness.inputs import Inputs, make_inputs
-from harness.oracle.budget import Budget, budget
+from harness.inputs import Inputs
+from harness.oracle.budget import Budget
 from harness.oracle.error import Error, measure
 from harness.oracle.golden import Golden
 from harness.paths import Path, Result
 from harness.support.frames import raised_at
+from harness.verdict.handing import changed_tensors, handed, with_other_tail
 from harness.verdict.judgement import Finding, Judgement, Problem, Verdict, Violation
 from harness.verdict.junk import junk_memory
 from harness.verdict.process_state import kept_settings
@@ -36,20 +37,18 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     case = problem.case
     if reason := path.unsupported(case, device):
         return Judgement(path.name, case, device, (Finding(Verdict.UNSUPPORTED, reason),))
-    before = problem.inputs.to(device)
-    # The path gets a copy, since on the CPU a path that writes into its inputs would otherwise
-    # change the problem for the other paths.
-    inputs = before.clone()
     changed: list[str] = []
-    result = attempt(path, inputs, changed)
-    if isinstance(result, Finding):
-        return Judgement(path.name, case, device, (result,))
-    findings = mutations(before, inputs)
-    findings += [Finding(Verdict.MUTATED, f"changed {setting}") for setting in changed]
-    if wrong := malformed(before, result):
-        return Judgement(path.name, case, device, (*findings, *wrong))
-    # The output is copied, since a path may return a buffer that its next call overwrites.
-    result = dataclasses.replace(result, output=result.output.detach().clone())
+    with handed(problem, device) as given:
+        result = attempt(path, given.inputs, changed)
+        if isinstance(result, Finding):
+            return Judgement(path.name, case, device, (result,))
+        findings = given.mutations()
+        findings += [Finding(Verdict.MUTATED, f"changed {setting}") for setting in changed]
+        if wrong := malformed(given.inputs, result):
+            return Judgement(path.name, case, device, (*findings, *wrong))
+        # The output is copied, since it may lie in an input, or in a buffer that the path's next
+        # call overwrites.
+        result = dataclasses.replace(result, output=result.output.detach().clone())
     findings += nonfinite(result)
     findings += leaks(path, problem, result, device)
     findings += changes_on_repeat(path, problem, result, device)
@@ -109,9 +108,8 @@ def _cause(error: BaseException) -> BaseException:
 
 def errors_of(path: Path, problem: Problem, result: Result) -> dict[str, Error]:
     """The errors, against golden, of the output and of the logsumexp where the path returns one."""
-    gold, on_gpu = problem.golden, result.output.is_cuda
-    bound = budget(problem.inputs, gold, path.precision, tensor_cores=on_gpu)
-    return compare(result, gold, bound)
+    bound = problem.bound(path.precision, tensor_cores=result.output.is_cuda)
+    return compare(result, problem.golden, bound)
 
 
 def compare(result: Result, wanted: Golden | Result, bound: Budget) -> dict[str, Error]:
@@ -169,11 +167,7 @@ def inexact(path: Path, problem: Problem, result: Result) -> list[Finding]:
 
 def mutations(before: Inputs, after: Inputs) -> list[Finding]:
     """A finding for each input tensor whose bits the path changed."""
-    changed = [
-        name
-        for name, tensor in after.tensors.items()
-        if not _same_bits(before.tensors[name], tensor)
-    ]
+    changed = changed_tensors(before, after)
     return [Finding(Verdict.MUTATED, f"changed its input {name}") for name in changed]
 
 
@@ -212,20 +206,18 @@ def leaks(path: Path, problem: Problem, result: Result, device: str) -> list[Fin
     case = problem.case
     if not tail(case).any():
         return []
-    other = case.replace(tail=case.tail_kind.other)
-    second = attempt(path, make_inputs(other).to(device))
-    what = f"the tail changed from {case.tail} to {other.tail}"
-    return differs(Verdict.LEAK, what, result, second)
+    what = f"the tail changed from {case.tail} to {case.tail_kind.other}"
+    with with_other_tail(problem, device) as inputs:
+        return differs(Verdict.LEAK, what, result, attempt(path, inputs))
 
 
 def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
     """A finding where a second run, with junk in newly allocated memory, gives other bits."""
-    inputs = problem.inputs.to(device).clone()
-    with junk_memory(device):
-        second = attempt(path, inputs)
-    return differs(
-        Verdict.NONDETERMINISTIC, "a second run, with junk in new memory", result, second
-    )
+    what = "a second run, with junk in new memory"
+    with handed(problem, device) as given:
+        with junk_memory(device):
+            second = attempt(path, given.inputs)
+        return differs(Verdict.NONDETERMINISTIC, what, result, second)
 
 
 def differs(verdict: Verdict, what: str, first: Result, second: Result | Finding) -> list[Finding]:
@@ -244,10 +236,6 @@ def differs(verdict: Verdict, what: str, first: Result, second: Result | Finding
 def _line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
 
 
 def _where(bad: Tensor) -> str:
