@@ -22,7 +22,7 @@ FEATURES = {
     "scale": "option scale, instead of 1 / sqrt(D)",
     "value_dim": "Dv != D",
     "strided": "caches that are not contiguous, with stride 1 over D",
-    "nonfinite_tail": "slots that no query attends may hold inf and NaN",
+    "nonfinite_tail": "slots that were never written may hold inf and NaN",
 }
 _NEEDED: dict[str, Callable[[DecodeCase], bool]] = {
     "gqa": lambda case: case.heads != case.kv_heads,

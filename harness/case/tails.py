@@ -17,8 +17,9 @@ Fill = float | Literal["normal", "max"]
 class TailKind:
     """What the tail's slots hold: ``key`` and ``value``.
 
-    Every path must ignore a ``finite`` tail. ``other`` is the tail that replaces this one to see
-    whether the output changes."""
+    Every path must ignore a ``finite`` tail. In one that is not, slots that were written once hold
+    ``POISON`` in keys and values. ``other`` is the tail that replaces this one to see whether the
+    output changes."""
 
     name: str
     key: Fill

@@ -77,3 +77,10 @@ def tail(case: DecodeCase) -> Tensor:
     """The tail, bool ``[B, S]``: the slots that no query of the sequence may attend."""
     rows = [~attended(case, b) for b in range(case.batch)]
     return torch.stack(rows) if rows else torch.empty(0, case.cache_len, dtype=torch.bool)
+
+
+def written(case: DecodeCase) -> Tensor:
+    """Bool ``[B, S]``: the slots up to each sequence's newest token. The tail's slots among them
+    were written once, and left since, for example by a window."""
+    newest = [position + case.q_len - 1 if position >= 0 else -1 for position in case.input_pos]
+    return torch.arange(case.cache_len) <= torch.tensor(newest, dtype=torch.int64)[:, None]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from harness.case import DecodeCase
 from harness.case.fields import Spec
-from harness.case.tails import Fill, TailKind
-from harness.case.visible import tail
+from harness.case.tails import POISON, Fill, TailKind
+from harness.case.visible import tail, written
 from harness.inputs.pieces import Piece, normal_pieces
 from harness.inputs.tensors import Inputs, TailDraws
 
@@ -184,6 +184,12 @@ def _fill_tail(inputs: Inputs, before: TailKind | None) -> None:
         start = draws.after_keys if fill.key == "normal" else draws.keys
         assert start is not None
         _overwrite(_stored(case, inputs.value_buffer), unused, fill.value, start.clone_state())
+    if not fill.finite:
+        # What was written once is finite, for example what a window has left behind.
+        once = written(case)
+        left = unused & (once.any(dim=0) if case.layout_kind.shared else once)
+        for buffer in (inputs.key_buffer, inputs.value_buffer):
+            _overwrite(_stored(case, buffer), left, POISON, draws.keys)
 
 
 def _overwrite(cache: Tensor, unused: Tensor, fill: Fill, generator: torch.Generator) -> None:

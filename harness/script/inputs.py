@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from harness.case import TAILS, DecodeCase
 from harness.case.fields import Spec
 from harness.case.scores import Parameter
-from harness.case.tails import Fill
-from harness.case.visible import tail
+from harness.case.tails import POISON, Fill
+from harness.case.visible import tail, written
 from harness.inputs import LEVER, LOW, NEEDLE
-from harness.script.text import integers
+from harness.script.text import both, integers
 
 _NORMAL = "randn"
 
@@ -88,6 +88,7 @@ def filled(case: DecodeCase) -> Iterator[str]:
         if case.layout_kind.shared:
             yield "free = tail.all(0, keepdim=True)"
         yield from _fill(case, _text(case.tail_kind.key), _text(case.tail_kind.value))
+        yield from _written(case)
     yield from _needle(case)
 
 
@@ -111,6 +112,16 @@ def _fill(case: DecodeCase, key: str, value: str) -> Iterator[str]:
             yield f"{name} = torch.where({free}, {old}, {name})"
         elif fill:
             yield f"{name} = {name}.masked_fill({free}, {fill})"
+
+
+def _written(case: DecodeCase) -> Iterator[str]:
+    """Statements that make slots of the tail finite which were written once."""
+    if case.tail_kind.finite or not (tail(case) & written(case)).any():
+        return
+    yield "# What was written once is finite."
+    yield "written = torch.arange(S)[:, None] < (pos + Q * (pos >= 0)).view(B, 1, 1, 1)"
+    left = "free & written.any(0, keepdim=True)" if case.layout_kind.shared else "tail & written"
+    yield from both("key, value", f"x.masked_fill({left}, {POISON})")
 
 
 def _needle(case: DecodeCase) -> Iterator[str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from harness.case import DTYPES, LAYOUTS, TAILS, DecodeCase
+from harness.case.tails import POISON
 from harness.case.visible import tail, visible_slots
 from harness.inputs import Inputs, make_inputs, pieces, with_tail
 from harness.paths.masks import mask_mod
@@ -43,6 +44,19 @@ def test_a_shared_cache_is_not_poisoned_where_another_sequence_attends() -> None
     inputs = make_inputs(DecodeCase.from_text("S=20,pos=5/12,layout=expanded,tail=poison"))
     assert (inputs.value_cache[0, 0, :13] != 1e4).all()
     assert (inputs.value_cache[0, 0, 13:] == 1e4).all()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "expanded", "stepped"])
+@pytest.mark.parametrize("tail", ["nan", "inf"])
+def test_slots_that_were_written_once_are_finite(tail: str, layout: str) -> None:
+    """What a window has left behind, in a tail that is not finite where nobody ever wrote."""
+    text = f"S=9,pos=4/-1/6,D=16,Q=2,mask=window:2,tail={tail},layout={layout}"
+    inputs = make_inputs(DecodeCase.from_text(text))
+    unwritten = [[8]] * 3 if layout == "expanded" else [[6, 7, 8], [*range(9)], [8]]
+    for cache in (inputs.key_cache, inputs.value_cache):
+        found = [[j for j in range(9) if not cache[b, 0, j].isfinite().any()] for b in range(3)]
+        assert found == unwritten
+        assert (cache[2, 0, :3] == POISON).all()
 
 
 def test_positions_change_no_drawn_number() -> None:

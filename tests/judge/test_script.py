@@ -26,7 +26,8 @@ CASES = [
     "S=200,pos=99,B=2,H=4,mask=prefix:120,tail=max,layout=wider,dtype=fp16,recipe=kv-blocks",
     "S=200,pos=99/3,mask=document:20,tail=poison,layout=stepped,logits=equal,views=inside",
     "S=200,pos=99,layout=longer,logits=huge,recipe=row,scale=0.3,block=32/64",
-    "S=200,pos=99/3,layout=stacked,logits=low,probe=needle:150,tail=inf",
+    "S=200,pos=99/3,layout=stacked,logits=low,probe=needle:150,tail=inf,mask=window:4",
+    "S=40,pos=30/-1/9,D=16,mask=window:4,tail=nan,layout=expanded",
     "S=200,pos=99/3,layout=bshd,logits=x5,probe=uniform",
 ]
 
