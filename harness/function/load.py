@@ -7,8 +7,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from types import ModuleType
@@ -39,13 +39,15 @@ class TargetPath(Path):
     """A user's function as a path.
 
     The function returns one tensor; a tuple, which from other paths is an output with a logsumexp,
-    is malformed here. Each call runs within ``watch()``."""
+    is malformed here. Each call runs within ``within``, the first the outermost."""
 
-    watch: Callable[[], AbstractContextManager[None]] = nullcontext
+    within: Sequence[Callable[[], AbstractContextManager[None]]] = ()
 
     def __call__(self, inputs: Inputs) -> Result:
         call = self.bound(inputs)
-        with torch.no_grad(), self.watch():
+        with torch.no_grad(), ExitStack() as stack:
+            for context in self.within:
+                stack.enter_context(context())
             return Result(call())
 
 
@@ -54,9 +56,9 @@ def target_path(
     function: Function,
     domain: Domain,
     precision: Precision,
-    watch: Callable[[], AbstractContextManager[None]] = nullcontext,
+    within: Sequence[Callable[[], AbstractContextManager[None]]] = (),
 ) -> TargetPath:
-    """A path that calls ``function`` within ``watch()`` and takes the cases of ``domain``."""
+    """A path that calls ``function`` within ``within`` and takes the cases of ``domain``."""
 
     def call(options: dict[str, Any], **tensors: Tensor) -> Tensor:
         return function(*(tensors[name] for name in ARGUMENTS), **options)
@@ -73,7 +75,7 @@ def target_path(
         ignores="any" if "nonfinite_tail" in domain.features else "finite",
         precision=precision,
         flex=False,
-        watch=watch,
+        within=within,
     )
 
 

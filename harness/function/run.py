@@ -135,7 +135,8 @@ class Outcome:
 
 @dataclass
 class LocalRunner:
-    """Loads a target and runs it in this process; ``write_down`` gets each case before it runs.
+    """Loads a target and runs it in this process; ``write_down`` gets each case before it runs, and
+    each call of a function is made within ``around()``.
 
     Raises:
         TargetError: where the target cannot be loaded, or declares something unknown.
@@ -143,6 +144,7 @@ class LocalRunner:
 
     spec: TargetSpec
     write_down: Callable[[DecodeCase], None] = lambda case: None
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
     block: int = BLOCKS[0]
     paths: dict[str, Path] = field(init=False)
     facts: Facts = field(init=False)
@@ -163,11 +165,13 @@ class LocalRunner:
             raise TargetError(str(error)) from None
         check_signature(function, domain)
         precisions = declared.precisions()
-        watch: Callable[[], AbstractContextManager[None]] = nullcontext
+        within = [self.around]
         if spec.triton:
-            from harness.function.sanitizer import sanitized as watch
+            from harness.function.sanitizer import sanitized
+
+            within.append(sanitized)
         self.paths = {
-            dtype: target_path(spec.target, function, domain, precision, watch)
+            dtype: target_path(spec.target, function, domain, precision, within)
             for dtype, precision in precisions.items()
         }
         seen = hints(function, domain.features)

@@ -22,19 +22,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.case import DecodeCase
+from harness.function.limits import GRACE, OWN_SECONDS, MemoryLimit, TimeLimit
 from harness.function.load import TargetError
 from harness.function.run import Facts, LocalRunner, Outcome, TargetSpec, poisoned
 from harness.support.frames import where
 from harness.verdict import Finding, Verdict
 
-# A child ends itself so many seconds after its time limit, since its parent may have been killed.
-_GRACE = 30
 _LOAD_TIMEOUT = 300.0
 _EXPLAIN_TIMEOUT = 120.0
 # Of what the target writes to stderr, so many bytes are kept, and of a crash so many lines of so
@@ -47,11 +46,6 @@ _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (\S+)$', re.M)
 _FAULTHANDLER = re.compile(
     r"Fatal Python error: |(Current thread|Thread) 0x|Extension modules: |  <no Python |  \.\.\.$"
 )
-# A target gets this much address space beyond what the child has when it starts, or half of the
-# machine's memory where that is less. There is more for each thread, which reserves an arena of
-# addresses without using it.
-_MEMORY = 4 * 2**30
-_MEMORY_PER_THREAD = 256 * 2**20
 # Why a child leaves by itself, which it writes into memory that it shares with the nursery, since
 # the target may end it with any status.
 _AT_WORK, _DONE, _SPOILT = 0, 1, 2
@@ -142,7 +136,20 @@ class Worker:
             self._channel.send((case, limit, outcome, brief))
         except OSError:
             raise TargetError("the worker process is gone") from None
-        return self._receive(limit)
+        return self._answer(limit)
+
+    def _answer(self, limit: float) -> dict[str, Any] | None:
+        """The answer to what was asked; None where it takes longer than ``limit`` seconds, less
+        those in which the child says that the target does not run."""
+        counts, left = True, limit
+        while True:
+            start = time.monotonic()
+            reply = self._receive(left if counts else OWN_SECONDS)
+            if counts:
+                left = max(0.0, left - (time.monotonic() - start))
+            if reply is None or "runs" not in reply:
+                return reply
+            counts = reply["runs"]
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
@@ -186,7 +193,7 @@ class Worker:
         self._child = None
         # The child's answer may have come just before it was killed; the nursery's message about
         # its death then follows.
-        while (reply := self._receive(_GRACE)) is not None and "died" not in reply:
+        while (reply := self._receive(GRACE)) is not None and "died" not in reply:
             pass
 
     def _death(self, status: int) -> Outcome:
@@ -243,7 +250,7 @@ def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap) -> None:
     """Load the target and run cases; then leave the process, having said why in ``leaves``: the
     target cannot be loaded or the parent is gone, or the process is spoilt and needs a
     successor."""
-    _limit_memory(spec)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     faulthandler.enable()
 
@@ -254,8 +261,16 @@ def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap) -> None:
         leaves[0] = why
         os._exit(0)
 
+    memory, clock = MemoryLimit(spec.device), TimeLimit(lambda runs: send({"runs": runs}))
+
+    @contextlib.contextmanager
+    def limited() -> Iterator[None]:
+        with clock(), memory():
+            yield
+
     try:
-        runner = LocalRunner(spec)
+        with memory():
+            runner = LocalRunner(spec, around=limited)
     except TargetError as error:
         send({"refused": str(error)})
         leave(_DONE)
@@ -265,7 +280,8 @@ def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap) -> None:
             case, limit, known, brief = channel.recv()
         except EOFError:
             leave(_DONE)
-        signal.alarm(int(limit) + _GRACE)
+        memory.begin()
+        clock.begin(case, limit)
         spoilt = False
         try:
             outcome = runner.diagnosed(case, known, brief=brief) if known else runner.run(case)
@@ -275,24 +291,8 @@ def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap) -> None:
             # What a target broke in the process may raise only while its result is judged.
             text = f"its result cannot be judged: {type(error).__name__}: {error}"
             outcome, spoilt = _found(Verdict.ERROR, text.splitlines()[0]), True
-        signal.alarm(0)
+        clock.end()
         spoilt = spoilt or poisoned(spec.device)
         send({"outcome": outcome.to_values()})
         if spoilt:
             leave(_SPOILT)
-
-
-def _limit_memory(spec: TargetSpec) -> None:
-    """Limit the address space, so that a target that exhausts memory fails and not the machine."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    statm = Path("/proc/self/statm")
-    # There is no limit on CUDA, which reserves more addresses than there is memory.
-    if spec.device != "cpu" or not statm.exists():
-        return
-    page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-    threads = _MEMORY_PER_THREAD * (os.cpu_count() or 1)
-    used = int(statm.read_text(encoding="ascii").split()[0]) * page
-    limit = used + threads + min(_MEMORY, page * pages // 2)
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

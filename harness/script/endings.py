@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from harness.case import DecodeCase
+from harness.function.limits import MEMORY
 from harness.script.inputs import parameters
 from harness.script.text import bracketed
 from harness.verdict import Verdict
 
 _RETURNED = 42
-_MEMORY = 4 * 2**30
 
 
 def crash() -> Iterator[str]:
@@ -33,7 +33,7 @@ def ending(verdict: Verdict, timeout: float, device: str, others: Iterable[str])
     if verdict is Verdict.OOM and device == "cpu":
         yield 'with open("/proc/self/statm") as file:'
         yield "    used = int(file.read().split()[0]) * resource.getpagesize()"
-        yield f"limit = used + {_MEMORY}  # of addresses, in bytes"
+        yield f"limit = used + {MEMORY}  # of addresses, in bytes"
         yield "hard = resource.getrlimit(resource.RLIMIT_AS)[1]"
         yield "resource.setrlimit(resource.RLIMIT_AS, (limit, hard))"
     yield "call(key, value)"

@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from harness.case.features import FEATURES
+from harness.function.limits import MEMORY, MEMORY_PER_THREAD
 
 
 def sound(
@@ -222,6 +224,10 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
+def _reserves(size: int) -> Callable[[Tensor], object]:
+    return lambda cache: torch.empty(size, dtype=torch.uint8)
+
+
 # By the number of slots, so that one worker lives through all of them.
 FAULTS = {
     101: lambda cache: ctypes.string_at(0),
@@ -246,9 +252,14 @@ FAULTS = {
     120: lambda cache: sys.exit(0),
     121: _says_and_aborts,
 }
+LARGE_FAULTS = {
+    2**20: _reserves(MEMORY // 2),
+    2**20 - 1: _reserves(MEMORY + (os.cpu_count() or 1) * MEMORY_PER_THREAD + 2**30),
+    2**20 - 2: lambda cache: time.sleep(600),
+}
 
 
 def by_length(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """The fault of this number of slots, then a sound result."""
-    FAULTS.get(k.size(2), lambda cache: None)(k)
+    (FAULTS | LARGE_FAULTS).get(k.size(2), lambda cache: None)(k)
     return sound(q, k, v, p)
