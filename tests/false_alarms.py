@@ -15,7 +15,7 @@ import torch
 from harness.case import DTYPES, DecodeCase
 from harness.paths import Path
 from harness.strategies.paths import fitted, sampled_cases
-from harness.verdict import Judgement, Problem, judge
+from harness.verdict import Judgement, Problem, Verdict, judge
 from tests.support.sound import SOUND
 
 # Hypothesis draws better in many short runs than in one long one.
@@ -39,7 +39,9 @@ class Tally:
     counts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, judgement: Judgement) -> None:
-        """Count one."""
+        """Count one, unless the implementation does not take the case."""
+        if judgement.verdict is Verdict.UNSUPPORTED:
+            return
         self.verdicts += 1
         self.cases.add(judgement.case)
         key = (judgement.path, judgement.case.dtype)

@@ -14,7 +14,6 @@ from pathlib import Path as FilePath
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from harness.case.domain import Domain
@@ -23,6 +22,7 @@ from harness.inputs import Inputs
 from harness.oracle.budget import Precision
 from harness.paths import Path, Result
 from harness.paths.calls import Call
+from harness.paths.path import without_gradients
 from harness.support.frames import raised_at
 
 Function = Callable[..., Tensor]
@@ -45,7 +45,7 @@ class TargetPath(Path):
 
     def __call__(self, inputs: Inputs) -> Result:
         call = self.bound(inputs)
-        with torch.no_grad(), ExitStack() as stack:
+        with without_gradients(), ExitStack() as stack:
             for context in self.within:
                 stack.enter_context(context())
             return Result(call())

@@ -6,14 +6,18 @@ Per slot ``j`` of a row, with ``w = (|q| . |k_j|) * scale``, ``s`` the score aft
     ds           = (D + 3) u_acc w + 2 u_acc (g + |s| + b)
                    + u_score (|s| + b)             where scores are narrower than the accumulator
                    + 2 u_operand w                 where operands are narrower than the inputs
+                   + u_operand w                   where an operand dtype is declared (not TF32)
     weight_error = expm1(ds_j + sum_j p_j ds_j) + u_weight + (n + 4) u_acc   [+ u_operand]
     error        = sum_j (p_j weight_error_j + tiny_weight) |v_j| + u_out |o| + tiny_out
 
 Here ``u`` are unit roundoffs, ``p_j`` is the weight, ``v_j`` the value, ``o`` the output and ``n``
-the number of slots attended. A logit in the softmax without a value (``score=sink``) is one slot
-more in ``n``, in ``max s`` and in ``sum_j p_j ds_j``. A path may also apply it to the finished
-output, as sigmoid(logsumexp - logit): then the output is rounded once more, and the factor carries
-the error of the logsumexp. So this is added to the weight_error of all slots::
+the number of slots attended. A path that declares an operand dtype may scale the query in it before
+the product, which rounds the query once more; nothing is stored as TF32, so not there.
+
+A logit in the softmax without a value (``score=sink``) is one slot more in ``n``, in ``max s`` and
+in ``sum_j p_j ds_j``. A path may also apply it to the finished output, as sigmoid(logsumexp -
+logit): then the output is rounded once more, and the factor carries the error of the logsumexp. So
+this is added to the weight_error of all slots::
 
     column       = u_out + error(logsumexp) + 2 u_acc (|logsumexp| + |logit| + 4)
 
@@ -55,8 +59,9 @@ _TINY_OTHERWISE = 2.0**-124
 class Precision:
     """The dtypes, by long or short name, in which a path declares to compute.
 
-    None stands for the inputs' dtype. A ``weight`` of None stands for the operands' dtype where
-    that is narrower, since the weights are operands of p @ v.
+    None stands for the inputs' dtype. An ``operand`` that is declared says also that the query may
+    be scaled in that dtype before the product. A ``weight`` of None stands for the operands' dtype
+    where that is narrower, since the weights are operands of p @ v.
 
     Raises:
         ValueError: for a dtype that is not in ``UNIT_ROUNDOFF``.
@@ -77,6 +82,11 @@ class Precision:
                 )
             object.__setattr__(self, field.name, value)
 
+    @property
+    def stores_operands(self) -> bool:
+        """Whether an operand dtype is declared in which tensors can be stored, unlike TF32."""
+        return self.operand not in (None, "tf32")
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -86,6 +96,12 @@ class Budget:
 
     output: Tensor
     logsumexp: Tensor
+
+
+def largest(dtype: str) -> float:
+    """The largest finite number of a dtype in ``UNIT_ROUNDOFF``."""
+    # TF32 has the exponents of float32 and the mantissa of float16.
+    return (2 - 2.0**-10) * 2.0**127 if dtype == "tf32" else torch.finfo(getattr(torch, dtype)).max
 
 
 def tiny(dtype: str) -> float:
@@ -123,6 +139,7 @@ def budget(  # noqa: PLR0915  # one formula, term by term
     u_score = UNIT_ROUNDOFF[precision.score]
     u_score = u_score if u_score > u_accumulator else 0.0
     u_operand = UNIT_ROUNDOFF[precision.operand or case.dtype]
+    u_scaled = u_operand if precision.stores_operands else 0.0
     u_operand = u_operand if u_operand > UNIT_ROUNDOFF[case.dtype] else 0.0
     u_weight, u_output = UNIT_ROUNDOFF[weight_dtype], UNIT_ROUNDOFF[output_dtype]
     u_weight = u_weight if precision.weight else max(u_weight, u_operand)
@@ -147,7 +164,7 @@ def budget(  # noqa: PLR0915  # one formula, term by term
             size = s.abs() + chunk.intermediate
             ds = (case.head_dim + 3) * u_accumulator * chunk.product
             ds = ds + 2 * u_accumulator * (gap + size)
-            ds = ds + u_score * size + 2 * u_operand * chunk.product
+            ds = ds + u_score * size + (2 * u_operand + u_scaled) * chunk.product
             growth = p * torch.expm1(ds)
             factors = torch.stack([growth, p, attended.double()], dim=-2)
             count += attended.sum(dim=-1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.case import RECIPES, DecodeCase
 from harness.inputs import Inputs
-from harness.oracle.budget import Precision
+from harness.oracle.budget import Precision, largest
 from harness.paths import interpreted
 from harness.paths.calls import Call
 from harness.paths.compile import Compiled, why_not
@@ -70,6 +70,9 @@ class Path:
         """Why this path does not take ``case`` on any device, or None."""
         if not case.tail_kind.finite and self.ignores == "finite":
             return f"promises to ignore finite tails only, not tail={case.tail}"
+        operand = self.precision.operand
+        if case.tail_kind.value == "max" and operand and largest(operand) < largest(case.dtype):
+            return f"tail={case.tail} is beyond the range of the declared operands, {operand}"
         if case.recipe not in self.recipes:
             return f"follows recipe={' '.join(self.recipes)} only, not recipe={case.recipe}"
         return self.declines(case)
@@ -121,9 +124,15 @@ class Path:
 
     def __call__(self, inputs: Inputs) -> Result:
         call = self.bound(inputs)
-        with torch.no_grad():
+        with without_gradients():
             result = call()
         return Result(*result) if isinstance(result, tuple) else Result(result)
+
+
+def without_gradients() -> AbstractContextManager[object]:
+    """A context without gradients. Within another one it does nothing, so that a call that leaves
+    gradients on is seen outside of it."""
+    return torch.no_grad() if torch.is_grad_enabled() else nullcontext()
 
 
 _COMPILED: dict[tuple[Any, ...], Compiled] = {}

@@ -65,6 +65,7 @@ def budget_lines(
     if device != "cpu":
         u = max(u, TENSOR_CORE_ROUNDOFF)
     operand = UNIT_ROUNDOFF[precision.operand or case.dtype]
+    scaled = operand if precision.stores_operands else 0.0
     operand = operand if operand > inputs else 0.0
     weight = UNIT_ROUNDOFF[precision.weight or case.dtype]
     weight = weight if precision.weight else max(weight, operand)
@@ -82,7 +83,7 @@ def budget_lines(
     highest = "both" if with_column else "s"
     yield f"ds = (D + 3) * u * w + 2 * u * ({highest}.amax(-1, keepdim=True) - s + {size})"
     terms = [f"{_power(score)} * size"] if score > u else []
-    terms += [f"{_power(2 * operand)} * w"] if operand else []
+    terms += [f"{2 * operand + scaled!r} * w"] if operand or scaled else []
     if terms:
         yield f"ds = ds + {' + '.join(terms)}  # the precision that it declares"
     yield "ds, n = ds.masked_fill(~allowed, 0), allowed.sum(-1, keepdim=True)"

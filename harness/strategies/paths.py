@@ -230,9 +230,12 @@ def fit(case: DecodeCase, path: Path, **fixed: Any) -> DecodeCase:
     case = case.replace(**fixed)
     live = max(case.input_pos, default=-1)
     additive = [kind.text(case.scores[kind.name]) for kind in case.score_kinds if kind.additive]
+    tail = case.tail if case.tail_kind.finite else "leftovers"
+    if tail == "max" and path.precision.operand is not None:
+        tail = "poison"  # The largest number may be beyond the range of the operands.
     simpler: list[dict[str, Any]] = [
         {"recipe": "fresh"},
-        {"tail": case.tail if case.tail_kind.finite else "leftovers"},
+        {"tail": tail},
         {"score": "+".join(additive) or "none"},
         {"input_pos": (max(live, 0),) * case.batch},
     ]

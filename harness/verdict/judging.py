@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +31,9 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     """Run ``path`` on the problem and judge what it returns.
 
     The checks, in this order: inputs and settings of the process are unchanged; type, shape, dtype
-    and device are right; the output is finite; another tail changes no bit; a second run with junk
-    in the allocator changes no bit; the error is within the budget, which is 0 in rows with nothing
-    to attend; integers are summed exactly.
+    and device are right; the output is finite; a second run with junk in the allocator changes no
+    bit; another tail changes no bit; the error is within the budget, which is 0 in rows with
+    nothing to attend; integers are summed exactly.
     """
     case = problem.case
     if reason := path.unsupported(case, device):
@@ -46,12 +47,10 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
         findings += [Finding(Verdict.MUTATED, f"changed {setting}") for setting in changed]
         if wrong := malformed(given.inputs, result):
             return Judgement(path.name, case, device, (*findings, *wrong))
-        # The output is copied, since it may lie in an input, or in a buffer that the path's next
-        # call overwrites.
-        result = dataclasses.replace(result, output=result.output.detach().clone())
+        result = _kept(result)
     findings += nonfinite(result)
-    findings += leaks(path, problem, result, device)
     findings += changes_on_repeat(path, problem, result, device)
+    findings += leaks(path, problem, result, device)
     errors = errors_of(path, problem, result)
     findings += beyond_budget(errors) + inexact(path, problem, result)
     return Judgement(
@@ -183,6 +182,7 @@ def malformed(inputs: Inputs, result: Result) -> list[Finding]:
         ("dtype", output.dtype, inputs.query.dtype),
         ("device", output.device, inputs.query.device),
         ("layout", output.layout, torch.strided),
+        ("requires_grad", output.requires_grad, False),
     ]
     if result.logsumexp is not None:
         facts.append(("logsumexp's shape", tuple(result.logsumexp.shape), shape[:3]))
@@ -202,13 +202,21 @@ def nonfinite(result: Result) -> list[Finding]:
 
 
 def leaks(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
-    """A finding where other values in the tail change a bit of the output."""
+    """A finding where other values in the tail change a bit of the output; NONDETERMINISTIC where
+    the same call once more changes it as well."""
     case = problem.case
     if not tail(case).any():
         return []
-    what = f"the tail changed from {case.tail} to {case.tail_kind.other}"
     with with_other_tail(problem, device) as inputs:
-        return differs(Verdict.LEAK, what, result, attempt(path, inputs))
+        second = _kept(attempt(path, inputs))
+    what = f"the tail changed from {case.tail} to {case.tail_kind.other}"
+    found = differs(Verdict.LEAK, what, result, second)
+    if not found or isinstance(second, Finding):
+        return found
+    with with_other_tail(problem, device) as inputs:
+        third = attempt(path, inputs)
+    what = f"a second run with tail={case.tail_kind.other}"
+    return differs(Verdict.NONDETERMINISTIC, what, second, third) or found
 
 
 def changes_on_repeat(path: Path, problem: Problem, result: Result, device: str) -> list[Finding]:
@@ -231,6 +239,14 @@ def differs(verdict: Verdict, what: str, first: Result, second: Result | Finding
     if not changed.any():
         return []
     return [Finding(verdict, f"{what}: {_where(changed)} changed")]
+
+
+def _kept(result: Result | Finding) -> Any:
+    """The result with a copy of its output, since that may lie in an input, or in a buffer that the
+    path's next call overwrites; a finding as it is."""
+    if isinstance(result, Finding):
+        return result
+    return dataclasses.replace(result, output=result.output.detach().clone())
 
 
 def _line(error: BaseException) -> str:

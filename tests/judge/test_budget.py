@@ -1,5 +1,7 @@
 """The rounding budget: sound arithmetic stays within it, unsound arithmetic does not."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +14,7 @@ from harness.oracle.budget import Precision, budget
 from harness.oracle.error import measure
 from harness.oracle.golden import golden
 from harness.paths.masks import score_mod
+from harness.script.oracle import budget_lines
 
 GEOMETRIES = [
     "S=200,pos=199",
@@ -24,8 +27,9 @@ GEOMETRIES = [
 ]
 
 
-def naive(inputs: Inputs, rounded: str = "float32") -> torch.Tensor:
-    """Softmax attention in float32 by the textbook, scores rounded to another dtype if asked."""
+def naive(inputs: Inputs, rounded: str = "float32", scaled: str | None = None) -> torch.Tensor:
+    """Softmax attention in float32 by the textbook, scores rounded to another dtype if asked, or
+    operands, with the query scaled in that dtype before the product."""
     case = inputs.case
     group = case.heads // case.kv_heads
     key, value = (
@@ -33,6 +37,10 @@ def naive(inputs: Inputs, rounded: str = "float32") -> torch.Tensor:
         for cache in (inputs.key_cache, inputs.value_cache)
     )
     score = inputs.query.float() @ key.mT * case.softmax_scale
+    if scaled is not None:
+        dtype = getattr(torch, scaled)
+        key, value = key.to(dtype).float(), value.to(dtype).float()
+        score = (inputs.query.to(dtype) * case.softmax_scale).float() @ key.mT
     score = score.to(getattr(torch, rounded)).float()
     if (mod := score_mod(inputs)) is not None:
         b, h, q, kv = (
@@ -83,6 +91,39 @@ def test_rounded_scores_need_to_be_declared() -> None:
     output = naive(inputs, rounded="bfloat16")
     assert utilisation(inputs, output) > 1
     assert utilisation(inputs, output, Precision(score="bfloat16")) <= 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_query_that_is_scaled_in_its_dtype_needs_to_be_declared(dtype: str) -> None:
+    """It is rounded once more: beyond the default budget on some case, never beyond the declared
+    one, whether the inputs are of that dtype or wider."""
+    undeclared = []
+    for text in (*GEOMETRIES, *(f"S=200,pos=199,H=8,D={d},logits=x5" for d in (24, 64, 128))):
+        for inputs_dtype, seed in itertools.product((dtype, "float32"), range(5)):
+            case = DecodeCase.from_text(text).replace(dtype=inputs_dtype, seed=seed)
+            if case.scale is None:
+                case = case.replace(scale=0.3)
+            inputs = make_inputs(case)
+            output = naive(inputs, scaled=dtype)
+            assert utilisation(inputs, output, Precision(operand=dtype)) <= 1
+            if inputs_dtype == dtype:
+                undeclared.append(utilisation(inputs, output))
+    assert max(undeclared) > 1
+
+
+def test_a_script_states_the_same_budget_for_scaled_queries() -> None:
+    """The term is there where an operand dtype is declared, for TF32 it is not."""
+    case = DecodeCase.from_text("S=9,pos=8,dtype=bf16")
+    scaled, tf32, none = (
+        "".join(budget_lines(case, "cpu", Precision(operand=operand), []))
+        for operand in ("bfloat16", "tf32", None)
+    )
+    assert f"ds = ds + {2.0**-8!r} * w" in scaled
+    assert tf32 == none
+    wider = "".join(
+        budget_lines(case.replace(dtype="float32"), "cpu", Precision(operand="bf16"), [])
+    )
+    assert f"ds = ds + {3 * 2.0**-8!r} * w" in wider
 
 
 def test_rows_with_nothing_to_attend_have_no_budget() -> None:

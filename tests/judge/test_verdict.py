@@ -1,5 +1,6 @@
 """Verdicts: each can occur, each says why, and sound paths get none of the bad ones."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import torch
 
 from harness.case import DecodeCase
 from harness.inputs import Inputs
+from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path, Result
 from harness.paths.calls import Call
 from harness.script.watch import WATCHED
@@ -111,6 +113,47 @@ def test_a_buffer_that_the_next_call_overwrites_hides_nothing() -> None:
     """What was returned first is compared, not what lies there by then."""
     judgement = judge(_reads_its_last_buffer(), PROBLEM)
     assert judgement.verdict is Verdict.LEAK
+
+
+def test_an_output_that_requires_a_gradient_is_wrong() -> None:
+    """It would keep a graph alive at every step."""
+    judgement = judge(altered(lambda i, r: r.output.clone().requires_grad_()), PROBLEM)
+    assert judgement.verdict is Verdict.WRONG
+    assert judgement.findings[0].evidence == "requires_grad is True, should be False"
+
+
+@pytest.mark.parametrize("racing", [2, 3])
+def test_a_race_is_not_called_a_leak(racing: int) -> None:
+    """Whether it shows in the repeat or first in the call with another tail, which is therefore
+    run twice."""
+    calls: list[int] = []
+
+    def race(inputs: Inputs, result: Result) -> torch.Tensor:
+        calls.append(0)
+        return result.output + (0.5 if len(calls) == racing else 0)
+
+    judgement = judge(altered(race), PROBLEM)
+    assert judgement.verdict is Verdict.NONDETERMINISTIC
+    assert Verdict.LEAK not in [finding.verdict for finding in judgement.findings]
+
+
+def test_a_leak_from_a_buffer_that_the_next_call_overwrites_is_a_leak() -> None:
+    """What the call with another tail returned is compared, not what lies there by then."""
+    judgement = judge(_reads_its_last_buffer(), PROBLEM)
+    assert [f.verdict for f in judgement.findings][:1] == [Verdict.LEAK]
+
+
+@pytest.mark.parametrize("operand", ["bfloat16", "float16", "tf32"])
+def test_a_tail_beyond_the_declared_operands_is_left_out(operand: str) -> None:
+    """float32's largest number would become inf there, which is not the path's fault."""
+    path = dataclasses.replace(PATHS["full-cache"], precision=Precision(operand=operand))
+    problem = Problem.of(CASE.replace(tail="max"))
+    judgement = judge(path, problem)
+    assert judgement.verdict is Verdict.UNSUPPORTED
+    assert f"beyond the range of the declared operands, {operand}" in judgement.findings[0].evidence
+    assert judge(path, Problem.of(CASE.replace(tail="poison"))).verdict is Verdict.OK
+    same = Problem.of(CASE.replace(tail="max", dtype="float16"))
+    assert judge(path, same).verdict is Verdict.OK
 
 
 def _changes_a_setting(inputs: Inputs, result: Result) -> torch.Tensor:

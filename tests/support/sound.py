@@ -223,6 +223,19 @@ def tf32(*, normalised: bool) -> Callable[[Attention], Result]:
     return run
 
 
+def _bfloat16(x: Tensor) -> Tensor:
+    return x.bfloat16().float()
+
+
+def scaled_operands(a: Attention) -> Result:
+    """Operands of both products are bfloat16, and the query is scaled in it before the first."""
+    product = _bfloat16(_bfloat16(a.query) * a.scale) @ _bfloat16(a.key).mT
+    s = _masked(a, score_mods(a, product))
+    highest = s.amax(-1, keepdim=True)
+    p = torch.exp(s - _shift(highest))
+    return _finish(highest, p.sum(-1, keepdim=True), _bfloat16(p) @ _bfloat16(a.value))
+
+
 def _path(name: str, run: Callable[[Attention], Result], precision: Precision) -> Path:
     def function(inputs: Inputs) -> Result:
         output, logsumexp = run(Attention.of(inputs, torch.float32))
@@ -266,5 +279,6 @@ SOUND: dict[str, Path] = {
         _path("fast-exponentials", fast_exponentials, Precision()),
         _path("tf32-weights", tf32(normalised=True), _TF32),
         _path("tf32-exponentials", tf32(normalised=False), _TF32),
+        _path("scaled-operands", scaled_operands, Precision(operand="bfloat16")),
     )
 }
