@@ -199,7 +199,7 @@ def sanitized() -> Iterator[None]:
     """
     from triton.runtime import interpreter  # noqa: PLC0415  # an optional package
 
-    from harness.interpreter.arithmetic import with_bfloat16  # noqa: PLC0415  # needs it too
+    from harness.interpreter.arithmetic import with_narrow_floats  # noqa: PLC0415  # needs it too
 
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
     unwritten, launches = Unwritten(), list[Launch]()
@@ -249,7 +249,7 @@ def sanitized() -> Iterator[None]:
     original = {name: getattr(owner, name) for owner, name, _ in patches}
     undo = _patched(patches)
     try:
-        with with_bfloat16(), unwritten:
+        with with_narrow_floats(), unwritten:
             yield
     finally:
         undo()

@@ -3,7 +3,7 @@
 ``gpu``         the GPU whose kernels are generated, and what a process needs for that
 ``kernels``     inductor made to generate them: the one place that changes torch
 ``templates``   the two templates of FlexAttention: which ran, and their text rewritten
-``arithmetic``  what Triton's interpreter lacks: functions of libdevice, dots of bfloat16
+``arithmetic``  what Triton's interpreter lacks: functions of libdevice, arithmetic of 16 bits
 
 What it shows is a prediction until a GPU confirms it: see ``docs/triton.md``.
 """

@@ -1,4 +1,4 @@
-"""What Triton's interpreter lacks: the functions of libdevice, and arithmetic of bfloat16.
+"""What Triton's interpreter lacks: the functions of libdevice, and arithmetic of 16 bits.
 
 libdevice is a library of NVIDIA's that no CPU has; in the interpreter its functions are stubs that
 return None. Here they are NumPy's, in the dtype of their first argument, right to about one unit in
@@ -16,7 +16,7 @@ import numpy as np
 import triton.language as tl
 from numpy.typing import NDArray
 from triton.runtime import interpreter
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+from triton.runtime.interpreter import InterpreterBuilder, ReduceOps, ScanOps, TensorHandle
 
 Function = Callable[..., Any]
 _NEAREST = interpreter._ir.ROUNDING_MODE.RTNE
@@ -95,6 +95,7 @@ interpreted_dot = InterpreterBuilder.create_dot
 _binary_op, _unary_op = InterpreterBuilder.binary_op, InterpreterBuilder.unary_op
 _ternary_op = InterpreterBuilder.ternary_op
 _convert = interpreter._convert_float
+_sum, _extreme, _cumsum = ReduceOps.sum, ReduceOps.min_max, ScanOps.cumsum
 
 
 def create_dot(builder: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
@@ -134,31 +135,106 @@ def convert_float(numbers: Any, source: Any, target: Any, mode: Any) -> Any:
     return _convert(numbers, source, target, mode)
 
 
-def _without_bfloat16(operation: Function) -> Function:
-    """An elementwise operation of the interpreter that raises for bfloat16, on whose bits it would
-    compute as on integers."""
+# Rounded once, as a GPU rounds them: the result in float32, which has more than twice the digits,
+# rounded again to bfloat16 is the result rounded at once (Figueroa, "When is double rounding
+# innocuous?", 1995).
+_ROUNDED = (np.add, np.subtract, np.multiply, np.divide)
+_EXACT = (np.minimum, np.maximum, np.fmin, np.fmax, np.clip, np.negative, np.abs)
+_COMPARED = (
+    np.less,
+    np.less_equal,
+    np.greater,
+    np.greater_equal,
+    np.equal,
+    np.not_equal,
+)
 
-    def checked(builder: Any, *arguments: Any) -> Any:
+
+def _in_bfloat16(operation: Function) -> Function:
+    """An elementwise operation of the interpreter, with bfloat16 for what it is; the interpreter
+    computes on its bits as on integers. What no GPU has in bfloat16 raises."""
+
+    def computed(builder: Any, *arguments: Any) -> Any:
         handles = [x for x in arguments if isinstance(x, TensorHandle)]
+        function = next(x for x in arguments if not isinstance(x, TensorHandle))
         # Choosing between numbers computes nothing.
-        chooses = any(x is np.where for x in arguments)
-        if not chooses and any(handle.dtype.scalar == tl.bfloat16 for handle in handles):
-            raise NotImplementedError("arithmetic in bfloat16 is not interpreted")
-        return operation(builder, *arguments)
+        if function is np.where or all(x.dtype.scalar != tl.bfloat16 for x in handles):
+            return operation(builder, *arguments)
+        wide = (_widened(x) if isinstance(x, TensorHandle) else x for x in arguments)
+        if function in _COMPARED:
+            return operation(builder, *wide)
+        if function not in _ROUNDED + _EXACT:
+            name = getattr(function, "__name__", function)
+            raise NotImplementedError(f"{name} in bfloat16 is not interpreted")
+        return TensorHandle(rounded(operation(builder, *wide).data), tl.bfloat16)
 
-    return checked
+    return computed
 
 
-binary_op, unary_op, ternary_op = map(_without_bfloat16, (_binary_op, _unary_op, _ternary_op))
+binary_op, unary_op, ternary_op = map(_in_bfloat16, (_binary_op, _unary_op, _ternary_op))
+
+
+def reduced_sum(reduction: Any, given: Any) -> Any:
+    """``tl.sum``; of numbers of 16 bits, rounded after each addition.
+
+    A GPU adds them in their own dtype, in an order that the compiler chooses; here it is a tree,
+    which few orders beat. NumPy adds float16 in float32, and bfloat16 not at all.
+    """
+    kind = given.dtype.scalar
+    if kind not in (tl.bfloat16, tl.float16):
+        return _sum(reduction, given)
+    terms = _floats(given.handle.data, kind)
+    shape, axis = terms.shape, reduction.axis
+    terms = terms.reshape(-1) if axis is None else np.moveaxis(terms, axis, 0)
+    while len(terms) > 1:
+        # A length of Triton's tensors is a power of two.
+        terms = _floats(_stored(terms[0::2] + terms[1::2], kind), kind)
+    total = terms[0]
+    if reduction.keep_dims:
+        total = total.reshape([1] * len(shape)) if axis is None else np.expand_dims(total, axis)
+    return reduction.to_tensor(_stored(total, kind), kind)
+
+
+def reduced_extreme(reduction: Any, given: Any, *functions: Any, **named: Any) -> Any:
+    """``tl.max``, ``tl.argmin`` and their like, which compare bfloat16 as numbers."""
+    first = given[0] if isinstance(given, tuple) else given
+    if first.dtype.scalar != tl.bfloat16:
+        return _extreme(reduction, given, *functions, **named)
+    wide = reduction.to_tensor(widened(first.handle.data), tl.float32)
+    result = _extreme(reduction, wide, *functions, **named)
+
+    def narrow(tensor: Any) -> Any:
+        if tensor.dtype.scalar != tl.float32:
+            return tensor
+        return reduction.to_tensor(rounded(tensor.handle.data).reshape(tensor.shape), tl.bfloat16)
+
+    return tuple(map(narrow, result)) if isinstance(result, tuple) else narrow(result)
+
+
+def scanned_sum(scan: Any, given: Any) -> Any:
+    """``tl.cumsum``, and an error for bfloat16."""
+    if given.dtype.scalar == tl.bfloat16:
+        raise NotImplementedError("cumsum in bfloat16 is not interpreted")
+    return _cumsum(scan, given)
+
+
+def _floats(stored: NDArray[Any], kind: Any) -> NDArray[np.float32]:
+    return widened(stored) if kind == tl.bfloat16 else stored.astype(np.float32)
+
+
+def _stored(numbers: NDArray[np.float32], kind: Any) -> NDArray[Any]:
+    return rounded(numbers) if kind == tl.bfloat16 else numbers.astype(np.float16)
 
 
 @contextmanager
-def with_bfloat16() -> Iterator[None]:
-    """Within, the interpreter's bfloat16 is that of a GPU, or raises."""
+def with_narrow_floats() -> Iterator[None]:
+    """Within, bfloat16 and sums of float16 are a GPU's, or raise."""
     names = ("create_dot", "binary_op", "unary_op", "ternary_op")
     operations = {name: globals()[name] for name in names}
     with (
         mock.patch.multiple(InterpreterBuilder, **operations),
         mock.patch.object(interpreter, "_convert_float", convert_float),
+        mock.patch.multiple(ReduceOps, sum=reduced_sum, min_max=reduced_extreme),
+        mock.patch.object(ScanOps, "cumsum", scanned_sum),
     ):
         yield

@@ -179,7 +179,7 @@ def interpreting(gpu: Gpu, ran: list[Ran]) -> Iterator[None]:
                 lambda self, device_type="cuda": heuristics(self, "cuda"),
             )
         )
-        enter(arithmetic.with_bfloat16())
+        enter(arithmetic.with_narrow_floats())
         enter(mock.patch.object(triton_helpers, "set_driver_to_cpu"))
         enter(mock.patch.object(CachingAutotuner, "run", _run))
         enter(_driver(gpu))

@@ -73,13 +73,16 @@ def test_without_the_option_it_is_named(capsys: pytest.CaptureFixture[str]) -> N
     assert "active drivers" not in text
 
 
-def test_dots_in_bfloat16_are_those_of_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    """The interpreter's own are off by 1e8, without a message."""
+@pytest.mark.parametrize("name", ["dots", "sums"])
+def test_bfloat16_is_that_of_a_gpu(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The interpreter's own is off by 1e8, without a message."""
     dtype = ("--dtypes", "bf16")
-    assert check("dots", "--triton", *dtype) == cli.OK, capsys.readouterr().out
+    assert check(name, "--triton", *dtype) == cli.OK, capsys.readouterr().out
 
 
-def test_other_arithmetic_in_bfloat16_is_unsupported(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bfloat16_that_is_not_interpreted_is_unsupported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Never a verdict on wrong numbers."""
-    assert check("sums", "--triton", "--dtypes", "bf16") == cli.USAGE
-    assert "arithmetic in bfloat16 is not interpreted" in capsys.readouterr().out
+    assert check("scanned", "--triton", "--dtypes", "bf16") == cli.USAGE
+    assert "cumsum in bfloat16 is not interpreted" in capsys.readouterr().out

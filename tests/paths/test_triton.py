@@ -206,6 +206,11 @@ def test_bfloat16_is_converted_as_torch_does(interpreting: Interpreting) -> None
     assert interpreting.run("bfloat16") == {"widened": True, "rounded": True}
 
 
+def test_numbers_of_16_bits_are_rounded_after_each_operation(interpreting: Interpreting) -> None:
+    """As torch rounds them; a sum after each addition."""
+    assert interpreting.run("numbers_of_16_bits") == {"bfloat16": True, "float16": True}
+
+
 def test_torch_is_as_it_was_afterwards(interpreting: Interpreting) -> None:
     """C++ kernels can be compiled in the same process."""
     assert interpreting.run("untouched")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,26 @@ def bfloat16() -> dict[str, bool]:
             rounded.view(torch.bfloat16).float().nan_to_num(7),
         ),
     }
+
+
+def numbers_of_16_bits() -> dict[str, bool]:
+    """Whether a kernel's arithmetic in bfloat16 and float16 is torch's, bit by bit, with sums in a
+    tree."""
+    from tests.support.kernels import elementwise
+
+    same = {"bfloat16": True, "float16": True}
+    for seed, name in itertools.product(range(8), same):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = (torch.randn(128, generator=generator).to(getattr(torch, name)) for _ in range(2))
+        with arithmetic.with_narrow_floats():
+            result = elementwise(x, y)
+        total = x
+        while len(total) > 1:
+            total = total[0::2] + total[1::2]
+        pairs = [x + y, x - y, x * y, x / y, torch.maximum(x, y), torch.where(x < y, -x, x.abs())]
+        expected = torch.cat([*pairs, total, x.max()[None], x.min()[None]])
+        same[name] &= torch.equal(result, expected)
+    return same
 
 
 def untouched() -> bool:
