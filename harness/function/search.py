@@ -39,6 +39,16 @@ class Tally:
     graphs: dict[tuple[Any, ...], int] = field(default_factory=dict)
     slowest: float = 0.0
 
+    @property
+    def refused(self) -> int:
+        """How many cases were UNSUPPORTED."""
+        return self.unsupported.total()
+
+    @property
+    def mostly_unsupported(self) -> bool:
+        """Whether more cases were UNSUPPORTED than judged."""
+        return self.refused > self.examples
+
     def add(self, case: DecodeCase, outcome: Outcome, seconds: float) -> None:
         """Count one run, which took ``seconds``."""
         if outcome.invalid:

@@ -17,7 +17,7 @@ WIDTH = 100
 
 def render(result: SearchResult) -> str:
     """The result as text for a terminal, whose first word is the verdict."""
-    lines = [f"{result.verdict} {result.spec.target}"]
+    lines = [_first(result)]
     for finding in result.outcome.findings:
         lines += _wrapped(f"{finding.verdict}: {finding.evidence}")
     if result.case is not None:
@@ -30,6 +30,15 @@ def render(result: SearchResult) -> str:
         lines.append("script     the same with --script FILE writes one that needs torch alone")
     lines += _figures(result)
     return "\n".join(lines) + "\n"
+
+
+def _first(result: SearchResult) -> str:
+    """The verdict and the target; between them, where OK stands for few cases, of how many."""
+    tally = result.tally
+    if result.verdict is not Verdict.OK or not tally.mostly_unsupported:
+        return f"{result.verdict} {result.spec.target}"
+    judged = f"on {tally.examples} of {tally.examples + tally.refused} cases alone"
+    return f"OK {judged}, the others are UNSUPPORTED: {result.spec.target}"
 
 
 def _wrapped(*sentences: str, label: str = "") -> Iterator[str]:
@@ -71,6 +80,7 @@ def to_json(result: SearchResult) -> str:
         "diagnosis_text": list(outcome.sentences),
         "repro": result.repro,
         "examples": tally.examples,
+        "mostly_unsupported": tally.mostly_unsupported,
         "invalid": tally.invalid,
         "unsupported": dict(tally.unsupported),
         "features": {name: tally.features[name] for name in result.facts.domain.features},

@@ -173,6 +173,25 @@ def test_nothing_but_unsupported_is_exit_2_and_counted(
     assert "UNSUPPORTED 7 times: raised NotImplementedError: no case at all" in text
 
 
+def test_ok_on_few_of_the_cases_says_so_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In the first line, and in JSON; where most were judged, the line is as ever."""
+    file = tmp_path / "a.json"
+    assert check("seldom", "--max-examples", "30", "--json", str(file)) == cli.OK
+    found = json.loads(file.read_text())
+    judged, others = found["examples"], sum(found["unsupported"].values())
+    assert 0 < judged < others
+    assert found["mostly_unsupported"] is True
+    first = (
+        f"OK on {judged} of {judged + others} cases alone, the others are UNSUPPORTED: {TARGETS}"
+    )
+    assert capsys.readouterr().out.startswith(first)
+    assert check("base", "--max-examples", "5", "--json", str(file)) == cli.OK
+    assert json.loads(file.read_text())["mostly_unsupported"] is False
+    assert capsys.readouterr().out.startswith(f"OK {TARGETS}")
+
+
 def test_without_hypothesis_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
