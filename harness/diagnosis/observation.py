@@ -16,6 +16,8 @@ from harness.oracle.budget import Budget
 from harness.paths import Path, Result
 from harness.verdict import Problem, attempt, handed, judgeable, malformed
 
+KEPT_ELEMENTS = 2**18  # of the key cache of an observation whose dense model is kept
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -34,6 +36,11 @@ class Observation:
     def sound(self) -> Attention:
         """The dense model of the sound call on the same inputs, in float64."""
         return Attention.of(self.problem.inputs, torch.float64)
+
+    def release(self) -> None:
+        """Forget the dense model where it takes much memory; it is made again where needed."""
+        if self.problem.inputs.key_cache.numel() > KEPT_ELEMENTS:
+            self.__dict__.pop("sound", None)
 
     def wrong(self, kind: FaultKind) -> Tensor:
         """The wrong rows, bool ``[B, H, Q]``, of what a kind of fault shows in: the logsumexp for

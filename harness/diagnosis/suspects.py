@@ -7,6 +7,7 @@ named together.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from harness.diagnosis.observation import (
     variations,
     within,
 )
+from harness.diagnosis.pattern import pattern
 from harness.diagnosis.prediction import Prediction, predict
+from harness.diagnosis.smaller import fits_dense_model, smaller
 from harness.faults import FAULTS, Fault, FaultKind
 from harness.faults.model import Attention
 from harness.paths import Path, Result
-from harness.verdict import Problem, attempt, handed, judgeable, leaks, malformed
+from harness.verdict import Problem, attempt, handed, judge, judgeable, leaks, malformed
 from harness.verdict.junk import JUNK, junk_memory
 
 MIN_FURTHER = 12  # cases after the variations, before a single suspect is named
@@ -81,6 +84,9 @@ def diagnose(
         further: cases that the path supports, run to tell suspects apart, after variations of the
             problem's own case.
     """
+    if not fits_dense_model(problem.case):
+        return _of_a_smaller_case(path, problem, device, further)
+    further = filter(fits_dense_model, further)
     if unwritten(path, problem, device):
         fault = FAULTS["rows-never-written"]
         evidence = f"{fault.name}: {fault.summary}: a second run returns the junk in new memory"
@@ -103,6 +109,23 @@ def diagnose(
     return Diagnosis((), _unexplained(path, problem, device))
 
 
+def _of_a_smaller_case(
+    path: Path, problem: Problem, device: str, further: Iterable[DecodeCase]
+) -> Diagnosis:
+    """The diagnosis of the first smaller case that fails too, or else where the output is wrong."""
+    large = f"{problem.case} is too large for the fault models"
+    for small in judgeable(smaller(problem.case)):
+        judgement = judge(path, small, device)
+        if not judgement.verdict.passes and judgement.output is not None:
+            found = diagnose(path, small, device, further)
+            what = f"{large}: this is of a smaller case that fails, {small.case}"
+            return dataclasses.replace(found, evidence=(*found.evidence, what))
+    first = observe(path, problem, device)
+    wrong = first is not None and first.wrong(FaultKind.OUTPUT).any()
+    where = pattern([first], FaultKind.OUTPUT) if first is not None and wrong else ()
+    return Diagnosis((), (f"not diagnosed: {large}, and no smaller case tried fails", *where))
+
+
 def _culprits(
     path: Path, device: str, kind: FaultKind, further: Iterable[DecodeCase], seen: list[Observation]
 ) -> list[Suspect]:
@@ -113,7 +136,9 @@ def _culprits(
     exact = [Suspect(f, kind) for f in possible if f.rounding is None]
     rounding = [Suspect(f, kind) for f in possible if f.rounding is not None]
     for suspects in (exact, rounding):
-        left = [s for s in suspects if all(_explains(s, path, o) for o in seen)]
+        left = suspects
+        for observation in seen:
+            left = _left(left, path, observation)
         # Further cases may be costly to draw, so they are drawn only where suspects are left.
         if not left:
             continue
@@ -143,8 +168,15 @@ def _tell_apart(
             continue
         for observation in observe_case(path, case, device):
             seen.append(observation)
-            suspects = [s for s in suspects if _explains(s, path, observation)]
+            suspects = _left(suspects, path, observation)
     return suspects
+
+
+def _left(suspects: list[Suspect], path: Path, seen: Observation) -> list[Suspect]:
+    """The suspects that explain one more observation."""
+    left = [s for s in suspects if _explains(s, path, seen)]
+    seen.release()
+    return left
 
 
 def _differ(suspects: list[Suspect], path: Path, case: DecodeCase) -> bool:
@@ -167,7 +199,7 @@ def _differ(suspects: list[Suspect], path: Path, case: DecodeCase) -> bool:
 def _named(best: list[Suspect], seen: list[Observation], kind: FaultKind) -> Diagnosis:
     wrong = [o for o in seen if o.wrong(kind).any()]
     if not best or len(best) > MAX_TOGETHER:
-        return Diagnosis((), tuple(_pattern(wrong, kind)))
+        return Diagnosis((), tuple(pattern(wrong, kind)))
     fault = best[0].fault
     return Diagnosis(
         tuple(s.fault.name for s in best),
@@ -250,45 +282,7 @@ def _evidence(
         yield f"{names}: equal on every case tried (fit {rows})"
         yield from (f"{s.fault.name}: {s.fault.summary}" for s in best)
     if first.missed:
-        yield f"only in part: {'; '.join(_pattern(wrong, kind))}"
-
-
-def _listed(what: str, numbers: list[int], count: int) -> str:
-    if len(numbers) == count:
-        return f"all {what}s" if count > 1 else f"the {what}"
-    shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-    return f"{what}{'s' if len(numbers) > 1 else ''} {shown} of {count}"
-
-
-def _pattern(seen: list[Observation], kind: FaultKind) -> Iterator[str]:
-    """Sentences about where outputs are wrong: sequences, heads, tokens, places in a block."""
-    first, rows = seen[0], seen[0].wrong(kind)
-    axes = [
-        _listed(what, rows.any(dim).nonzero().flatten().tolist(), size)
-        for what, dim, size in zip(
-            ("sequence", "head", "query token"), ((1, 2), (0, 2), (0, 1)), rows.shape, strict=True
-        )
-    ]
-    what = "logsumexp" if kind is FaultKind.AUXILIARY else "output"
-    yield f"{what} wrong in {', '.join(axes)} of {first.problem.case}"
-    places, right, positions = set(), set(), []
-    for observation in seen:
-        case = observation.problem.case
-        for b, position in enumerate(case.input_pos):
-            for i in range(case.q_len if position >= 0 else 0):
-                place = (position + i) % case.block_size[1]
-                if observation.wrong(kind)[b, :, i].any():
-                    places.add(place)
-                    positions.append(position + i)
-                else:
-                    right.add(place)
-    if positions:
-        yield f"first wrong position {min(positions)}"
-    if len(positions) > 1 and right - places and len(places) <= 2:
-        size = first.problem.case.block_size[1]
-        yield f"only at slot {' and '.join(map(str, sorted(places)))} of a block of {size}"
-    if positions and len({o.problem.case.dtype for o in seen}) == 1:
-        yield f"seen in {first.problem.case.dtype}"
+        yield f"only in part: {'; '.join(pattern(wrong, kind))}"
 
 
 def unwritten(path: Path, problem: Problem, device: str) -> bool:

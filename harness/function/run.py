@@ -19,6 +19,7 @@ import torch
 
 from harness.case import DTYPES, DecodeCase, InvalidCase
 from harness.case.domain import Domain, DomainError
+from harness.diagnosis.smaller import fits_dense_model
 from harness.diagnosis.suspects import Diagnosis, diagnose
 from harness.function.declarations import Declarations, hints
 from harness.function.load import TargetError, check_signature, load, target_path
@@ -237,6 +238,7 @@ class LocalRunner:
             found = found if found.evidence else diagnosis
             if diagnosis.names:
                 self.block = block
+            if diagnosis.names or not fits_dense_model(problem.case):
                 return diagnosis
         return found
 

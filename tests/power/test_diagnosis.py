@@ -1,10 +1,12 @@
 """Diagnosis: the fault behind a wrong output, or where the output is wrong."""
 
+import pytest
 import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
 from harness.case.probes import needle_slots, sweep
+from harness.diagnosis.smaller import fits_dense_model, smaller
 from harness.diagnosis.suspects import diagnose
 from harness.faults import FAULTS
 from harness.faults.mutants import MODEL, Scope, mutant
@@ -13,6 +15,7 @@ from harness.paths import PATHS, Path, Result
 from harness.verdict import Problem, Verdict, judge
 from tests.support.altered import altered, times
 
+UNMASKED = "full-cache-unmasked"
 PLAIN = Problem.of(DecodeCase.from_text("S=300,pos=200,H=4,D=16,block=64"))
 
 
@@ -122,3 +125,47 @@ def test_integers_are_summed_exactly_or_the_path_is_wrong() -> None:
     judgement = judge(altered(one_ulp), problem)
     assert judgement.verdict is Verdict.WRONG
     assert "should be exactly" in judgement.findings[0].evidence
+
+
+def test_a_smaller_case_stands_for_one_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is named by a case that fails as well, and the evidence says which."""
+    monkeypatch.setattr("harness.diagnosis.smaller.DENSE_ELEMENTS", 2**13)
+    for name, fault in (("sliced-as-reported", "no-query-offset"), (UNMASKED, "no-mask")):
+        found = diagnose(PATHS[name], PLAIN)
+        assert fault in found.names
+        assert f"{PLAIN.case} is too large for the fault models" in found.evidence[-1]
+        assert "a smaller case that fails, S=150,pos=50,D=16,block=64" in found.evidence[-1]
+
+
+def test_a_large_case_is_not_diagnosed_where_no_smaller_one_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That is said, and where the output is wrong."""
+    monkeypatch.setattr("harness.diagnosis.smaller.DENSE_ELEMENTS", 2**13)
+
+    def change(inputs: Inputs, result: Result) -> Tensor:
+        return result.output * (2 if inputs.case.cache_len == PLAIN.case.cache_len else 1)
+
+    found = diagnose(altered(change), PLAIN)
+    assert found.names == ()
+    assert found.evidence[0].startswith("not diagnosed: S=300,")
+    assert "no smaller case tried fails" in found.evidence[0]
+    assert any("wrong in the sequence, all heads" in line for line in found.evidence[1:])
+
+
+def test_smaller_cases_are_like_the_large_one() -> None:
+    """A bounded number of elements; the same mask, dtype and group, and positions inside."""
+    for text in (
+        "S=131072,pos=131000,H=32,Hkv=8,D=128,dtype=bf16,mask=window:4096",
+        "S=1048576,pos=7/1048575,H=8,Hkv=1,probe=needle:1048575",
+        "S=131072,pos=100000,Q=64,H=32,D=128,tail=poison",
+    ):
+        case = DecodeCase.from_text(text)
+        cases = list(smaller(case))
+        assert 2 <= len(cases) <= 3
+        assert not fits_dense_model(case)
+        assert all(map(fits_dense_model, cases))
+        assert {c.replace(probe="none").mask for c in cases} == {case.mask}
+        assert {(c.dtype, c.q_len, c.tail) for c in cases} == {(case.dtype, case.q_len, case.tail)}
+        assert cases[0].heads == case.heads // case.kv_heads
+        assert (cases[-1].heads, cases[-1].batch) == (case.heads, case.batch)
