@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.case import DTYPES, DecodeCase
 from harness.case.domain import HEAD_DIMS, Domain, DomainError, known_features
 from harness.case.features import FEATURES
+from harness.case.loop import STEPS, Loop, loops_from_text
 from harness.commands.options import (
     NOT_OK,
     OK,
@@ -31,7 +32,7 @@ from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
 
 if TYPE_CHECKING:
-    from harness.function.item import Runner
+    from harness.function.item import Item, Runner
     from harness.function.run import TargetSpec
     from harness.function.schedule import Source
 
@@ -73,6 +74,11 @@ def add(commands: Any) -> None:
     add("--timeout", type=seconds, metavar="S", help=limit)
     add("--seed", type=whole(), metavar="N", help="of the search (default 0)")
     add("--case", metavar="ID", help="run this case alone")
+    forms = " ".join(kind.form for kind in STEPS.values())
+    add("--calls", metavar="STEPS", help=f"after --case, further calls on its tensors: {forms}")
+    add("--after", metavar="LOOPS", help="cases and calls, joined by ;, that come before --case")
+    hint = "a call may overwrite the output of an earlier one; replaces the attribute"
+    add("--reuses-output", action="store_true", default=None, help=hint)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,16 +87,18 @@ def run(arguments: argparse.Namespace) -> int:
     case = None if arguments.case is None else DecodeCase.from_text(arguments.case)
     if case is not None and arguments.compile:
         case = case.replace(mode="compiled")
+    item = None if case is None else _item(case, arguments.calls, arguments.after)
     compiled = arguments.compile or (case is not None and case.mode != "eager")
     slow = compiled or arguments.triton
     examples = arguments.max_examples or (_SLOW_EXAMPLES if slow else _EXAMPLES)
     timeout = arguments.timeout or (_SLOW_TIMEOUT if slow else _TIMEOUT)
     if arguments.triton:
         _require_triton()
-    spec = _spec(arguments, case)
+    spec = _spec(arguments, item)
     if case is None:
         _require_hypothesis()
 
+    from harness.function.calls import Calls
     from harness.function.load import TargetError
     from harness.function.search import check
     from harness.function.text import render, to_json
@@ -101,13 +109,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with _runner(spec, arguments.no_isolation, timeout) as runner:
             domain = runner.facts.domain
-            if case is not None and (reason := domain.refuses(case)):
-                raise UsageError(f"--case: {reason}")
+            for named in item.cases if item is not None else ():
+                if reason := domain.refuses(named):
+                    raise UsageError(f"{'--case' if named == case else '--after'}: {reason}")
             seed, compiles = arguments.seed or 0, arguments.compile
             result = check(
                 spec,
                 runner,
-                _one(case) if case is not None else _drawn(domain, seed, examples, compiles),
+                _one(item) if item is not None else _drawn(domain, seed, examples, compiles),
                 progress,
                 seconds=arguments.seconds,
                 shrinks=case is None,
@@ -118,7 +127,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(render(result), end="")
     if arguments.json is not None:
         write_atomically(arguments.json, to_json(result))
-    if arguments.script is not None and result.case is not None:
+    alone = not isinstance(result.item, Calls)
+    if arguments.script is not None and not alone:
+        print("--script: not written: it would show a case alone, not calls", file=sys.stderr)
+    if arguments.script is not None and result.case is not None and alone:
         text = target_script(
             spec.target,
             result.case,
@@ -129,16 +141,27 @@ def run(arguments: argparse.Namespace) -> int:
             triton=spec.triton,
         )
         write_atomically(arguments.script, text)
-    if not result.tally.examples:
+    if not result.tally.judged:
         return USAGE
     return OK if result.verdict.passes else NOT_OK
 
 
-def _spec(arguments: argparse.Namespace, case: DecodeCase | None) -> TargetSpec:
+def _item(case: DecodeCase, calls: str | None, after: str | None) -> Item:
+    from harness.function.calls import Calls
+    from harness.function.item import Single
+
+    if calls is None and after is None:
+        return Single(case)
+    loop = Loop.from_text(f"{case} {calls or ''}")
+    return Calls(loop, () if after is None else loops_from_text(after))
+
+
+def _spec(arguments: argparse.Namespace, item: Item | None) -> TargetSpec:
     from harness.function.declarations import Declarations
     from harness.function.run import TargetSpec
 
-    size = (case.cache_len, case.cache_len) if case is not None else arguments.cache_len
+    lengths = [case.cache_len for case in item.cases] if item is not None else []
+    size = (min(lengths), max(lengths)) if lengths else arguments.cache_len
     try:
         spec = TargetSpec(
             target=arguments.target,
@@ -149,6 +172,7 @@ def _spec(arguments: argparse.Namespace, case: DecodeCase | None) -> TargetSpec:
                 arguments.dtypes,
                 arguments.head_dims,
                 arguments.precision,
+                arguments.reuses_output,
             ),
             cache_len=size or (_TRITON_CACHE_LEN if arguments.triton else Domain.cache_len),
             triton=arguments.triton,
@@ -181,6 +205,9 @@ def _precision(text: str) -> dict[str, Any]:
 
 
 def _contradictions(arguments: argparse.Namespace) -> None:
+    for name in ("calls", "after"):
+        if getattr(arguments, name) is not None and arguments.case is None:
+            raise UsageError(f"--{name}: needs --case")
     if arguments.case is not None:
         for name in ("max_examples", "seconds", "seed", "cache_len"):
             if getattr(arguments, name) is not None:
@@ -207,11 +234,10 @@ def _require_hypothesis() -> None:
         )
 
 
-def _one(case: DecodeCase) -> list[Source]:
-    from harness.function.item import Single
+def _one(item: Item) -> list[Source]:
     from harness.function.schedule import Source
 
-    return [Source("named", 1, [Single(case)])]
+    return [Source("named", 1, [item])]
 
 
 def _drawn(domain: Domain, seed: int, examples: int, compiled: bool) -> list[Source]:
@@ -239,7 +265,7 @@ def _runner(spec: TargetSpec, here: bool, timeout: float) -> Iterator[Runner]:
     handle, name = tempfile.mkstemp(prefix="harness-check-", suffix=".txt")
     print(f"running in this process; the case that runs is always in {name}", file=sys.stderr)
 
-    def write_down(case: DecodeCase) -> None:
+    def write_down(case: DecodeCase | Loop) -> None:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{case}\n".encode(), 0)
 

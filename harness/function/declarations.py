@@ -33,7 +33,8 @@ class Declarations:
     ``supports`` are features that a case may need, ``requires`` those that every case has, and
     ``precision`` has the dtypes of its arithmetic by fields of ``Precision``, for one dtype of the
     inputs alone under that dtype's name: ``{"weight": "fp32", "bf16": {"score": "bf16"}}``. Dtypes
-    have long or short names.
+    have long or short names. With ``reuses_output``, a call may overwrite the output of an earlier
+    one.
 
     Raises:
         DomainError: for a value that a declaration does not allow; the message names both.
@@ -44,6 +45,7 @@ class Declarations:
     dtypes: tuple[str, ...] | None = None
     head_dims: tuple[int, ...] | None = None
     precision: Mapping[str, Any] | None = None
+    reuses_output: bool | None = None
 
     def __post_init__(self) -> None:
         read: dict[str, Callable[[Any], Any]] = {
@@ -52,6 +54,7 @@ class Declarations:
             "dtypes": known_dtypes,
             "head_dims": known_head_dims,
             "precision": _known_precision,
+            "reuses_output": _known_flag,
         }
         for name, known in read.items():
             if getattr(self, name) is not None:
@@ -95,26 +98,36 @@ class Declarations:
         common = {name: value for name, value in given.items() if name in ROUNDED}
         return {dtype: Precision(**common | given.get(dtype, {})) for dtype in DTYPES}
 
-    def words(self, case: DecodeCase) -> Iterator[str]:
-        """Words of a command line of ``check`` that declare as much, as far as ``case`` needs
+    def words(self, *cases: DecodeCase) -> Iterator[str]:
+        """Words of a command line of ``check`` that declare as much, as far as ``cases`` need
         it."""
         if self.supports is not None:
             yield from ("--supports", ",".join(self.supports))
         if self.requires is not None:
             yield from ("--requires", ",".join(self.requires))
         if self.dtypes is not None:
-            yield from ("--dtypes", SHORT_DTYPES[case.dtype])
+            short = dict.fromkeys(SHORT_DTYPES[case.dtype] for case in cases)
+            yield from ("--dtypes", ",".join(short))
         if self.head_dims is not None:
-            yield from ("--head-dims", str(case.head_dim))
+            head_dims = sorted({case.head_dim for case in cases})
+            yield from ("--head-dims", ",".join(map(str, head_dims)))
         if self.precision is not None:
             pairs = [f"{k}={v}" for k, v in self.precision.items() if k in ROUNDED]
             for dtype in (name for name in self.precision if name not in ROUNDED):
                 own = self.precision[dtype].items()
                 pairs += [f"{SHORT_DTYPES[dtype]}.{name}={value}" for name, value in own]
             yield from ("--precision", ",".join(pairs))
+        if self.reuses_output:
+            yield "--reuses-output"
 
 
 NAMES = tuple(field.name for field in fields(Declarations))
+
+
+def _known_flag(given: Any) -> bool:
+    if not isinstance(given, bool):
+        raise DomainError(f"reuses_output: {given!r} is not True or False")
+    return given
 
 
 def _known_precision(given: Any) -> dict[str, Any]:

@@ -6,16 +6,27 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.case import DecodeCase
-from harness.function.run import Facts, Outcome
+from harness.case.loop import Loop
+from harness.function.outcome import Outcome
+from harness.function.run import Facts
 
 
 class Runner(Protocol):
     """Runs the target on cases: ``LocalRunner`` in this process, ``Worker`` in one of its own."""
 
     facts: Facts
+    history: list[Loop]
 
-    def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
-        """Judge the target on ``case``, within ``timeout`` seconds where the runner can end it."""
+    def run(
+        self, case: DecodeCase | Loop, *, timeout: float | None = None, last_alone: bool = False
+    ) -> Outcome:
+        """Judge the target on ``case``, within ``timeout`` seconds for each call where the runner
+        can end it, and append it to ``history``, what ran in the present process so far.
+
+        With ``last_alone``, leave out all calls of a loop but the last."""
+
+    def fresh(self) -> bool:
+        """Go on in a fresh process; False where the runner has only this one, and it was used."""
 
     def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
         """``outcome`` with a diagnosis; with ``brief``, without drawing further cases."""
@@ -27,6 +38,10 @@ class Item(Protocol):
     @property
     def case(self) -> DecodeCase:
         """The case that is run, on which the item is counted and reported."""
+
+    @property
+    def cases(self) -> tuple[DecodeCase, ...]:
+        """All cases that are run, the last one ``case``."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -45,6 +60,11 @@ class Single:
 
     case: DecodeCase
     words: tuple[str, ...] = ()
+
+    @property
+    def cases(self) -> tuple[DecodeCase, ...]:
+        """The case alone."""
+        return (self.case,)
 
     def run(self, runner: Runner, *, timeout: float | None = None) -> Outcome:
         """Judge the case."""

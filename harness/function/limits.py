@@ -85,6 +85,10 @@ class TimeLimit:
         signal.alarm(self._seconds)
         self._now(runs=False)
 
+    def again(self) -> None:
+        """Another call of the same case begins, with as many seconds."""
+        signal.alarm(self._seconds)
+
     def end(self) -> None:
         """The case is over."""
         signal.alarm(0)

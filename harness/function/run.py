@@ -19,14 +19,25 @@ import torch
 
 from harness.case import DTYPES, DecodeCase, InvalidCase
 from harness.case.domain import Domain, DomainError
+from harness.case.loop import Loop
 from harness.diagnosis.smaller import fits_dense_model
 from harness.diagnosis.suspects import Diagnosis, diagnose
 from harness.function.declarations import Declarations, hints
 from harness.function.load import TargetError, check_signature, load, target_path
+from harness.function.outcome import Outcome
 from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path, Result
 from harness.support.environment import environment
-from harness.verdict import Finding, Judgement, Problem, Verdict, attempt, differs, judge
+from harness.verdict import (
+    Finding,
+    Judgement,
+    Problem,
+    Verdict,
+    attempt,
+    differs,
+    judge,
+    judge_loop,
+)
 
 # The sizes of blocks in which a kernel may go through the cache, the likeliest first.
 BLOCKS = (128, 64, 32, 16, 256)
@@ -65,12 +76,14 @@ class TargetSpec:
 @dataclass(frozen=True)
 class Facts:
     """What is known of a loaded target: the cases that it takes, its precision for each dtype of
-    the inputs, where it runs, and hints at what it may have meant to declare."""
+    the inputs, where it runs, hints at what it may have meant to declare, and whether it declares
+    that it hands out the same buffer again."""
 
     domain: Domain
     environment: dict[str, Any]
     precisions: dict[str, Precision]
     hints: tuple[str, ...] = ()
+    reuses_output: bool = False
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Facts:
@@ -81,57 +94,8 @@ class Facts:
             values["environment"],
             {dtype: Precision(**given) for dtype, given in values["precisions"].items()},
             tuple(values["hints"]),
+            values["reuses_output"],
         )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one run found.
-
-    ``invalid`` is the reason why no implementation can be judged on the case, or "";
-    ``utilisation`` is None where no numbers came back. ``names`` are those of the faults that
-    explain the numbers, the best first, and ``sentences`` the diagnosis as text. ``graphs`` counts
-    the graphs that were compiled for the case's geometry. ``stderr`` has the last lines that a
-    process wrote before it died."""
-
-    findings: tuple[Finding, ...] = ()
-    invalid: str = ""
-    utilisation: float | None = None
-    graphs: int = 0
-    names: tuple[str, ...] = ()
-    sentences: tuple[str, ...] = ()
-    stderr: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> Verdict:
-        """The first finding's verdict, or OK."""
-        return self.findings[0].verdict if self.findings else Verdict.OK
-
-    @property
-    def explicable(self) -> bool:
-        """Whether a fault may explain the verdict, so that a diagnosis is worth while."""
-        numbers = (Verdict.WRONG, Verdict.NONFINITE, Verdict.LEAK, Verdict.NONDETERMINISTIC)
-        return self.verdict in numbers and self.utilisation is not None
-
-    def like(self, other: Outcome) -> bool:
-        """Whether this is the same failure, seen on a smaller case: the same verdict, and the
-        leading fault still among those that explain it."""
-        return self.verdict is other.verdict and (not other.names or other.names[0] in self.names)
-
-    def explained_by(self, other: Outcome) -> Outcome:
-        """This outcome with the diagnosis of another one."""
-        return dataclasses.replace(self, names=other.names, sentences=other.sentences)
-
-    def to_values(self) -> dict[str, Any]:
-        """The outcome in plain values that JSON can hold."""
-        return {**vars(self), "findings": [vars(finding) for finding in self.findings]}
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Outcome:
-        """Read what ``to_values`` gave, after a way through JSON."""
-        found = tuple(Finding(Verdict(f["verdict"]), f["evidence"]) for f in values["findings"])
-        texts = {name: tuple(values[name]) for name in ("names", "sentences", "stderr")}
-        return cls(**{**values, "findings": found, **texts})
 
 
 @dataclass
@@ -144,7 +108,9 @@ class LocalRunner:
     """
 
     spec: TargetSpec
-    write_down: Callable[[DecodeCase], None] = lambda case: None
+    write_down: Callable[[DecodeCase | Loop], None] = lambda case: None
+    begun: Callable[[int], None] = lambda number: None
+    history: list[Loop] = field(default_factory=list)
     around: Callable[[], AbstractContextManager[None]] = nullcontext
     block: int = BLOCKS[0]
     paths: dict[str, Path] = field(init=False)
@@ -176,12 +142,23 @@ class LocalRunner:
             for dtype, precision in precisions.items()
         }
         seen = hints(function, domain.features)
-        self.facts = Facts(domain, environment(spec.device), precisions, seen)
+        again = bool(declared.reuses_output)
+        self.facts = Facts(domain, environment(spec.device), precisions, seen, again)
 
-    def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
-        """Judge the target on ``case``; ``timeout`` is ignored, since it would need a worker."""
+    def fresh(self) -> bool:
+        """Whether nothing has run in this process, which is the only one."""
+        return not self.history
+
+    def run(
+        self, case: DecodeCase | Loop, *, timeout: float | None = None, last_alone: bool = False
+    ) -> Outcome:
+        """Judge the target on ``case``, or on a loop, or ``last_alone`` on its last call;
+        ``timeout`` is ignored, since it would need a worker."""
         device = self.spec.device
         self.write_down(case)
+        self.history.append(case if isinstance(case, Loop) else Loop(case))
+        if isinstance(case, Loop):
+            return self._of_loop(case, last_alone)
         try:
             problem = Problem.of(case)
         except InvalidCase as error:
@@ -194,6 +171,19 @@ class LocalRunner:
             utilisation=judgement.error.utilisation if judgement.error else None,
             graphs=path.graphs(case),
         )
+
+    def _of_loop(self, loop: Loop, last_alone: bool) -> Outcome:
+        # Later calls of a loop may have other lengths than the domain has around its first case.
+        path = dataclasses.replace(self.paths[loop.case.dtype], declines=lambda case: None)
+        judged = judge_loop(
+            path,
+            loop,
+            self.spec.device,
+            reuses_output=self.facts.reuses_output,
+            last_alone=last_alone,
+            begun=self.begun,
+        )
+        return Outcome.of_loop(judged)
 
     def _order_matters(self, problem: Problem, judgement: Judgement) -> tuple[Finding, ...]:
         """A finding where the result depends on the order in which a kernel's programs run."""

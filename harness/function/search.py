@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import time
 from collections import Counter
@@ -11,8 +12,12 @@ from typing import Any
 
 from harness.case import DecodeCase
 from harness.case.features import features_of
+from harness.case.loop import Loop
+from harness.function.calls import Calls
+from harness.function.confirm import Confirmer
 from harness.function.item import Item, Runner
-from harness.function.run import Facts, Outcome, TargetSpec
+from harness.function.outcome import Outcome
+from harness.function.run import Facts, TargetSpec
 from harness.function.schedule import Source, interleaved
 from harness.function.shrink import shrink
 from harness.support.progress import Progress
@@ -21,6 +26,7 @@ from harness.verdict import Verdict
 # Shrinking only makes the case easier to read, and is worth no more than a minute of waiting.
 _SHRINK_SECONDS = 60.0
 _SHRINK_HANG_SECONDS = 20.0
+_TRIES = 3
 _PROGRESS_EVERY = 2.0
 
 
@@ -28,7 +34,8 @@ _PROGRESS_EVERY = 2.0
 class Tally:
     """Counts of a search: how many examples were judged, with which features, how near to the
     budget they came, and the graphs of each geometry. ``unsupported`` cases, by reason, and
-    ``invalid`` ones are no examples. ``slowest`` is in seconds."""
+    ``invalid`` ones are no examples. ``slowest`` is in seconds. ``loops`` are counted apart, with
+    their ``calls``, and the most of them in one run, ``longest``."""
 
     examples: int = 0
     features: Counter[str] = field(default_factory=Counter)
@@ -38,6 +45,9 @@ class Tally:
     worst_case: DecodeCase | None = None
     graphs: dict[tuple[Any, ...], int] = field(default_factory=dict)
     slowest: float = 0.0
+    loops: int = 0
+    calls: int = 0
+    longest: int = 0
 
     @property
     def refused(self) -> int:
@@ -68,6 +78,19 @@ class Tally:
         if outcome.verdict is not Verdict.TIMEOUT:
             self.slowest = max(self.slowest, seconds)
 
+    @property
+    def judged(self) -> int:
+        """How many examples and loops were judged."""
+        return self.examples + self.loops
+
+    def add_loop(self, loop: Loop, outcome: Outcome) -> None:
+        """Count a loop, if any of its calls could be judged; cases tell why not."""
+        if outcome.invalid or outcome.verdict is Verdict.UNSUPPORTED:
+            return
+        self.loops += 1
+        self.calls += loop.calls
+        self.longest = max(self.longest, *(step.calls for step in loop.steps), 0)
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -93,7 +116,7 @@ class SearchResult:
     @property
     def verdict(self) -> Verdict:
         """OK, the failing case's verdict, or UNSUPPORTED where nothing could be judged."""
-        if self.item is None and not self.tally.examples:
+        if self.item is None and not self.tally.judged:
             return Verdict.UNSUPPORTED
         return self.outcome.verdict
 
@@ -106,7 +129,7 @@ class SearchResult:
 def repro_command(spec: TargetSpec, item: Item) -> str:
     """The command ``python -m harness check TARGET --case ID`` with the options that it needs."""
     words = ["python", "-m", "harness", "check", spec.target, "--case", str(item.case), *item.words]
-    words += spec.declared.words(item.case)
+    words += spec.declared.words(*item.cases)
     if spec.triton:
         words.append("--triton")
     if spec.device != "cpu":
@@ -133,15 +156,11 @@ def check(
     start = time.monotonic()
     tally = Tally()
     outcome, small, failed = Outcome(), None, None
-    for item, ran in _runs(runner, sources, tally, progress, seconds):
+    for item, ran, history in _runs(runner, sources, tally, progress, seconds):
         if ran.invalid or ran.verdict.passes:
             continue
         failed = item
-        progress(f"{ran.verdict} on {item.case}; looking for an explanation")
-        small, outcome = item, runner.diagnosed(item.case, ran)
-        if shrinks:
-            progress(f"{outcome.verdict} on {item.case}; shrinking")
-            small, outcome = _smallest(runner, spec, item, outcome, tally)
+        small, outcome = _settled(runner, item, ran, history, tally, progress, shrinks)
         break
     spent = {source.name: source.seconds for source in sources}
     total = time.monotonic() - start
@@ -154,7 +173,8 @@ def _runs(
     tally: Tally,
     progress: Progress,
     seconds: float | None,
-) -> Iterator[tuple[Item, Outcome]]:
+) -> Iterator[tuple[Item, Outcome, tuple[Loop, ...]]]:
+    """Each item, what it showed, and what ran before it in the same process."""
     start = told = time.monotonic()
     for source, item in interleaved(sources):
         before = time.monotonic()
@@ -162,19 +182,67 @@ def _runs(
             return
         if before - told >= _PROGRESS_EVERY:
             counts = ", ".join(f"{s.count} {s.name}" for s in sources)
-            progress(f"{counts}: {tally.examples} judged OK")
+            progress(f"{counts}: {tally.judged} judged OK")
             told = before
+        history = tuple(runner.history)
         outcome = item.run(runner)
         spent = time.monotonic() - before
         source.add(spent)
-        tally.add(item.case, outcome, spent)
-        yield item, outcome
+        if isinstance(item, Calls) and item.loop.steps:
+            tally.add_loop(item.loop, outcome)
+        else:
+            tally.add(item.case, outcome, spent)
+        yield item, outcome, history
+
+
+def _settled(
+    runner: Runner,
+    item: Item,
+    outcome: Outcome,
+    history: tuple[Loop, ...],
+    tally: Tally,
+    progress: Progress,
+    shrinks: bool,
+) -> tuple[Item, Outcome]:
+    """A failing item, as small as it gets, and what it shows in a fresh process."""
+    hangs = outcome.verdict is Verdict.TIMEOUT
+    limit = 0.5 + 10 * tally.slowest if hangs and shrinks else None
+    shows = ""
+    if shrinks or isinstance(item, Calls):
+        progress(f"{outcome.verdict} on {item.case}; running it again in a fresh process")
+        confirmer = Confirmer(runner, seconds=_SHRINK_SECONDS, timeout=limit, shrinks=shrinks)
+        found = confirmer.confirmed(item, outcome, history)
+        item, outcome, shows = found.item, found.outcome, found.outcome.shows
+        if found.settled:
+            return item, outcome
+    progress(f"{outcome.verdict} on {item.case}; looking for an explanation")
+    outcome = runner.diagnosed(item.case, outcome)
+    if not shrinks:
+        return item, outcome
+    progress(f"{outcome.verdict} on {item.case}; shrinking")
+    small, seen = _smallest(runner, item, outcome, tally)
+    if small != item and not shows and not _shows_again(runner, small, seen, limit):
+        # What ran in the process in between had its part in it.
+        progress(f"{outcome.verdict} on {item.case}; shrinking in fresh processes")
+        small, seen = _smallest(runner, item, outcome, tally, fresh=True)
+    return small, dataclasses.replace(seen, shows=shows)
+
+
+def _shows_again(runner: Runner, item: Item, outcome: Outcome, limit: float | None) -> bool:
+    """Whether an item has the same verdict in a fresh process, at one of a few tries, since a race
+    may come and go."""
+    for _ in range(_TRIES):
+        runner.fresh()
+        if item.run(runner, timeout=limit).verdict is outcome.verdict:
+            return True
+    return False
 
 
 def _smallest(
-    runner: Runner, spec: TargetSpec, item: Item, outcome: Outcome, tally: Tally
+    runner: Runner, item: Item, outcome: Outcome, tally: Tally, *, fresh: bool = False
 ) -> tuple[Item, Outcome]:
-    """The smallest item found with the same verdict and the same leading fault in its diagnosis.
+    """The smallest item found with the same verdict and the same leading fault in its diagnosis;
+    with ``fresh``, each is run in a process of its own.
 
     A hang is shrunk with a shorter time limit, and the item that results must then hang for the
     whole of the real one.
@@ -190,6 +258,8 @@ def _smallest(
             return None
         if domain.refuses(smaller) is not None:
             return False
+        if fresh:
+            runner.fresh()
         result = item.on(smaller).run(runner, timeout=limit)
         if result.invalid or result.verdict is not outcome.verdict:
             return False

@@ -18,7 +18,7 @@ from harness.case.kinds import Kind
 Reduction = Callable[[DecodeCase], Iterator[dict[str, Any]]]
 
 
-def _below(value: int, least: int) -> Iterator[int]:
+def lowered(value: int, least: int) -> Iterator[int]:
     """Smaller values: the least one, then ever closer to ``value`` by halving the distance, so that
     few steps find the smallest failing value wherever it lies."""
     step = value - least
@@ -35,7 +35,7 @@ def _batch(case: DecodeCase) -> Iterator[dict[str, Any]]:
 
 
 def _q_len(case: DecodeCase) -> Iterator[dict[str, Any]]:
-    for q_len in _below(case.q_len, 1):
+    for q_len in lowered(case.q_len, 1):
         yield {"q_len": q_len}
         # Keep the last query tokens instead, since the first ones may not show the failure.
         skipped = case.q_len - q_len
@@ -47,15 +47,15 @@ def _q_len(case: DecodeCase) -> Iterator[dict[str, Any]]:
 
 def _heads(case: DecodeCase) -> Iterator[dict[str, Any]]:
     group = case.heads // case.kv_heads
-    for kv_heads in _below(case.kv_heads, 1):
+    for kv_heads in lowered(case.kv_heads, 1):
         yield {"heads": kv_heads * group, "kv_heads": kv_heads}
-    for smaller in _below(group, 1):
+    for smaller in lowered(group, 1):
         yield {"heads": case.kv_heads * smaller, "kv_heads": case.kv_heads}
 
 
 def _cache_len(case: DecodeCase) -> Iterator[dict[str, Any]]:
     filled = max(case.input_pos) + case.q_len
-    for cache_len in _below(case.cache_len, max(filled, case.q_len)):
+    for cache_len in lowered(case.cache_len, max(filled, case.q_len)):
         yield {"cache_len": cache_len}
 
 
@@ -63,12 +63,12 @@ def _positions(case: DecodeCase) -> Iterator[dict[str, Any]]:
     """Lower the positions of all sequences at once, with the free slots behind them kept or not,
     then those of each."""
     highest = max(case.input_pos)
-    for lower in _below(highest, 0):
+    for lower in lowered(highest, 0):
         moved = tuple(p if p < 0 else max(0, p - highest + lower) for p in case.input_pos)
         yield {"input_pos": moved, "cache_len": case.cache_len - highest + lower}
         yield {"input_pos": moved}
     for index, position in enumerate(case.input_pos):
-        for lower in _below(position, 0):
+        for lower in lowered(position, 0):
             before, after = case.input_pos[:index], case.input_pos[index + 1 :]
             yield {"input_pos": (*before, lower, *after)}
 
@@ -77,7 +77,7 @@ def _lowered(kind: Kind, arguments: Mapping[str, int]) -> Iterator[str]:
     """The kind with one of its arguments lowered, as text of a case id."""
     for name, argument in kind.arguments.items():
         if argument.lowers:
-            for lower in _below(arguments[name], argument.low):
+            for lower in lowered(arguments[name], argument.low):
                 yield kind.text({**arguments, name: lower})
 
 
@@ -126,7 +126,7 @@ def _probe(case: DecodeCase) -> Iterator[dict[str, Any]]:
     if name != "none":
         yield {"probe": "none"}
     if name == "needle":
-        for slot in _below(numbers[0], 0):
+        for slot in lowered(numbers[0], 0):
             yield {"probe": f"needle:{slot}"}
 
 

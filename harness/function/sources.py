@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.case.domain import Domain
+from harness.function.calls import Calls, Pace
 from harness.function.item import Item, Single
 from harness.function.schedule import Source
 from harness.strategies.functions import domain_cases
+from harness.strategies.loops import domain_loops
 
 # Of the time of a search, in proportion to each other.
 DRAWN = 60.0
+LOOPS = 20.0
+# So many loops are run even where drawn cases take little time: one with every step, and a long run
+# of each kind; fewer where few cases are drawn, one for so many.
+_LEAST_LOOPS = 4
+_CASES_PER_LOOP = 50
 
 
 def sources(
@@ -28,4 +35,15 @@ def sources(
     def drawn() -> Iterator[Item]:
         return map(Single, domain_cases(domain, seed, compiled_geometries=compiled_geometries))
 
-    return [Source("drawn", DRAWN, drawn(), most=max_examples)]
+    pace = Pace()
+
+    def loops() -> Iterator[Item]:
+        for loop in domain_loops(domain, seed, pace.long_run):
+            yield Calls(loop, pace=pace)
+
+    found = [Source("drawn", DRAWN, drawn(), most=max_examples)]
+    if not compiled_geometries:
+        least = min(_LEAST_LOOPS, max_examples // _CASES_PER_LOOP)
+        # Each loop would be compiled for geometries of its own.
+        found.append(Source("loops", LOOPS, loops(), least=least))
+    return found

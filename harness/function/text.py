@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from harness.function.calls import LONG, Calls
+from harness.function.item import Item
 from harness.function.search import SearchResult
 from harness.support.environment import one_line
 from harness.verdict import Verdict
@@ -22,12 +24,15 @@ def render(result: SearchResult) -> str:
         lines += _wrapped(f"{finding.verdict}: {finding.evidence}")
     if result.case is not None:
         lines.append(f"case       {result.case}")
-        if result.drawn is not None and result.drawn.case != result.case:
-            lines.append(f"           shrunk from {result.drawn.case}")
+        lines += _calls(result.item)
+        if result.drawn is not None and result.drawn != result.item:
+            lines.append(f"           shrunk from {_text(result.drawn)}")
+        lines += _wrapped(*filter(None, [result.outcome.shows]), label="shows")
         lines += _wrapped(*result.outcome.stderr, label="stderr")
         lines += _wrapped(*result.outcome.sentences, label="diagnosis")
         lines.append(f"repro      {result.repro}")
-        lines.append("script     the same with --script FILE writes one that needs torch alone")
+        if not isinstance(result.item, Calls):
+            lines.append("script     the same with --script FILE writes one that needs torch alone")
     lines += _figures(result)
     return "\n".join(lines) + "\n"
 
@@ -39,6 +44,30 @@ def _first(result: SearchResult) -> str:
         return f"{result.verdict} {result.spec.target}"
     judged = f"on {tally.examples} of {tally.examples + tally.refused} cases alone"
     return f"OK {judged}, the others are UNSUPPORTED: {result.spec.target}"
+
+
+def _calls(item: Item | None) -> Iterator[str]:
+    if isinstance(item, Calls):
+        steps = " ".join(map(str, item.loop.steps))
+        yield from _wrapped(*filter(None, [steps]), label="calls")
+        yield from _wrapped(*map(str, item.before), label="after")
+
+
+def _loops(result: SearchResult) -> Iterator[str]:
+    tally = result.tally
+    if tally.loops:
+        kept = f"memory, threads and files watched over {tally.longest} of them"
+        if tally.longest < min(LONG):
+            kept = "memory, threads and files not watched, since no run of calls was long enough"
+        yield f"{tally.loops}, {tally.calls} calls; {kept}"
+    elif "loops" in result.spent:
+        yield "none with a call that could be judged"
+    elif "drawn" in result.spent and "loops" not in result.spent:
+        yield "not run: with --compile each of them would be compiled for itself"
+
+
+def _text(item: Item) -> str:
+    return str(item.loop if isinstance(item, Calls) else item.case)
 
 
 def _wrapped(*sentences: str, label: str = "") -> Iterator[str]:
@@ -58,6 +87,7 @@ def _figures(result: SearchResult) -> Iterator[str]:
     yield from _wrapped(*result.facts.hints, label="hint")
     if tally.max_utilisation is not None:
         yield f"worst      {tally.max_utilisation:.3g} rounding budgets, {tally.worst_case}"
+    yield from _wrapped(*_loops(result), label="loops")
     if tally.graphs:
         graphs = sum(tally.graphs.values())
         yield f"graphs     {graphs} for {len(tally.graphs)} geometries"
@@ -68,13 +98,17 @@ def _figures(result: SearchResult) -> Iterator[str]:
 
 def to_json(result: SearchResult) -> str:
     """The result as JSON; a number that is not finite is null."""
-    tally, outcome = result.tally, result.outcome
+    tally, outcome, item = result.tally, result.outcome, result.item
     document: dict[str, Any] = {
         "target": result.spec.target,
         "verdict": result.verdict,
         "findings": [vars(finding) for finding in outcome.findings],
         "case": None if result.case is None else str(result.case),
-        "shrunk_from": None if result.drawn is None else str(result.drawn.case),
+        "calls": [str(step) for step in item.loop.steps] if isinstance(item, Calls) else [],
+        "after": [str(loop) for loop in item.before] if isinstance(item, Calls) else [],
+        "failing_call": outcome.number or None,
+        "shows": outcome.shows,
+        "shrunk_from": None if result.drawn is None else _text(result.drawn),
         "stderr": list(outcome.stderr),
         "diagnosis": list(outcome.names),
         "diagnosis_text": list(outcome.sentences),
@@ -82,6 +116,9 @@ def to_json(result: SearchResult) -> str:
         "examples": tally.examples,
         "mostly_unsupported": tally.mostly_unsupported,
         "invalid": tally.invalid,
+        "loops": tally.loops,
+        "loop_calls": tally.calls,
+        "longest_run": tally.longest,
         "unsupported": dict(tally.unsupported),
         "features": {name: tally.features[name] for name in result.facts.domain.features},
         "hints": list(result.facts.hints),

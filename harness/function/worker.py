@@ -10,27 +10,25 @@ are JSON, since unpickling what a broken process sends is not safe.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import faulthandler
 import json
-import mmap
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import Any
 
 from harness.case import DecodeCase
-from harness.function.limits import GRACE, OWN_SECONDS, MemoryLimit, TimeLimit
+from harness.case.loop import Loop
+from harness.function.child import MARK, write_mark
+from harness.function.limits import GRACE, OWN_SECONDS
 from harness.function.load import TargetError
-from harness.function.run import Facts, LocalRunner, Outcome, TargetSpec, poisoned
+from harness.function.outcome import Outcome
+from harness.function.run import Facts, TargetSpec
 from harness.support.frames import where
 from harness.verdict import Finding, Verdict
 
@@ -46,12 +44,9 @@ _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (\S+)$', re.M)
 _FAULTHANDLER = re.compile(
     r"Fatal Python error: |(Current thread|Thread) 0x|Extension modules: |  <no Python |  \.\.\.$"
 )
-# Why a child leaves by itself, which it writes into memory that it shares with the nursery, since
-# the target may end it with any status.
-_AT_WORK, _DONE, _SPOILT = 0, 1, 2
 _START = (
-    "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]);"
-    "from harness.function.worker import nursery; nursery(fd)"
+    "import json, sys; fd, mark, sys.path[:] = json.loads(sys.argv[1]);"
+    "from harness.function.child import nursery; nursery(fd, mark)"
 )
 
 
@@ -66,7 +61,9 @@ class Worker:
         self._timeout = timeout
         ours, theirs = Pipe()
         self._channel = ours
-        arguments = json.dumps([theirs.fileno(), sys.path])
+        # The child writes into this file which call of a loop it makes.
+        self._mark = tempfile.TemporaryFile()  # noqa: SIM115  # close() ends it.
+        arguments = json.dumps([theirs.fileno(), self._mark.fileno(), sys.path])
         # The processes get a session of their own, so that Ctrl-C does not reach them and all of
         # them can be ended as one group.
         self._process = subprocess.Popen(
@@ -74,7 +71,7 @@ class Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), self._mark.fileno()],
             start_new_session=True,
             # Triton reads it when its functions are decorated, so before anything is imported.
             env=os.environ | ({"TRITON_INTERPRET": "1"} if spec.triton else {}),
@@ -84,6 +81,7 @@ class Worker:
         self._reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._reader.start()
         self._child: int | None = None
+        self.history: list[Loop] = []
         try:
             self._channel.send_bytes(spec.to_json().encode())
             self.facts = self._await_child()
@@ -91,9 +89,11 @@ class Worker:
             self.close()
             raise
 
-    def run(self, case: DecodeCase, *, timeout: float | None = None) -> Outcome:
-        """Judge the target on ``case`` in the child, within ``timeout`` seconds; by default the
-        worker's own limit.
+    def run(
+        self, case: DecodeCase | Loop, *, timeout: float | None = None, last_alone: bool = False
+    ) -> Outcome:
+        """Judge the target on ``case`` in the child, within ``timeout`` seconds for each call of a
+        loop; by default the worker's own limit. With ``last_alone``, make only its last call.
 
         Raises:
             TargetError: where the worker's processes are gone, or the target no longer loads.
@@ -101,14 +101,29 @@ class Worker:
         if self._child is None:
             self._await_child()
         limit = self._timeout if timeout is None else timeout
-        reply = self._ask(case, limit, None, False)
+        self.history.append(case if isinstance(case, Loop) else Loop(case))
+        reply = self._ask(case, limit, None, last_alone)
         if reply is None:
+            number = self._marked()
             self._kill_child()
-            return _found(Verdict.TIMEOUT, f"did not return within {limit:g} s")
-        if "died" in reply:
+            ended = Outcome.found(Verdict.TIMEOUT, f"did not return within {limit:g} s")
+        elif "died" in reply:
             self._child = None
-            return self._death(reply["died"])
-        return Outcome.from_values(reply["outcome"])
+            number = self._marked()
+            ended = self._death(reply["died"])
+        else:
+            return Outcome.from_values(reply["outcome"])
+        return ended.in_call(number, case.calls) if isinstance(case, Loop) else ended
+
+    def fresh(self) -> bool:
+        """Go on in a fresh child, unless the present one has not run anything."""
+        if self._child is not None and self.history:
+            self._kill_child()
+        return True
+
+    def _marked(self) -> int:
+        """The number of the call that the child makes or made last."""
+        return int(os.pread(self._mark.fileno(), MARK, 0) or 0)
 
     def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
         """``outcome`` with a diagnosis, or as it is where the diagnosis kills the child or takes
@@ -129,9 +144,10 @@ class Worker:
         return outcome
 
     def _ask(
-        self, case: DecodeCase, limit: float, outcome: Outcome | None, brief: bool
+        self, case: DecodeCase | Loop, limit: float, outcome: Outcome | None, brief: bool
     ) -> dict[str, Any] | None:
         self._stderr.clear()
+        write_mark(self._mark.fileno(), 0)
         try:
             self._channel.send((case, limit, outcome, brief))
         except OSError:
@@ -157,6 +173,7 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._channel.close()
+        self._mark.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -175,12 +192,15 @@ class Worker:
             said = "".join(f"; {line}" for line in death.stderr[-1:])
             raise TargetError(f"importing the target: {death.findings[0].evidence}{said}")
         self._child = reply["pid"]
+        self.history = []
         return Facts.from_values(reply["facts"])
 
     def _receive(self, timeout: float) -> dict[str, Any] | None:
         try:
-            if not self._channel.poll(timeout):
-                return None
+            mark = self._marked()
+            while not self._channel.poll(timeout):
+                if mark == (mark := self._marked()):
+                    return None
             reply: dict[str, Any] = json.loads(self._channel.recv_bytes())
         except (EOFError, OSError, ValueError):
             raise TargetError("the worker process is gone") from None
@@ -203,7 +223,7 @@ class Worker:
         if code >= 0:
             how = f"ended the process with status {code}"
         elif -code == signal.SIGALRM:
-            return _found(Verdict.TIMEOUT, "did not return in time")
+            return Outcome.found(Verdict.TIMEOUT, "did not return in time")
         else:
             hint = ", from outside; often for lack of memory" if -code == signal.SIGKILL else ""
             how = f"died of {signal.Signals(-code).name}{hint}"
@@ -223,76 +243,3 @@ class Worker:
             while block := os.read(stream.fileno(), 65536):
                 self._stderr += block
                 del self._stderr[:-_STDERR_KEPT]
-
-
-def _found(verdict: Verdict, evidence: str) -> Outcome:
-    return Outcome((Finding(verdict, evidence),))
-
-
-def nursery(fd: int) -> None:
-    """Fork a child, and another one whenever it dies, until it ends because the parent is gone."""
-    channel = Connection(fd)
-    spec = TargetSpec.from_json(channel.recv_bytes().decode())
-    leaves = mmap.mmap(-1, 1)
-    while True:
-        leaves[0] = _AT_WORK
-        pid = os.fork()
-        if pid == 0:
-            _child(channel, spec, leaves)
-        status = os.waitpid(pid, 0)[1]
-        if leaves[0] == _DONE:
-            return
-        if leaves[0] == _AT_WORK:
-            channel.send_bytes(json.dumps({"died": status}).encode())
-
-
-def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap) -> None:
-    """Load the target and run cases; then leave the process, having said why in ``leaves``: the
-    target cannot be loaded or the parent is gone, or the process is spoilt and needs a
-    successor."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    faulthandler.enable()
-
-    def send(reply: dict[str, Any]) -> None:
-        channel.send_bytes(json.dumps(reply).encode())
-
-    def leave(why: int) -> NoReturn:
-        leaves[0] = why
-        os._exit(0)
-
-    memory, clock = MemoryLimit(spec.device), TimeLimit(lambda runs: send({"runs": runs}))
-
-    @contextlib.contextmanager
-    def limited() -> Iterator[None]:
-        with clock(), memory():
-            yield
-
-    try:
-        with memory():
-            runner = LocalRunner(spec, around=limited)
-    except TargetError as error:
-        send({"refused": str(error)})
-        leave(_DONE)
-    send({"pid": os.getpid(), "facts": dataclasses.asdict(runner.facts)})
-    while True:
-        try:
-            case, limit, known, brief = channel.recv()
-        except EOFError:
-            leave(_DONE)
-        memory.begin()
-        clock.begin(case, limit)
-        spoilt = False
-        try:
-            outcome = runner.diagnosed(case, known, brief=brief) if known else runner.run(case)
-        except MemoryError:
-            outcome, spoilt = _found(Verdict.OOM, "left no memory to judge its result"), True
-        except Exception as error:
-            # What a target broke in the process may raise only while its result is judged.
-            text = f"its result cannot be judged: {type(error).__name__}: {error}"
-            outcome, spoilt = _found(Verdict.ERROR, text.splitlines()[0]), True
-        clock.end()
-        spoilt = spoilt or poisoned(spec.device)
-        send({"outcome": outcome.to_values()})
-        if spoilt:
-            leave(_SPOILT)

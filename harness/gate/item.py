@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 from harness.case import DecodeCase
-from harness.function.run import LocalRunner, Outcome, TargetSpec
+from harness.function.outcome import Outcome
+from harness.function.run import LocalRunner, TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 

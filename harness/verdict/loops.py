@@ -3,6 +3,8 @@ what the calls leave behind."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +30,7 @@ from harness.verdict.retained import checkpoints, few_objects, gauges, growth
 
 # So many of the latest outputs are kept, to see whether a later call changes them.
 _HELD = 8
+_TIMED = 64
 # What a path may have kept of an earlier call, the least that explains an output first.
 _OLD = (
     ("input_pos",),
@@ -57,7 +60,8 @@ class LoopJudgement:
     ``number`` from 1, and the largest utilisation of the budget.
 
     ``as_if`` says, where it is so, as which mixture of earlier calls' tensors the output is right.
-    ``invalid`` counts calls on which no implementation can be judged."""
+    ``invalid`` counts calls on which no implementation can be judged. ``seconds`` is the median
+    time of a call, without judging it, which other work on the machine changes little."""
 
     loop: Loop
     findings: tuple[Finding, ...] = ()
@@ -65,6 +69,7 @@ class LoopJudgement:
     as_if: str = ""
     utilisation: float | None = None
     invalid: int = 0
+    seconds: float = 0.0
 
     @property
     def verdict(self) -> Verdict:
@@ -86,6 +91,7 @@ class _Judge:
     as_if: str = ""
     utilisation: float | None = None
     invalid: int = 0
+    seconds: list[float] = field(default_factory=list)
 
     def call(self, stage: Stage, inputs: Inputs) -> list[Finding]:
         """Make one call, and judge it."""
@@ -94,7 +100,10 @@ class _Judge:
             return [Finding(Verdict.UNSUPPORTED, reason)]
         before = inputs.clone()
         changed: list[str] = []
+        start = time.perf_counter()
         result = attempt(self.path, inputs, changed)
+        if len(self.seconds) < _TIMED:
+            self.seconds.append(time.perf_counter() - start)
         if isinstance(result, Finding):
             return [result]
         findings = mutations(before, inputs)
@@ -183,6 +192,7 @@ def judge_loop(
     tensors = LoopInputs(loop, device)
     readings: dict[int, dict[str, int]] = {}
     number = 0
+    refused: list[Finding] = []
     with few_objects():
         for stage in tensors.stages():
             number = stage.number
@@ -192,14 +202,25 @@ def judge_loop(
             if stage.index == 0:
                 readings = {}
             findings = judge.call(stage, tensors.inputs)
+            if findings and findings[0].verdict is Verdict.UNSUPPORTED:
+                # A function need not take every geometry that a step asks for.
+                refused += findings
+                continue
             if not findings and stage.step is not None and stage.step.calls > 1:
                 findings = _kept(stage.step, stage.index + 1, readings, device)
             if findings:
                 break
         else:
-            findings = []
+            # No call was judged where as many were refused as were made.
+            findings = refused[:1] if len(refused) == (1 if last_alone else loop.calls) else []
     return LoopJudgement(
-        loop, tuple(findings), number, judge.as_if, judge.utilisation, judge.invalid
+        loop,
+        tuple(findings),
+        number,
+        judge.as_if,
+        judge.utilisation,
+        judge.invalid,
+        statistics.median(judge.seconds) if judge.seconds else 0.0,
     )
 
 

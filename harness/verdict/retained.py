@@ -36,7 +36,6 @@ def checkpoints(calls: int) -> tuple[int, ...]:
 @contextmanager
 def few_objects() -> Iterator[None]:
     """A context in which collecting garbage looks at new objects alone, which takes no time."""
-    gc.collect()
     gc.freeze()
     try:
         yield

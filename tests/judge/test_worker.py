@@ -12,7 +12,8 @@ import pytest
 
 from harness.case import DecodeCase
 from harness.function.load import TargetError
-from harness.function.run import Outcome, TargetSpec
+from harness.function.outcome import Outcome
+from harness.function.run import TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 from tests.support import TARGETS

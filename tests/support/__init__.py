@@ -12,6 +12,7 @@
 ``processes``       child processes: started, interrupted, watched until they end
 ``preloaded``       a process with torch that runs scripts in forks of itself
 ``sound``           sound decode paths that differ in arithmetic alone
+``stateful``        functions that keep something between calls, sound and with planted faults
 ``targets``         functions as a user might bring them, sound and with planted faults
 ``mutant_targets``  every mutant as a user's function
 """

@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -111,6 +112,11 @@ def two_outputs(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     return _once(key, lambda: sound(q, k, v, p)).copy_(sound(q, k, v, p))
 
 
+def at_random(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Off in one of three calls, as a race may be."""
+    return sound(q, k, v, p) + (os.urandom(1)[0] % 3 == 0)
+
+
 def leaks_memory(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Keeps half a megabyte of each call."""
     HOARD.append(torch.ones(2**17))
@@ -141,12 +147,33 @@ def leaks_files(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     return sound(q, k, v, p)
 
 
-def dies_of_the_third(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
-    """Segfaults in the third call on a cache of this shape."""
-    seen = KEPT[k.shape] = KEPT.get(k.shape, 0) + 1
-    if seen == 9:
+def dies(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Segfaults in the third call with the same caches."""
+    seen = KEPT[id(k)] = KEPT.get(id(k), 0) + 1
+    if seen == 3:
         ctypes.string_at(0)
     return sound(q, k, v, p)
+
+
+def hangs(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Never returns from the third call with the same caches."""
+    seen = KEPT[id(k)] = KEPT.get(id(k), 0) + 1
+    while seen == 3:
+        time.sleep(0.01)
+    return sound(q, k, v, p)
+
+
+def fills_up(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Raises in the third call of a process."""
+    HOARD.append(None)
+    if len(HOARD) == 3:
+        raise IndexError("the table is full")
+    return sound(q, k, v, p)
+
+
+def by_head_dim(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """One of ``PROCESS`` for each head dim from 1, so that one process can show all of them."""
+    return PROCESS[q.size(3) - 1](q, k, v, p)
 
 
 _MALLOC = ctypes.CDLL(None).malloc
@@ -244,3 +271,5 @@ SOUND: tuple[Function, ...] = (
     pool,
     returns_a_view,
 )
+# Those that show in a process alone, and sound ones among them.
+PROCESS: tuple[Function, ...] = (*RETAINS, pool, few_outputs, dies, hangs, fills_up)
