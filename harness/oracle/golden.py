@@ -26,7 +26,7 @@ from harness.inputs import Inputs
 CHUNK_ELEMENTS = 2**21
 MIN_CHUNK = 16
 SECOND_OPINION_ELEMENTS = 2**26
-KEPT_SCORES = 2**23  # of a case with no more scores, the chunks are kept for the budget
+KEPT_SCORES = 2**22  # of a case with no more scores, the chunks are kept for the budget
 MAX_SCORE = 1e4
 
 
@@ -61,8 +61,9 @@ class Golden:
     kept: tuple[tuple[Chunk, ...], ...] | None = field(default=None, repr=False, compare=False)
 
 
-def chunks(inputs: Inputs, sequence: int) -> Iterator[Chunk]:
-    """The slots of a sequence that any of its queries attends, a bounded number at a time."""
+def chunks(inputs: Inputs, sequence: int, *, kept: bool = False) -> Iterator[Chunk]:
+    """The slots of a sequence that any of its queries attends, a bounded number at a time; ``kept``
+    says that all of them will be kept, so that they are put into memory of their own."""
     case = inputs.case
     slots = attended(case, sequence).nonzero().flatten()
     if not slots.numel():
@@ -74,14 +75,27 @@ def chunks(inputs: Inputs, sequence: int) -> Iterator[Chunk]:
     caches = inputs.key_cache[sequence], inputs.value_cache[sequence]
     position = case.input_pos[sequence] + torch.arange(case.q_len).unsqueeze(1)
     rows = case.heads * case.q_len + case.kv_heads * (case.head_dim + case.value_dim)
-    for part in slots.split(max(MIN_CHUNK, CHUNK_ELEMENTS // rows)):
+    together = max(MIN_CHUNK, CHUNK_ELEMENTS // rows)
+    count = slots.numel()
+    room = None
+    if kept and count > together:
+        # Small tensors that are kept would lie scattered, and take what is free between them.
+        room = torch.empty(3, case.kv_heads, *grouped, count, dtype=torch.float64)
+    for start in range(0, count, together):
+        part = slots[start : start + together]
         key, value = (functools.partial(_taken, cache, part) for cache in caches)
         keys = key()
         score = (query @ keys.mT * case.softmax_scale).unflatten(1, grouped)
         product = (size @ keys.abs_().mT).mul_(case.softmax_scale).unflatten(1, grouped)
         score, intermediate = _score_mods(inputs, score, position - part)
         allowed = visible_slots(case, sequence, part)
-        yield Chunk(score.masked_fill(~allowed, -math.inf), product, intermediate, value)
+        score = score.masked_fill(~allowed, -math.inf)
+        if room is not None:
+            own = room[..., start : start + together]
+            for place, tensor in zip(own, (score, product, intermediate), strict=True):
+                place.copy_(tensor)
+            score, product, intermediate = own
+        yield Chunk(score, product, intermediate, value)
 
 
 def _taken(cache: Tensor, slots: Tensor) -> Tensor:
@@ -166,7 +180,7 @@ def golden(inputs: Inputs) -> Golden:
         weight = torch.zeros(grouped, dtype=torch.float64)
         highest = torch.full(grouped, -math.inf, dtype=torch.float64)
         own: list[Chunk] = []
-        for chunk in chunks(inputs, sequence):
+        for chunk in chunks(inputs, sequence, kept=keeps):
             if keeps:
                 own.append(chunk)
             largest = chunk.score.nan_to_num(neginf=0.0).abs().max().item()
