@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Generator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say "not run", with the reason, where the machine lacks what a test needs."""
     reasons = {
         "gpu": None if torch.cuda.is_available() else "not run: no CUDA device",
+        "models": None if find_spec("transformers") else "not run: no transformers",
         "interprets": None if missing() is None else f"not run: {missing()}",
         "compiles": None if why_not("cpu") is None else f"not run: {why_not('cpu')}",
     }

@@ -14,6 +14,7 @@ Data flows one way, from the top of this list to its end; a package imports from
 ``faults``      what goes wrong in practice, each planted in a model of a decode call
 ``diagnosis``   which fault explains a wrong output
 ``function``    a user's function: loaded, run in a process of its own, searched, asserted on
+``auditing``    a model that decodes: which layer, step and slots are wrong, and why
 ``ledger``      how much of its budget each path used, as recorded
 ``issue233``    the bug report gpt-fast#233, answered claim by claim
 ``script``      standalone scripts that need torch alone
@@ -36,6 +37,8 @@ _LAZY = {
     "judge": "harness.verdict",
     "PATHS": "harness.paths",
     "assert_decodes": "harness.function.testing",
+    "assert_cached_decoding": "harness.auditing.testing",
+    "audit": "harness.auditing.watch",
     "decode_cases": "harness.strategies.functions",
 }
 
@@ -44,7 +47,9 @@ __all__ = [
     "CaseError",
     "DecodeCase",
     "Verdict",
+    "assert_cached_decoding",
     "assert_decodes",
+    "audit",
     "decode_cases",
     "judge",
 ]

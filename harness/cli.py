@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from harness.case import CaseError, InvalidCase
-from harness.commands import check, faults, figures, gate, keep, record, repro
+from harness.commands import audit, check, faults, figures, gate, keep, record, repro
 from harness.commands.options import (
     INTERRUPTED,
     NOT_OK,
@@ -52,6 +52,6 @@ def _parser() -> Parser:
         description="Correctness harness for KV-cache decoding with FlexAttention.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (repro, keep, check, faults, gate, record, figures):
+    for command in (repro, keep, check, audit, faults, gate, record, figures):
         command.add(commands)
     return parser

@@ -29,7 +29,7 @@ SCRIPTS = {path.parent.name: path for path in sorted(ROOT.glob("fixtures/repro/*
 FINDINGS = (ROOT / "FINDINGS.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"^### (\S+)$", FINDINGS, re.MULTILINE)
 KNOWN = [kept for kept in load_all(ROOT / "fixtures" / "cases") if kept.known_failure]
-TRITON = "flextriton-"
+TRITON, MODELS = "flextriton-", "model-"
 # Findings that kill the process, with the signals that may end it.
 CRASHES = {
     "flexcpu-full-table-strides-oob": ("SIGSEGV",),
@@ -62,7 +62,7 @@ class DefectShows(Exception):
 
 def test_every_finding_has_a_script_and_a_section() -> None:
     """Folders under fixtures/repro, sections and rows of the table name the same findings."""
-    folders = sorted(path.name for path in ROOT.glob("fixtures/repro/flex*"))
+    folders = sorted(path.name for path in ROOT.glob("fixtures/repro/*/"))
     rows = re.findall(r"^\| \[(\S+)\]\(#\S+\) \|", FINDINGS, re.MULTILINE)
     assert folders
     assert sorted(SCRIPTS) == folders
@@ -83,27 +83,33 @@ def test_every_exclusion_has_a_script_a_section_and_a_kept_case(name: str) -> No
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_need_torch_alone(name: str) -> None:
     """Under 80 lines, and nothing imported but the standard library and torch; what shows in Triton
-    kernels needs Triton as well, and some lines to interpret them."""
-    interprets = name.startswith(TRITON)
+    kernels needs Triton as well, and some lines to interpret them; what shows in a model, its
+    package."""
+    more = {TRITON: "triton", MODELS: "transformers"}
+    needed = [package for start, package in more.items() if name.startswith(start)]
     text = SCRIPTS[name].read_text(encoding="utf-8")
     modules = re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE)
-    assert set(modules) <= {*sys.stdlib_module_names, "torch", *(["triton"] if interprets else [])}
-    assert len(text.splitlines()) < (90 if interprets else 80)
+    assert set(modules) <= {*sys.stdlib_module_names, "torch", *needed}
+    assert len(text.splitlines()) < (90 if name.startswith(TRITON) else 80)
 
 
 def scripts() -> list[Any]:
     """A parameter for each script, by day for a third of them, with what it needs."""
-    needs = {True: pytest.mark.interprets, False: pytest.mark.compiles}
-    names = SHOWN if NIGHTLY else SHOWN[::3]
-    return [pytest.param(name, marks=needs[name.startswith(TRITON)]) for name in names]
+    needs = {TRITON: pytest.mark.interprets, MODELS: pytest.mark.models}
+    names = SHOWN if NIGHTLY else [n for n in SHOWN if n in SHOWN[::3] or n.startswith(MODELS)]
+    marks = (
+        next((m for start, m in needs.items() if n.startswith(start)), pytest.mark.compiles)
+        for n in names
+    )
+    return [pytest.param(n, marks=mark) for n, mark in zip(names, marks, strict=True)]
 
 
 @pytest.mark.parametrize("name", scripts())
 @pytest.mark.xfail(strict=True, raises=DefectShows, reason="wrong in this torch, see FINDINGS.md")
 def test_the_script_finds_the_defect_fixed(name: str, preloaded: Preloaded) -> None:
     """Exit code 0; while the defect shows it is 1, and any other ending is a failure here."""
-    if name.startswith(TRITON):
-        # Triton has to be told before torch is imported.
+    if name.startswith((TRITON, MODELS)):
+        # Triton has to be told before torch is imported; transformers changes what torch does.
         command = [sys.executable, "-W", "ignore", str(SCRIPTS[name])]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
     else:

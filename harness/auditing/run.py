@@ -1,0 +1,144 @@
+"""A model through a scenario: each attention call judged, and the first one that is off blamed."""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.auditing.blame import Blame
+from harness.auditing.call import AttentionCall
+from harness.auditing.content import NOTHING
+from harness.auditing.deciding import Step, blamed
+from harness.auditing.model import Configuration, Refused
+from harness.auditing.observe import Recorder, observed
+from harness.auditing.reference import Reference, Uncached
+from harness.auditing.scenario import Plan, Scenario, planned
+from harness.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What came of a configuration in a scenario.
+
+    ``calls`` attention calls were judged in ``forwards`` forwards. ``blame`` is of the first that
+    is off, in forward number ``at``, or None. ``greedy`` of ``tokens`` next tokens that greedy
+    decoding would choose differ from the reference's. ``error`` is the largest error of a logit,
+    in units of the reference's largest. ``refusal`` says why it is UNSUPPORTED or an ERROR.
+    """
+
+    configuration: str
+    scenario: Scenario
+    verdict: Verdict
+    calls: int = 0
+    forwards: int = 0
+    blame: Blame | None = None
+    at: int = 0
+    greedy: int = 0
+    tokens: int = 0
+    error: float = 0.0
+    refusal: str = ""
+    seconds: float = 0.0
+
+
+def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Audit:
+    """Run the scenario and judge every attention call until one is off; the logits of all forwards
+    are compared all the same."""
+    start = time.monotonic()
+
+    def result(verdict: Verdict, **facts: object) -> Audit:
+        spent = time.monotonic() - start
+        return Audit(configuration.name, scenario, verdict, seconds=spent, **facts)  # type: ignore[arg-type]
+
+    plan = planned(scenario, configuration.vocabulary, seed)
+    known = _Known(configuration, plan)
+    try:
+        session = configuration.begin(len(scenario.prompts), scenario.slots)
+    except Refused as refusal:
+        return result(Verdict.UNSUPPORTED, refusal=str(refusal))
+    calls: list[AttentionCall] = []
+    recorder = Recorder(calls.append)
+    count, blame, at = 0, None, 0
+    outcome = Compared()
+    for number, forward in enumerate(plan.forwards):
+        try:
+            if forward.rollback:
+                session.rollback(forward.rollback)
+                continue
+            recorder.forward()
+            with observed(recorder), torch.no_grad():
+                logits = session.feed(forward.ids, forward.numbers != NOTHING)
+        except Refused as refusal:
+            return result(Verdict.UNSUPPORTED, calls=count, refusal=str(refusal))
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [""])[0]
+            text = f"forward {number}: {type(error).__name__}: {line}"
+            return result(Verdict.ERROR, calls=count, refusal=text)
+        step = known.step(forward.numbers, forward.epoch)
+        for call in calls:
+            if blame is None:
+                count += 1
+                blame, at = blamed(call, step, configuration.precision), number
+        calls.clear()
+        outcome.add(logits, forward.numbers, step)
+    return result(
+        Verdict.OK if blame is None else Verdict.WRONG,
+        calls=count,
+        forwards=len(plan.forwards),
+        blame=blame,
+        at=at,
+        greedy=outcome.greedy,
+        tokens=outcome.tokens,
+        error=outcome.error,
+    )
+
+
+@dataclass
+class Compared:
+    """Logits beside the reference's; the fields are those of ``Audit``."""
+
+    greedy: int = 0
+    tokens: int = 0
+    error: float = 0.0
+
+    def add(self, logits: Tensor, numbers: Tensor, step: Step) -> None:
+        """Compare the logits ``[B, n, vocabulary]`` of the tokens ``numbers`` ``[B, n]``."""
+        for b, reference in enumerate(step.live):
+            real = numbers[b] != NOTHING
+            got = logits[b][real].double()
+            wanted = reference.logits[numbers[b][real]]
+            self.tokens += int(real.sum())
+            self.greedy += int((got.argmax(-1) != wanted.argmax(-1)).sum())
+            if got.numel():
+                off = ((got - wanted).abs().max() / wanted.abs().max()).item()
+                self.error = max(self.error, off)
+
+
+class _Known:
+    """The references of a plan, computed when they are first asked for."""
+
+    def __init__(self, configuration: Configuration, plan: Plan) -> None:
+        self._plan = plan
+        self._uncached = configuration.uncached
+
+    def _shifted(self, epoch: int, sequence: int, shift: int) -> Reference:
+        tokens = self._plan.histories[epoch][sequence].tolist()
+        return _reference(self._uncached, (*[1] * max(shift, 0), *tokens[max(-shift, 0) :]))
+
+    def step(self, numbers: Tensor, epoch: int) -> Step:
+        sequences = range(numbers.size(0))
+        return Step(
+            tokens=numbers,
+            live=tuple(self._shifted(epoch, b, 0) for b in sequences),
+            drafts=tuple(self._shifted(e, b, 0) for e in range(epoch) for b in sequences),
+            shifted=lambda sequence, shift: self._shifted(epoch, sequence, shift),
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _reference(uncached: Uncached, tokens: tuple[int, ...]) -> Reference:
+    """The reference of tokens, which configurations of one model share."""
+    return Reference.of(uncached, torch.tensor(tokens))

@@ -1,0 +1,112 @@
+"""The results of audits, as text for a terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness.auditing.run import Audit
+from harness.support.text import table
+from harness.verdict import Verdict
+
+WORST = (Verdict.WRONG, Verdict.ERROR, Verdict.OK, Verdict.UNSUPPORTED)
+
+
+def worst(audits: Sequence[Audit]) -> Verdict:
+    """The verdict over all: WRONG or ERROR where there is one, UNSUPPORTED where all are."""
+    found = {audit.verdict for audit in audits}
+    return next((verdict for verdict in WORST if verdict in found), Verdict.UNSUPPORTED)
+
+
+def render(audits: Sequence[Audit], versions: str) -> str:
+    """A line of configurations and scenarios with counts, a table, and what is wrong, once for
+    each configuration and cause."""
+    seconds = sum(audit.seconds for audit in audits)
+    calls = sum(audit.calls for audit in audits)
+    lines = [
+        f"{worst(audits)} {len({a.configuration for a in audits})} configurations in"
+        f" {len({a.scenario.name for a in audits})} scenarios: {calls} attention calls judged in"
+        f" {seconds:.0f} s",
+        f"           {versions}",
+        "",
+        *_table(audits),
+    ]
+    for audit in _first_of_each(audits):
+        lines += ["", *_wrong(audit)]
+    refusals = {(a.configuration, a.refusal) for a in audits if a.verdict is Verdict.UNSUPPORTED}
+    by_reason: dict[str, list[str]] = {}
+    for configuration, reason in sorted(refusals):
+        by_reason.setdefault(reason, []).append(configuration)
+    for reason, names in by_reason.items():
+        lines += ["", f"{Verdict.UNSUPPORTED} {', '.join(names)}", f"           {reason}"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(audits: Sequence[Audit]) -> Iterator[str]:
+    scenarios = list(dict.fromkeys(a.scenario.name for a in audits))
+    by_name: dict[str, dict[str, Audit]] = {}
+    for audit in audits:
+        by_name.setdefault(audit.configuration, {})[audit.scenario.name] = audit
+    rows = [
+        [name, *(_cell(done[s]) if s in done else "" for s in scenarios)]
+        for name, done in by_name.items()
+    ]
+    yield from table(["", *scenarios], rows)
+
+
+def _cell(audit: Audit) -> str:
+    if audit.blame is None:
+        return audit.verdict.value.replace("UNSUPPORTED", "-")
+    return audit.blame.cause.value.removesuffix(" wrong").upper()
+
+
+def _first_of_each(audits: Sequence[Audit]) -> list[Audit]:
+    first: dict[tuple[str, str], Audit] = {}
+    for audit in audits:
+        if not audit.verdict.passes:
+            what = audit.refusal if audit.blame is None else audit.blame.name or audit.blame.cause
+            first.setdefault((audit.configuration, what), audit)
+    return list(first.values())
+
+
+def _wrong(audit: Audit) -> Iterator[str]:
+    yield f"{audit.verdict} {audit.configuration}, {audit.scenario.name}"
+    if audit.blame is None:
+        yield f"           {audit.refusal}"
+        return
+    blame = audit.blame
+    name = f": {blame.name}" if blame.name else ""
+    yield (
+        f"           {blame.cause}{name}, first in forward {audit.at}, layer {blame.layer},"
+        f" sequence {blame.sequence}, token {blame.token}"
+    )
+    yield from (f"           {clause}" for clause in blame.evidence)
+    yield (
+        f"           {audit.greedy} of {audit.tokens} greedy tokens differ; a logit is off by"
+        f" {audit.error:.2g} of the largest"
+    )
+
+
+def to_json(audits: Sequence[Audit], versions: dict[str, Any]) -> str:
+    """The results as JSON."""
+    entries = []
+    for audit in audits:
+        blame = audit.blame
+        entries.append(
+            {
+                "configuration": audit.configuration,
+                "scenario": audit.scenario.name,
+                "verdict": audit.verdict,
+                "calls": audit.calls,
+                "forwards": audit.forwards,
+                "forward": None if blame is None else audit.at,
+                "blame": None if blame is None else vars(blame),
+                "greedy_tokens_changed": audit.greedy,
+                "tokens": audit.tokens,
+                "logit_error": audit.error,
+                "refusal": audit.refusal,
+                "seconds": round(audit.seconds, 3),
+            }
+        )
+    return json.dumps({"versions": versions, "audits": entries}, indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,145 @@
+"""``python -m harness audit``: a model that decodes, against one uncached forward in float64."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.commands.options import (
+    INTERRUPTED,
+    NOT_OK,
+    OK,
+    USAGE,
+    UsageError,
+    names,
+    sharing,
+)
+from harness.support.files import write_atomically
+from harness.support.progress import progress_to_stderr
+
+if TYPE_CHECKING:
+    from harness.auditing.model import Configuration
+
+PROJECTS = ("transformers", "gpt-fast")
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to an argparse parser's subparsers."""
+    parser = commands.add_parser(
+        "audit",
+        help="which layer and step of a model's decoding is wrong, and whose fault it is",
+        description="Runs tiny models with random weights through prefill, decoding, chunks,"
+        " rollbacks and padding, and judges every attention call (docs/audit.md).",
+        parents=sharing("--seed", "--json"),
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("project", choices=PROJECTS)
+    parser.add_argument("--models", type=names, metavar="NAMES", help="of transformers")
+    parser.add_argument("--caches", type=names, metavar="NAMES", help="of transformers")
+    parser.add_argument("--attention", type=names, metavar="NAMES", help="of transformers")
+    parser.add_argument(
+        "--checkout", type=Path, metavar="DIR", help="the folder of gpt-fast, as its user has it"
+    )
+    parser.add_argument("--scenarios", type=names, metavar="NAMES", help="default: all")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile flex_attention as the project does; without, it runs eagerly",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the audit, print its table and return the exit code."""
+    transformers = arguments.project == "transformers"
+    _only("--checkout", arguments.checkout, not transformers, "gpt-fast")
+    for option in ("models", "caches", "attention"):
+        flag = f"--{option}"
+        _only(flag, getattr(arguments, option), transformers, "transformers")
+    if transformers and importlib.util.find_spec("transformers") is None:
+        raise UsageError("transformers: not here: pip install 'flexdecode-harness[transformers]'")
+
+    import torch
+
+    from harness.auditing.run import Audit, audit
+    from harness.auditing.scenario import SCENARIOS
+    from harness.auditing.text import render, to_json, worst
+    from harness.support.environment import environment, one_line
+
+    wanted = _some("--scenarios", arguments.scenarios, tuple(s.name for s in SCENARIOS))
+    scenarios = [s for s in SCENARIOS if s.name in wanted]
+    configurations, version = _configurations(arguments)
+    progress = progress_to_stderr()
+    audits: list[Audit] = []
+    interrupted = False
+    try:
+        with contextlib.nullcontext() if arguments.compile else _eagerly():
+            for configuration in configurations:
+                for scenario in scenarios:
+                    progress(f"{len(audits)} done, {configuration.name}, {scenario.name}")
+                    audits.append(audit(configuration, scenario, arguments.seed))
+    except KeyboardInterrupt:
+        interrupted = True
+    versions = {**version, **environment(), "compiled": arguments.compile}
+    versions["threads"] = torch.get_num_threads()
+    if audits:
+        print(render(audits, one_line(versions)), end="")
+    if arguments.json is not None:
+        write_atomically(arguments.json, to_json(audits, versions))
+    if interrupted:
+        print("interrupted")
+        return INTERRUPTED
+    verdict = worst(audits)
+    if not any(a.calls for a in audits):
+        return USAGE
+    return OK if verdict.passes else NOT_OK
+
+
+@contextlib.contextmanager
+def _eagerly() -> Iterator[None]:
+    """Nothing is compiled, whatever a model asks for."""
+    import torch
+
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _only(flag: str, given: object, allowed: bool, project: str) -> None:
+    if given is not None and not allowed:
+        raise UsageError(f"{flag}: is for {project}")
+
+
+def _some(flag: str, given: tuple[str, ...] | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    for name in given or ():
+        if name not in allowed:
+            raise UsageError(f"{flag}: {name!r} is not one of {' '.join(allowed)}")
+    return given or allowed
+
+
+def _configurations(
+    arguments: argparse.Namespace,
+) -> tuple[Iterator[Configuration], dict[str, str | int | bool]]:
+    if arguments.project == "transformers":
+        import transformers
+
+        from harness.auditing import transformers_models as here
+
+        found = here.configurations(
+            _some("--models", arguments.models, here.MODELS),
+            _some("--caches", arguments.caches, here.CACHES),
+            _some("--attention", arguments.attention, here.ATTENTIONS),
+        )
+        return found, {"transformers": transformers.__version__}
+
+    from harness.auditing import gpt_fast
+
+    if arguments.checkout is None:
+        raise UsageError("--checkout: needed, the folder of gpt-fast")
+    try:
+        checkout = gpt_fast.Checkout.at(arguments.checkout)
+    except gpt_fast.CheckoutError as error:
+        raise UsageError(f"--checkout: {error}") from None
+    return checkout.configurations(), {"gpt-fast": checkout.commit}
