@@ -19,9 +19,37 @@ _PROC = Path("/proc/self")
 _STRETCHES = 4
 _FACTOR = 2.0
 _SHORTEST = 8
+# Resident memory also grows as the heap is fragmented, by some pages in hundreds of calls. What is
+# taken from the system behind malloc's back comes in pages, at least one a call.
+_LEAST = {"bytes of resident memory": os.sysconf("SC_PAGE_SIZE")}
 # Where so much is kept there is no need to see more of it, since the rest of the run would be ended
 # by the limits of the process. No bounded pool of a decode call has so many threads or files.
-_ENOUGH = {"bytes of memory": 2**28, "threads": 200, "open files": 200}
+_ENOUGH = {"threads": 200, "open files": 200}
+_ENOUGH_BYTES = 2**28
+_COUNTED = {"threads": "task", "open files": "fd"}
+_LIBC = ctypes.CDLL(None)
+
+
+class _Mallinfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def _allocated() -> int | None:
+    """The bytes that malloc has handed out and not got back; None where it does not tell."""
+    ask = getattr(_LIBC, "mallinfo2", None)  # since glibc 2.33
+    if ask is None:
+        return None
+    ask.restype = _Mallinfo
+    told = ask()
+    return int(told.uordblks + told.hblkhd)
 
 
 def checkpoints(calls: int) -> tuple[int, ...]:
@@ -48,15 +76,14 @@ def gauges(device: str) -> dict[str, int]:
     if not (_PROC / "statm").exists():
         return {}
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(_LIBC, "malloc_trim", None)
     if trim is not None:
         trim(0)
     resident = int((_PROC / "statm").read_text(encoding="ascii").split()[1])
-    held = {
-        "bytes of memory": resident * os.sysconf("SC_PAGE_SIZE"),
-        "threads": len(os.listdir(_PROC / "task")),
-        "open files": len(os.listdir(_PROC / "fd")),
-    }
+    held = {name: len(os.listdir(_PROC / folder)) for name, folder in _COUNTED.items()}
+    if (allocated := _allocated()) is not None:
+        held["bytes of memory"] = allocated
+    held["bytes of resident memory"] = resident * os.sysconf("SC_PAGE_SIZE")
     if torch.device(device).type == "cuda":
         held["bytes of GPU memory"] = torch.cuda.memory_allocated(device)
     return held
@@ -75,8 +102,14 @@ def growth(readings: Mapping[int, Mapping[str, int]], *, end: bool) -> str | Non
     for name in readings[calls[-1]]:
         held = [readings[n][name] for n in calls]
         rates = [(held[i + 1] - held[i]) / (calls[i + 1] - calls[i]) for i in range(len(calls) - 1)]
-        enough = held[-1] - held[0] >= _ENOUGH.get(name, _ENOUGH["bytes of memory"])
-        if (end or enough) and min(rates) > 0 and min(rates) * _FACTOR >= max(rates):
+        enough = held[-1] - held[0] >= _ENOUGH.get(name, _ENOUGH_BYTES)
+        least = _LEAST.get(name, 0)
+        if (
+            (end or enough)
+            and min(rates) > 0
+            and min(rates) >= least
+            and min(rates) * _FACTOR >= max(rates)
+        ):
             made = calls[-1] - calls[0]
             return f"{held[-1] - held[0]} {name} more after {made} calls, {rates[-1]:.3g} a call"
     return None

@@ -8,8 +8,8 @@ import itertools
 import pytest
 
 from harness.case import CaseError, DecodeCase
-from harness.case.domain import Domain
 from harness.case.loop import STEPS, Loop, Step, loops_as_text, loops_from_text
+from harness.function.declarations import Declarations
 from harness.function.load import target_path
 from harness.inputs import Inputs, LoopInputs
 from harness.oracle.budget import Precision
@@ -29,7 +29,7 @@ SHORT = "S=16,pos=3,D=16,tail=poison"
 
 def path_of(function: Function, loop: Loop) -> Path:
     """The function as a path that takes all that the loop has."""
-    path = target_path(function.__name__, function, Domain.around(loop.case), Precision())
+    path = target_path(function.__name__, function, Declarations().around(loop.case), Precision())
     return dataclasses.replace(path, declines=lambda case: None)
 
 
@@ -236,6 +236,9 @@ def test_what_grows_with_every_call_is_told_from_what_is_bounded() -> None:
         assert growth(_readings(*held[:4]), end=True) is None, held
     for held in bounded:
         assert growth(_readings(*held), end=True) is None, held
+    resident = {n: {"bytes of resident memory": 197 * n} for n in (15, 30, 60, 120, 240)}
+    assert growth(resident, end=True) is None
+    assert growth({n: {"bytes of resident memory": 4096 * n} for n in resident}, end=True)
     many = [2**20 * n for n in (15, 30, 60, 120, 240, 480)]
     assert growth(_readings(*many), end=False) is not None
     assert checkpoints(1000)[-5:] == (62, 125, 250, 500, 1000)
