@@ -119,14 +119,32 @@ class Confirmer:
 
     def _stateful(self, item: Calls, outcome: Outcome) -> Confirmation:
         """Calls whose last one is right by itself, as far as is known: shrunk, and named."""
+        if outcome.verdict is not Verdict.RETAINED and outcome.number:
+            item = changed(item, loop=cut(item.loop, outcome.number))
         kept = outcome.verdict is Verdict.RETAINED
-        runs = [self._ran(item) for _ in range(_AGAIN - 1)]
-        often = sum(ran.verdict is outcome.verdict for ran in runs)
-        if often < len(runs) or not (kept or self._right_alone(item.loop, _AGAIN)):
-            shows = f"it comes and goes: {often + 1} of {_AGAIN} runs of the same calls show it"
+        small, ran = item, outcome
+        again = self._comes_back(item, outcome)
+        if again:
+            small, ran = self._smallest(item, outcome, lambda loop: kept or self._right_alone(loop))
+            # A smaller one was kept for failing once, which chance may have done.
+            again = self._comes_back(small, ran)
+        if not again:
+            shows = f"it comes and goes: not each of {_AGAIN} runs of the same calls shows it"
             return Confirmation(item, dataclasses.replace(outcome, shows=shows), True)
-        small, ran = self._smallest(item, outcome, lambda loop: kept or self._right_alone(loop))
         return Confirmation(small, _named(small, ran), True)
+
+    def _comes_back(self, item: Calls, outcome: Outcome) -> bool:
+        """Whether the last of the calls fails each time they are made, and never by itself."""
+        kept = outcome.verdict is Verdict.RETAINED
+        if not kept and item.loop.calls == 1 and not item.before:
+            return False
+        for _ in range(_AGAIN):
+            ran = self._ran(item)
+            if ran.verdict is not outcome.verdict:
+                return False
+            if not kept and item.loop.steps and ran.number != item.loop.calls:
+                return False
+        return kept or self._right_alone(item.loop, _AGAIN)
 
     def _smallest(
         self, item: Calls, outcome: Outcome, alone: Callable[[Loop], bool]
