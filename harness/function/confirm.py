@@ -127,9 +127,9 @@ class Confirmer:
         if again:
             small, ran = self._smallest(item, outcome, lambda loop: kept or self._right_alone(loop))
             # A smaller one was kept for failing once, which chance may have done.
-            again = self._comes_back(small, ran)
+            again = small == item or self._comes_back(small, ran)
         if not again:
-            shows = f"it comes and goes: not each of {_AGAIN} runs of the same calls shows it"
+            shows = "it comes and goes: not each run of the same calls shows it"
             return Confirmation(item, dataclasses.replace(outcome, shows=shows), True)
         return Confirmation(small, _named(small, ran), True)
 
@@ -138,7 +138,9 @@ class Confirmer:
         kept = outcome.verdict is Verdict.RETAINED
         if not kept and item.loop.calls == 1 and not item.before:
             return False
-        for _ in range(_AGAIN):
+        # A hang takes its whole limit each time, and chance has little part in it.
+        times = 1 if outcome.verdict is Verdict.TIMEOUT else _AGAIN
+        for _ in range(times):
             ran = self._ran(item)
             if ran.verdict is not outcome.verdict:
                 return False
