@@ -74,10 +74,12 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
         except Refused as refusal:
             return result(Verdict.UNSUPPORTED, calls=count, refusal=str(refusal))
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
-            text = f"forward {number}: {type(error).__name__}: {line}"
+            text = f"forward {number}: {_line(error)}"
             return result(Verdict.ERROR, calls=count, refusal=text)
-        step = known.step(forward.numbers, forward.epoch)
+        try:
+            step = known.step(forward.numbers, forward.epoch)
+        except Exception as error:
+            return result(Verdict.ERROR, calls=count, refusal=f"uncached: {_line(error)}")
         for call in calls:
             if blame is None:
                 count += 1
@@ -94,6 +96,11 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
         tokens=outcome.tokens,
         error=outcome.error,
     )
+
+
+def _line(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from harness.auditing.run import Audit
 from harness.support.text import table
 from harness.verdict import Verdict
 
+WIDTH = 100
 WORST = (Verdict.WRONG, Verdict.ERROR, Verdict.OK, Verdict.UNSUPPORTED)
 
 
@@ -39,8 +41,12 @@ def render(audits: Sequence[Audit], versions: str) -> str:
     for configuration, reason in sorted(refusals):
         by_reason.setdefault(reason, []).append(configuration)
     for reason, names in by_reason.items():
-        lines += ["", f"{Verdict.UNSUPPORTED} {', '.join(names)}", f"           {reason}"]
+        lines += ["", f"{Verdict.UNSUPPORTED} {', '.join(names)}", *_indented(reason)]
     return "\n".join(lines) + "\n"
+
+
+def _indented(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * 11, subsequent_indent=" " * 11)
 
 
 def _table(audits: Sequence[Audit]) -> Iterator[str]:
@@ -73,7 +79,7 @@ def _first_of_each(audits: Sequence[Audit]) -> list[Audit]:
 def _wrong(audit: Audit) -> Iterator[str]:
     yield f"{audit.verdict} {audit.configuration}, {audit.scenario.name}"
     if audit.blame is None:
-        yield f"           {audit.refusal}"
+        yield from _indented(audit.refusal)
         return
     blame = audit.blame
     name = f": {blame.name}" if blame.name else ""
@@ -90,23 +96,54 @@ def _wrong(audit: Audit) -> Iterator[str]:
 
 def to_json(audits: Sequence[Audit], versions: dict[str, Any]) -> str:
     """The results as JSON."""
-    entries = []
-    for audit in audits:
-        blame = audit.blame
-        entries.append(
-            {
-                "configuration": audit.configuration,
-                "scenario": audit.scenario.name,
-                "verdict": audit.verdict,
-                "calls": audit.calls,
-                "forwards": audit.forwards,
-                "forward": None if blame is None else audit.at,
-                "blame": None if blame is None else vars(blame),
-                "greedy_tokens_changed": audit.greedy,
-                "tokens": audit.tokens,
-                "logit_error": audit.error,
-                "refusal": audit.refusal,
-                "seconds": round(audit.seconds, 3),
-            }
-        )
-    return json.dumps({"versions": versions, "audits": entries}, indent=2, allow_nan=False) + "\n"
+    document = {"versions": versions, "audits": [_entry(audit) for audit in audits]}
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _entry(audit: Audit) -> dict[str, Any]:
+    blame = audit.blame
+    return {
+        "configuration": audit.configuration,
+        "scenario": audit.scenario.name,
+        "verdict": audit.verdict,
+        "calls": audit.calls,
+        "forwards": audit.forwards,
+        "forward": None if blame is None else audit.at,
+        "blame": None if blame is None else vars(blame),
+        "greedy_tokens_changed": audit.greedy,
+        "tokens": audit.tokens,
+        "logit_error": audit.error,
+        "refusal": audit.refusal,
+        "seconds": round(audit.seconds, 3),
+    }
+
+
+def changes(recorded: str, audits: Sequence[Audit]) -> Iterator[str]:
+    """Lines that say which audits came out otherwise than in ``recorded``, JSON that ``to_json``
+    wrote; audits that are only in one of them are left out.
+
+    Raises:
+        ValueError: for text of another form.
+    """
+    try:
+        before = {
+            (entry["configuration"], entry["scenario"]): _came_out(entry)
+            for entry in json.loads(recorded)["audits"]
+        }
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"no audits: {type(error).__name__}: {error}") from None
+    both = [(before.get((a.configuration, a.scenario.name)), a) for a in audits]
+    known = [(was, a) for was, a in both if was is not None]
+    changed = [(was, a) for was, a in known if was != _came_out(_entry(a))]
+    yield f"{len(changed)} of {len(known)} audits came out otherwise than recorded"
+    for was, audit in changed:
+        now = _came_out(_entry(audit))
+        yield f"           {audit.configuration}, {audit.scenario.name}: {was}, now {now}"
+
+
+def _came_out(entry: dict[str, Any]) -> str:
+    blame = entry["blame"]
+    if blame is None:
+        return str(entry["verdict"])
+    where = f"forward {entry['forward']}, layer {blame['layer']}"
+    return f"{entry['verdict']}, {blame['name'] or blame['cause']}, {where}"

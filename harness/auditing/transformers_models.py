@@ -38,7 +38,8 @@ def _config(name: str) -> Any:
     if name in ("mistral", "gemma2", "gemma3", "gpt-oss"):
         more["sliding_window"] = WINDOW
     if name == "gpt-oss":
-        more |= dict(num_local_experts=2, num_experts_per_tok=1)
+        # Grouped products of experts exist in no float64.
+        more |= dict(num_local_experts=2, num_experts_per_tok=1, experts_implementation="eager")
     kinds = {
         "llama": "LlamaConfig",
         "mistral": "MistralConfig",
@@ -150,9 +151,15 @@ class Session:
         taken = inspect.signature(self.model.forward).parameters
         # The name changed within version 5.
         cache = {"cache" if "cache" in taken else "past_key_values": self.cache}
-        logits: Tensor = self.model(
-            ids, attention_mask=mask.long(), position_ids=position, **cache
-        ).logits
+        try:
+            logits: Tensor = self.model(
+                ids, attention_mask=mask.long(), position_ids=position, **cache
+            ).logits
+        except (ValueError, NotImplementedError) as error:
+            if len(self.real) > 1:
+                raise
+            # What a configuration refuses, it refuses at once.
+            raise Refused(str(error).splitlines()[0]) from None
         return logits
 
     def rollback(self, count: int) -> None:

@@ -15,6 +15,7 @@ from harness.commands.options import (
     OK,
     USAGE,
     UsageError,
+    input_file,
     names,
     sharing,
 )
@@ -46,6 +47,12 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--scenarios", type=names, metavar="NAMES", help="default: all")
     parser.add_argument(
+        "--against",
+        type=input_file,
+        metavar="FILE",
+        help="JSON of an earlier audit: say what came out otherwise",
+    )
+    parser.add_argument(
         "--compile",
         action="store_true",
         help="compile flex_attention as the project does; without, it runs eagerly",
@@ -66,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from harness.auditing.run import Audit, audit
     from harness.auditing.scenario import SCENARIOS
-    from harness.auditing.text import render, to_json, worst
+    from harness.auditing.text import changes, render, to_json, worst
     from harness.support.environment import environment, one_line
 
     wanted = _some("--scenarios", arguments.scenarios, tuple(s.name for s in SCENARIOS))
@@ -87,6 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     versions["threads"] = torch.get_num_threads()
     if audits:
         print(render(audits, one_line(versions)), end="")
+    if arguments.against is not None:
+        try:
+            lines = list(changes(arguments.against.read_text(encoding="utf-8"), audits))
+        except ValueError as error:
+            raise UsageError(f"--against: {arguments.against}: {error}") from None
+        print("", *lines, sep="\n")
     if arguments.json is not None:
         write_atomically(arguments.json, to_json(audits, versions))
     if interrupted:

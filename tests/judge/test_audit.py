@@ -13,7 +13,7 @@ from harness import audit as watched
 from harness.auditing.blame import Cause
 from harness.auditing.run import audit
 from harness.auditing.scenario import SCENARIOS, Scenario
-from harness.auditing.text import render, to_json
+from harness.auditing.text import changes, render, to_json
 from harness.cli import USAGE, main
 from harness.verdict import Verdict
 from tests.support.tiny_decoder import WINDOWED, TinyModule, tiny_configuration
@@ -107,6 +107,21 @@ def test_results_are_strict_json() -> None:
     read = json.loads(to_json(audits, {"torch": torch.__version__}))["audits"]
     assert [entry["verdict"] for entry in read] == ["OK", "WRONG"]
     assert read[1]["blame"]["name"] == "one-slot-late"
+
+
+def test_a_later_audit_says_what_changed() -> None:
+    """Only what came out otherwise is listed, with where."""
+    sound = [audit(tiny_configuration(), BY_NAME["tokens"])]
+    wrong = [audit(tiny_configuration("one-slot-late"), BY_NAME["tokens"])]
+    wrong = [dataclasses.replace(wrong[0], configuration=sound[0].configuration)]
+    assert list(changes(to_json(sound, {}), sound)) == [
+        "0 of 1 audits came out otherwise than recorded"
+    ]
+    assert list(changes(to_json(sound, {}), wrong))[1].strip() == (
+        "tiny/sound, tokens: OK, now WRONG, one-slot-late, forward 1, layer 0"
+    )
+    with pytest.raises(ValueError, match="no audits"):
+        list(changes("[]", sound))
 
 
 @pytest.mark.parametrize(
