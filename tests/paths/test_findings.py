@@ -72,6 +72,16 @@ def test_every_finding_has_a_script_and_a_section() -> None:
         assert f"(fixtures/repro/{name}/script.py)" in FINDINGS
 
 
+def test_every_finding_in_another_kernel_has_a_script_and_a_section() -> None:
+    """Scripts under fixtures/kernels and sections name the same findings."""
+    scripts = sorted(path.stem for path in ROOT.glob("fixtures/kernels/*.py"))
+    sections = re.findall(r"^#### ([a-z0-9]+(?:-[a-z0-9]+)+)$", FINDINGS, re.MULTILINE)
+    assert scripts
+    assert sorted(sections) == scripts
+    for name in scripts:
+        assert f"(fixtures/kernels/{name}.py)" in FINDINGS
+
+
 @pytest.mark.parametrize("name", [known.name for known in KNOWN_FAILURES])
 def test_every_exclusion_has_a_script_a_section_and_a_kept_case(name: str) -> None:
     """Nothing is taken out of the drawn space without evidence."""
