@@ -25,6 +25,7 @@ from harness.commands.options import (
     seconds,
     sharing,
     slots,
+    some_of,
     whole,
     whole_numbers,
 )
@@ -79,6 +80,8 @@ def add(commands: Any) -> None:
     add("--after", metavar="LOOPS", help="cases and calls, joined by ;, that come before --case")
     hint = "a call may overwrite the output of an earlier one; replaces the attribute"
     add("--reuses-output", action="store_true", default=None, help=hint)
+    allow = "do not fail for it: imprecise (figures are printed all the same)"
+    add("--allow", type=some_of("imprecise"), default=(), metavar="NAMES", help=allow)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -112,14 +115,14 @@ def run(arguments: argparse.Namespace) -> int:
             for named in item.cases if item is not None else ():
                 if reason := domain.refuses(named):
                     raise UsageError(f"{'--case' if named == case else '--after'}: {reason}")
-            seed, compiles = arguments.seed or 0, arguments.compile
             result = check(
                 spec,
                 runner,
-                _one(item) if item is not None else _drawn(domain, seed, examples, compiles),
+                _one(item) if item is not None else _drawn(domain, examples, arguments),
                 progress,
                 seconds=arguments.seconds,
                 shrinks=case is None,
+                allows=arguments.allow,
             )
     except TargetError as error:
         raise UsageError(str(error)) from None
@@ -130,7 +133,10 @@ def run(arguments: argparse.Namespace) -> int:
     alone = not isinstance(result.item, Calls)
     if arguments.script is not None and not alone:
         print("--script: not written: it would show a case alone, not calls", file=sys.stderr)
-    if arguments.script is not None and result.case is not None and alone:
+    if arguments.script is not None and result.case is not None and not result.scriptable:
+        print("--script: not written: it would judge a call by its budget", file=sys.stderr)
+    shown = alone and result.scriptable
+    if arguments.script is not None and result.case is not None and shown:
         text = target_script(
             spec.target,
             result.case,
@@ -240,11 +246,16 @@ def _one(item: Item) -> list[Source]:
     return [Source("named", 1, [item])]
 
 
-def _drawn(domain: Domain, seed: int, examples: int, compiled: bool) -> list[Source]:
+def _drawn(domain: Domain, examples: int, arguments: argparse.Namespace) -> list[Source]:
     from harness.function.sources import sources
 
-    geometries = _COMPILED_GEOMETRIES if compiled else 0
-    return sources(domain, seed, examples, compiled_geometries=geometries)
+    return sources(
+        domain,
+        arguments.seed or 0,
+        examples,
+        compiled_geometries=_COMPILED_GEOMETRIES if arguments.compile else 0,
+        interpreted=arguments.triton,
+    )
 
 
 @contextlib.contextmanager

@@ -4,10 +4,11 @@ process."""
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.verdict import Finding, LoopJudgement, Verdict
+from harness.verdict.precision import Counts
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Outcome:
     the graphs that were compiled for the case's geometry. ``stderr`` has the last lines that a
     process wrote before it died. ``number`` is that of the call of a loop that failed, from 1,
     ``shows`` says after which calls alone a failure shows, and ``seconds`` is the median time of a
-    loop's calls."""
+    loop's calls. ``precision`` has counts of one call where nothing was found."""
 
     findings: tuple[Finding, ...] = ()
     invalid: str = ""
@@ -32,6 +33,7 @@ class Outcome:
     number: int = 0
     shows: str = ""
     seconds: float = 0.0
+    precision: Counts = field(default_factory=Counts)
 
     @classmethod
     def found(cls, verdict: Verdict, evidence: str) -> Outcome:
@@ -81,11 +83,13 @@ class Outcome:
 
     def to_values(self) -> dict[str, Any]:
         """The outcome in plain values that JSON can hold."""
-        return {**vars(self), "findings": [vars(finding) for finding in self.findings]}
+        findings = [vars(finding) for finding in self.findings]
+        return {**vars(self), "findings": findings, "precision": self.precision.to_values()}
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Outcome:
         """Read what ``to_values`` gave, after a way through JSON."""
         found = tuple(Finding(Verdict(f["verdict"]), f["evidence"]) for f in values["findings"])
         texts = {name: tuple(values[name]) for name in ("names", "sentences", "stderr")}
-        return cls(**{**values, "findings": found, **texts})
+        counts = Counts.from_values(values["precision"])
+        return cls(**{**values, "findings": found, **texts, "precision": counts})

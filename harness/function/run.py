@@ -38,6 +38,7 @@ from harness.verdict import (
     judge,
     judge_loop,
 )
+from harness.verdict.precision import Counts, observe
 
 # The sizes of blocks in which a kernel may go through the cache, the likeliest first.
 BLOCKS = (128, 64, 32, 16, 256)
@@ -170,6 +171,7 @@ class LocalRunner:
             tuple(map(_with_remedy, findings)),
             utilisation=judgement.error.utilisation if judgement.error else None,
             graphs=path.graphs(case),
+            precision=Counts() if findings else observe(problem, judgement, path.precision),
         )
 
     def _of_loop(self, loop: Loop, last_alone: bool) -> Outcome:

@@ -17,11 +17,14 @@ from harness.function.calls import Calls
 from harness.function.confirm import Confirmer
 from harness.function.item import Item, Runner
 from harness.function.outcome import Outcome
+from harness.function.precision import demonstration
 from harness.function.run import Facts, TargetSpec
 from harness.function.schedule import Source, interleaved
 from harness.function.shrink import shrink
 from harness.support.progress import Progress
 from harness.verdict import Verdict
+from harness.verdict.imprecise import imprecise
+from harness.verdict.precision import Counts
 
 # Shrinking only makes the case easier to read, and is worth no more than a minute of waiting.
 _SHRINK_SECONDS = 60.0
@@ -35,7 +38,8 @@ class Tally:
     """Counts of a search: how many examples were judged, with which features, how near to the
     budget they came, and the graphs of each geometry. ``unsupported`` cases, by reason, and
     ``invalid`` ones are no examples. ``slowest`` is in seconds. ``loops`` are counted apart, with
-    their ``calls``, and the most of them in one run, ``longest``."""
+    their ``calls``, and the most of them in one run, ``longest``. ``precision`` sums the counts of
+    all runs, and ``counted`` has those cases whose rows were counted."""
 
     examples: int = 0
     features: Counter[str] = field(default_factory=Counter)
@@ -48,6 +52,8 @@ class Tally:
     loops: int = 0
     calls: int = 0
     longest: int = 0
+    precision: Counts = field(default_factory=Counts)
+    counted: list[DecodeCase] = field(default_factory=list)
 
     @property
     def refused(self) -> int:
@@ -75,6 +81,9 @@ class Tally:
         if outcome.graphs:
             known = self.graphs.get(case.geometry, 0)
             self.graphs[case.geometry] = max(known, outcome.graphs)
+        if outcome.precision.cells:
+            self.precision += outcome.precision
+            self.counted.append(case)
         if outcome.verdict is not Verdict.TIMEOUT:
             self.slowest = max(self.slowest, seconds)
 
@@ -97,7 +106,8 @@ class SearchResult:
     """What a search found.
 
     ``item`` is the smallest item found that fails, shrunk from ``drawn``; both are None where
-    nothing fails. ``seconds`` is wall time, ``spent`` what each source took of it."""
+    nothing fails, or where only all items together show it (IMPRECISE). ``seconds`` is wall time,
+    ``spent`` what each source took of it."""
 
     spec: TargetSpec
     facts: Facts
@@ -119,6 +129,11 @@ class SearchResult:
         if self.item is None and not self.tally.judged:
             return Verdict.UNSUPPORTED
         return self.outcome.verdict
+
+    @property
+    def scriptable(self) -> bool:
+        """Whether a script that judges one call by its budget can show the verdict."""
+        return self.verdict is not Verdict.IMPRECISE
 
     @property
     def repro(self) -> str | None:
@@ -145,13 +160,16 @@ def check(
     *,
     seconds: float | None = None,
     shrinks: bool = True,
+    allows: Sequence[str] = (),
 ) -> SearchResult:
-    """Run the target on the items of ``sources`` until one fails, and shrink that one.
+    """Run the target on the items of ``sources`` until one fails, and shrink that one. Where none
+    fails, the counts of all of them together say whether the function is imprecise.
 
     Args:
         sources: take turns by their shares of the time; the first one bounds the search.
         seconds: wall time after which no further item is run.
         shrinks: whether to look for a smaller failing item.
+        allows: names of verdicts, in lower case, that are not looked for: ``imprecise``.
     """
     start = time.monotonic()
     tally = Tally()
@@ -162,6 +180,10 @@ def check(
         failed = item
         small, outcome = _settled(runner, item, ran, history, tally, progress, shrinks)
         break
+    beyond = imprecise(tally.precision) if failed is None and "imprecise" not in allows else []
+    if beyond:
+        outcome = Outcome(tuple(beyond))
+        small = failed = demonstration(runner, tally.counted, beyond, progress)
     spent = {source.name: source.seconds for source in sources}
     total = time.monotonic() - start
     return SearchResult(spec, runner.facts, tally, outcome, total, spent, small, failed)

@@ -13,6 +13,7 @@ from harness.function.item import Item
 from harness.function.search import SearchResult
 from harness.support.environment import one_line
 from harness.verdict import Verdict
+from harness.verdict.imprecise import evidence, precise, shares
 
 WIDTH = 100
 
@@ -31,8 +32,10 @@ def render(result: SearchResult) -> str:
         lines += _wrapped(*result.outcome.stderr, label="stderr")
         lines += _wrapped(*result.outcome.sentences, label="diagnosis")
         lines.append(f"repro      {result.repro}")
-        if not isinstance(result.item, Calls):
+        if result.scriptable and not isinstance(result.item, Calls):
             lines.append("script     the same with --script FILE writes one that needs torch alone")
+    elif result.verdict is Verdict.IMPRECISE:
+        lines.append("repro      the same command again: no case alone has rows enough to show it")
     lines += _figures(result)
     return "\n".join(lines) + "\n"
 
@@ -88,12 +91,30 @@ def _figures(result: SearchResult) -> Iterator[str]:
     if tally.max_utilisation is not None:
         yield f"worst      {tally.max_utilisation:.3g} rounding budgets, {tally.worst_case}"
     yield from _wrapped(*_loops(result), label="loops")
+    yield from _wrapped(*_precision(result), label="precision")
     if tally.graphs:
         graphs = sum(tally.graphs.values())
         yield f"graphs     {graphs} for {len(tally.graphs)} geometries"
     for reason, count in tally.unsupported.most_common():
         yield f"           {Verdict.UNSUPPORTED} {count} times: {reason}"
     yield from _wrapped(one_line(result.facts.environment), label="with")
+
+
+def _precision(result: SearchResult) -> Iterator[str]:
+    """A sentence for each dtype, and for what is not judged the reason."""
+    found = precise(result.tally.precision)
+    for dtype in found:
+        if dtype.strength is None:
+            yield (
+                f"{dtype.dtype}: precision not judged: {dtype.all.elements} elements in"
+                f" {dtype.all.rows} rows, of which a verdict needs {dtype.needed}"
+            )
+        elif not dtype.imprecise:
+            yield f"{dtype.dtype}: {shares(dtype.all)}"
+        elif not result.outcome.findings:
+            yield f"{Verdict.IMPRECISE}, allowed: {evidence(dtype)}"
+    if not found:
+        yield "precision not judged: 0 elements, since no case had random data and enough rows"
 
 
 def to_json(result: SearchResult) -> str:
@@ -126,6 +147,7 @@ def to_json(result: SearchResult) -> str:
         "seconds_by_source": {name: round(spent, 3) for name, spent in result.spent.items()},
         "max_utilisation": _finite(tally.max_utilisation),
         "worst_case": None if tally.worst_case is None else str(tally.worst_case),
+        "precision": {dtype.dtype: dtype.to_values() for dtype in precise(tally.precision)},
         "graphs": sum(tally.graphs.values()),
         "geometries_compiled": len(tally.graphs),
         "environment": result.facts.environment,

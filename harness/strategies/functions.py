@@ -164,7 +164,7 @@ def supported(draw: st.DrawFn, domain: Domain, mode: str = "eager") -> DecodeCas
 
 
 def domain_cases(
-    domain: Domain, source: int, *, compiled_geometries: int = 0
+    domain: Domain, source: int | str, *, compiled_geometries: int = 0
 ) -> Iterator[DecodeCase]:
     """Distinct cases of a domain, the same for the same ``source``, until no new one is drawn.
 

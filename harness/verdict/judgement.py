@@ -32,6 +32,7 @@ class Verdict(enum.StrEnum):
     RACE = "RACE"
     STALE = "STALE"
     RETAINED = "RETAINED"
+    IMPRECISE = "IMPRECISE"
     REGRESSED = "REGRESSED"
     ERROR = "ERROR"
     OOM = "OOM"

@@ -7,6 +7,7 @@
 ``entries``         a ledger of one entry
 ``fixed_path``      the rule of the fixed path by its definition
 ``geometries``      what compiled paths are judged on
+``imprecise``       functions that lose more bits than they declare, ``imprecise_targets`` for check
 ``interpreted``     what runs in the process that interprets; ``interpreting`` asks it
 ``kernels``         functions that launch Triton kernels, sound and with planted faults
 ``processes``       child processes: started, interrupted, watched until they end
