@@ -167,7 +167,7 @@ def _spec(arguments: argparse.Namespace, item: Item | None) -> TargetSpec:
     from harness.function.run import TargetSpec
 
     lengths = [case.cache_len for case in item.cases] if item is not None else []
-    size = (min(lengths), max(lengths)) if lengths else arguments.cache_len
+    size = (1, max(lengths)) if lengths else arguments.cache_len
     try:
         spec = TargetSpec(
             target=arguments.target,

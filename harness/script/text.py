@@ -26,6 +26,7 @@ _STDLIB = (
     "runpy",
     "subprocess",
     "sys",
+    "zlib",
 )
 _FLEX = ("AuxRequest", "BlockMask", "create_block_mask", "flex_attention")
 
