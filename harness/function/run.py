@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import itertools
 import json
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from harness.diagnosis.suspects import Diagnosis, diagnose
 from harness.function.declarations import Declarations, hints
 from harness.function.load import TargetError, check_signature, load, target_path
 from harness.function.outcome import Outcome
+from harness.function.repeats import Repeats
 from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path, Result
 from harness.support.environment import environment
@@ -116,9 +118,11 @@ class LocalRunner:
     block: int = BLOCKS[0]
     paths: dict[str, Path] = field(init=False)
     facts: Facts = field(init=False)
+    repeats: Repeats = field(init=False)
 
     def __post_init__(self) -> None:
         spec = self.spec
+        self.repeats = Repeats(spec.device)
         if spec.target in PATHS:
             path = PATHS[spec.target]
             self.paths = dict.fromkeys(DTYPES, path)
@@ -165,8 +169,14 @@ class LocalRunner:
         except InvalidCase as error:
             return Outcome(invalid=str(error))
         path = self.paths[case.dtype]
+        start = time.monotonic()
         judgement = judge(path, problem, device)
         findings = judgement.findings or self._order_matters(problem, judgement)
+        # Triton's interpreter runs one program after the other, and takes long for it.
+        repeats = self.spec.target not in PATHS and not self.spec.triton
+        if repeats and not findings and judgement.output is not None:
+            seconds = time.monotonic() - start
+            findings = tuple(self.repeats.of(path, problem, judgement.output, seconds))
         return Outcome(
             tuple(map(_with_remedy, findings)),
             utilisation=judgement.error.utilisation if judgement.error else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -64,8 +64,10 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     )
 
 
-def attempt(path: Path, inputs: Inputs, changed: list[str] | None = None) -> Result | Finding:
-    """Run the path: its result, or a finding where it raised.
+def attempt(
+    path: Callable[[Inputs], Result], inputs: Inputs, changed: list[str] | None = None
+) -> Result | Finding:
+    """Run a path: its result, or a finding where it raised.
 
     Settings of the process that the path changed are put back and appended to ``changed`` by name.
     """

@@ -72,21 +72,26 @@ def few_objects() -> Iterator[None]:
 
 
 def gauges(device: str) -> dict[str, int]:
-    """What the process holds now, by name; empty where the system does not tell (no /proc)."""
-    if not (_PROC / "statm").exists():
-        return {}
+    """What the process holds now without what may be freed, by name; see ``held``."""
     gc.collect()
     trim = getattr(_LIBC, "malloc_trim", None)
     if trim is not None:
         trim(0)
+    return held(device)
+
+
+def held(device: str) -> dict[str, int]:
+    """What the process holds now, by name; empty where the system does not tell (no /proc)."""
+    if not (_PROC / "statm").exists():
+        return {}
     resident = int((_PROC / "statm").read_text(encoding="ascii").split()[1])
-    held = {name: len(os.listdir(_PROC / folder)) for name, folder in _COUNTED.items()}
+    found = {name: len(os.listdir(_PROC / folder)) for name, folder in _COUNTED.items()}
     if (allocated := _allocated()) is not None:
-        held["bytes of memory"] = allocated
-    held["bytes of resident memory"] = resident * os.sysconf("SC_PAGE_SIZE")
+        found["bytes of memory"] = allocated
+    found["bytes of resident memory"] = resident * os.sysconf("SC_PAGE_SIZE")
     if torch.device(device).type == "cuda":
-        held["bytes of GPU memory"] = torch.cuda.memory_allocated(device)
-    return held
+        found["bytes of GPU memory"] = torch.cuda.memory_allocated(device)
+    return found
 
 
 def growth(readings: Mapping[int, Mapping[str, int]], *, end: bool) -> str | None:

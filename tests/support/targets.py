@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import sys
@@ -92,6 +93,17 @@ def waits(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
         file.write(f"{os.getpid()} {os.getppid()}\n")
     time.sleep(600)
     return q
+
+
+CALLS = itertools.count(1)
+
+
+def races(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """One element has other bits in one call of 23."""
+    output = sound(q, k, v, p)
+    if next(CALLS) % 23 == 0:
+        output.view(-1)[-1:] *= 1 + 2.0**-7
+    return output
 
 
 def never(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
