@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import time
@@ -13,18 +14,25 @@ from dataclasses import dataclass, field
 import torch
 
 from harness.case import DTYPES, DecodeCase
+from harness.case.domain import Domain
+from harness.case.features import FEATURES
 from harness.paths import Path
+from harness.strategies.drawing import MEDIUM, domain_cases
 from harness.strategies.paths import fitted, sampled_cases
 from harness.verdict import Judgement, Problem, Verdict, judge
 from tests.support.sound import SOUND
 
 # Hypothesis draws better in many short runs than in one long one.
 CASES_PER_RUN = 100
+# Beside them, so many of the shapes that users' functions get: long caches, large batches.
+SHAPES_PER_RUN = 25
 
 
 def problems(run: int, dtype: str, path: Path) -> Iterator[Problem]:
     """The problems that one run of drawn cases gives for paths with the contract of ``path``."""
-    return fitted(sampled_cases(CASES_PER_RUN, run), path, dtype=dtype)
+    shapes = domain_cases(Domain(tuple(FEATURES)), run, MEDIUM)
+    cases = [*sampled_cases(CASES_PER_RUN, run), *itertools.islice(shapes, SHAPES_PER_RUN)]
+    return fitted(cases, path, dtype=dtype)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Cases: decode calls described by plain values, and the rule which slots their queries attend."""
 
 from harness.case.decode_case import (
+    LARGEST_BLOCK,
     MAX_CACHE_LEN,
     RECIPES,
     DecodeCase,
@@ -16,6 +17,7 @@ from harness.case.tails import FINITE_TAILS, NONFINITE_TAILS, TAILS
 __all__ = [
     "DTYPES",
     "FINITE_TAILS",
+    "LARGEST_BLOCK",
     "LAYOUTS",
     "MASKS",
     "MAX_CACHE_LEN",

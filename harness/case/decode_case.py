@@ -39,6 +39,7 @@ from harness.support.strict_json import JsonError, anything, fields, parse
 
 RECIPES = ("fresh", "row", "kv-blocks")
 MAX_CACHE_LEN = 2**20
+LARGEST_BLOCK = 4096
 
 
 def _field(key: str, type_: FieldType, help: str, **default: Any) -> Any:

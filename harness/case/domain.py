@@ -1,6 +1,6 @@
 """Domain: the cases that a user's function declares to take, as plain values without torch.
 
-Without any declaration a function gets 1 to 4 sequences at one position, one query token each,
+Without any declaration a function gets 1 to 16 sequences at one position, one query token each,
 as many KV heads as query heads, contiguous caches, and no options. Each feature lifts one of
 these limits; they combine freely.
 """
@@ -17,8 +17,9 @@ from harness.case.kinds import Kind
 from harness.case.layouts import STRIDED
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
-MAX_BATCH = 4
+MAX_BATCH = 16
 MAX_Q_LEN = 128
+CACHE_LEN = (1, 2**17)
 
 
 class DomainError(ValueError):
@@ -41,7 +42,7 @@ class Domain:
 
     features: tuple[str, ...] = ()
     head_dims: tuple[int, ...] = HEAD_DIMS
-    cache_len: tuple[int, int] = (1, 1024)
+    cache_len: tuple[int, int] = CACHE_LEN
     dtypes: tuple[str, ...] = DTYPES
     requires: tuple[str, ...] = ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -12,10 +13,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness.case import DTYPES, DecodeCase
-from harness.case.domain import HEAD_DIMS, Domain, DomainError, known_features
+from harness.case.domain import CACHE_LEN, HEAD_DIMS, Domain, DomainError, known_features
 from harness.case.features import FEATURES
 from harness.case.loop import STEPS, Loop, loops_from_text
 from harness.commands.options import (
+    INTERRUPTED,
     NOT_OK,
     OK,
     USAGE,
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from harness.function.run import TargetSpec
     from harness.function.schedule import Source
 
-_EXAMPLES, _SLOW_EXAMPLES = 200, 40
 _COMPILED_GEOMETRIES = 4
 _TIMEOUT, _SLOW_TIMEOUT = 30.0, 300.0
 _TRITON_CACHE_LEN = (1, 200)
@@ -67,9 +68,11 @@ def add(commands: Any) -> None:
     add("--dtypes", type=dtypes, metavar="NAMES", help=of)
     add("--triton", action="store_true", help="run Triton kernels in its interpreter, watched")
     add("--compile", action="store_true", help="torch.compile the function, count its graphs")
-    add("--cache-len", type=slots, metavar="MIN:MAX", help="slots allocated (default 1:1024)")
-    drawn = f"default {_EXAMPLES}; compiled or --triton {_SLOW_EXAMPLES}"
+    default = ":".join(map(str, CACHE_LEN))
+    add("--cache-len", type=slots, metavar="MIN:MAX", help=f"slots allocated (default {default})")
+    drawn = "the most drawn cases (default 200; --thorough 1000; compiled or --triton 40)"
     add("--max-examples", type=whole(1), metavar="N", help=drawn)
+    add("--thorough", action="store_true", help="minutes instead of seconds: more and larger cases")
     add("--seconds", type=seconds, metavar="S", help="stop drawing after this time")
     limit = f"of one case (default {_TIMEOUT:g}; compiled or --triton {_SLOW_TIMEOUT:g})"
     add("--timeout", type=seconds, metavar="S", help=limit)
@@ -93,13 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
     item = None if case is None else _item(case, arguments.calls, arguments.after)
     compiled = arguments.compile or (case is not None and case.mode != "eager")
     slow = compiled or arguments.triton
-    examples = arguments.max_examples or (_SLOW_EXAMPLES if slow else _EXAMPLES)
     timeout = arguments.timeout or (_SLOW_TIMEOUT if slow else _TIMEOUT)
     if arguments.triton:
         _require_triton()
     spec = _spec(arguments, item)
-    if case is None:
-        _require_hypothesis()
 
     from harness.function.calls import Calls
     from harness.function.load import TargetError
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
             result = check(
                 spec,
                 runner,
-                _one(item) if item is not None else _drawn(domain, examples, arguments),
+                _one(item) if item is not None else _drawn(domain, arguments),
                 progress,
                 seconds=arguments.seconds,
                 shrinks=case is None,
@@ -126,7 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
             )
     except TargetError as error:
         raise UsageError(str(error)) from None
-    progress("done")
+    if not result.interrupted:
+        progress("done")
     print(render(result), end="")
     if arguments.json is not None:
         write_atomically(arguments.json, to_json(result))
@@ -147,6 +148,9 @@ def run(arguments: argparse.Namespace) -> int:
             triton=spec.triton,
         )
         write_atomically(arguments.script, text)
+    if result.interrupted:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
     if not result.tally.judged:
         return USAGE
     return OK if result.verdict.passes else NOT_OK
@@ -215,12 +219,14 @@ def _contradictions(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is not None and arguments.case is None:
             raise UsageError(f"--{name}: needs --case")
     if arguments.case is not None:
-        for name in ("max_examples", "seconds", "seed", "cache_len"):
-            if getattr(arguments, name) is not None:
+        for name in ("max_examples", "thorough", "seconds", "seed", "cache_len"):
+            if getattr(arguments, name) not in (None, False):
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag}: says what to draw, but --case draws nothing")
     if arguments.no_isolation and arguments.timeout is not None:
         raise UsageError("--timeout: needs a process of its own, so not with --no-isolation")
+    if arguments.thorough and (arguments.compile or arguments.triton):
+        raise UsageError("--thorough: for calls that are fast, so not with --compile or --triton")
     if arguments.triton and (arguments.compile or arguments.device != "cpu"):
         raise UsageError("--triton: runs on the CPU, so not with --compile or --device")
     if arguments.json is not None and arguments.json == arguments.script:
@@ -232,27 +238,24 @@ def _require_triton() -> None:
         raise UsageError("--triton: needs Triton: pip install 'flexdecode-harness[triton]'")
 
 
-def _require_hypothesis() -> None:
-    if importlib.util.find_spec("hypothesis") is None:
-        raise UsageError(
-            "drawing cases needs Hypothesis: pip install 'flexdecode-harness[strategies]',"
-            " or name a case with --case"
-        )
-
-
 def _one(item: Item) -> list[Source]:
     from harness.function.schedule import Source
 
     return [Source("named", 1, [item])]
 
 
-def _drawn(domain: Domain, examples: int, arguments: argparse.Namespace) -> list[Source]:
-    from harness.function.sources import sources
+def _drawn(domain: Domain, arguments: argparse.Namespace) -> list[Source]:
+    from harness.function.sources import DEFAULT, SLOW, THOROUGH, sources
 
+    effort = THOROUGH if arguments.thorough else DEFAULT
+    if arguments.compile or arguments.triton:
+        effort = SLOW
+    if arguments.max_examples is not None:
+        effort = dataclasses.replace(effort, examples=arguments.max_examples)
     return sources(
         domain,
         arguments.seed or 0,
-        examples,
+        effort,
         compiled_geometries=_COMPILED_GEOMETRIES if arguments.compile else 0,
         interpreted=arguments.triton,
     )

@@ -29,6 +29,7 @@ from harness.function.outcome import Outcome
 from harness.function.repeats import Repeats
 from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path, Result
+from harness.strategies.drawing import domain_cases
 from harness.support.environment import environment
 from harness.verdict import (
     Finding,
@@ -246,12 +247,10 @@ class LocalRunner:
 
     @functools.cached_property
     def _further(self) -> list[DecodeCase]:
-        """Further cases that tell faults apart; none where Hypothesis is not installed."""
-        if importlib.util.find_spec("hypothesis") is None:
-            return []
-        from harness.strategies.functions import domain_cases
-
+        """Further cases that tell faults apart; of a path none where Hypothesis is missing."""
         if self.spec.target in PATHS:
+            if importlib.util.find_spec("hypothesis") is None:
+                return []
             from harness.strategies.paths import fit, sampled_cases
 
             path = PATHS[self.spec.target]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.case import DecodeCase
+from harness.case.classes import Coverage
 from harness.case.features import features_of
 from harness.case.loop import Loop
 from harness.function.calls import Calls
@@ -20,7 +21,8 @@ from harness.function.outcome import Outcome
 from harness.function.precision import demonstration
 from harness.function.run import Facts, TargetSpec
 from harness.function.schedule import Source, interleaved
-from harness.function.shrink import shrink
+from harness.function.shrink import REDUCTIONS, SIZES, Reduction, shrink
+from harness.function.speed import work
 from harness.support.progress import Progress
 from harness.verdict import Verdict
 from harness.verdict.imprecise import imprecise
@@ -30,6 +32,8 @@ from harness.verdict.precision import Counts
 _SHRINK_SECONDS = 60.0
 _SHRINK_HANG_SECONDS = 20.0
 _TRIES = 3
+# A case of more work is made smaller before its failure is explained, which takes many runs.
+_LARGE = 2**19
 _PROGRESS_EVERY = 2.0
 
 
@@ -39,7 +43,8 @@ class Tally:
     budget they came, and the graphs of each geometry. ``unsupported`` cases, by reason, and
     ``invalid`` ones are no examples. ``slowest`` is in seconds. ``loops`` are counted apart, with
     their ``calls``, and the most of them in one run, ``longest``. ``precision`` sums the counts of
-    all runs, and ``counted`` has those cases whose rows were counted."""
+    all runs, and ``counted`` has those cases whose rows were counted. ``coverage`` has the classes
+    of the examples."""
 
     examples: int = 0
     features: Counter[str] = field(default_factory=Counter)
@@ -54,6 +59,7 @@ class Tally:
     longest: int = 0
     precision: Counts = field(default_factory=Counts)
     counted: list[DecodeCase] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
 
     @property
     def refused(self) -> int:
@@ -75,6 +81,7 @@ class Tally:
             return
         self.examples += 1
         self.features.update(features_of(case))
+        self.coverage.add(case)
         used = outcome.utilisation
         if used is not None and (self.max_utilisation is None or used > self.max_utilisation):
             self.max_utilisation, self.worst_case = used, case
@@ -107,7 +114,8 @@ class SearchResult:
 
     ``item`` is the smallest item found that fails, shrunk from ``drawn``; both are None where
     nothing fails, or where only all items together show it (IMPRECISE). ``seconds`` is wall time,
-    ``spent`` what each source took of it."""
+    ``spent`` what each source took of it, and ``counts`` are its items. A search that was
+    ``interrupted`` has what was seen until then."""
 
     spec: TargetSpec
     facts: Facts
@@ -115,8 +123,10 @@ class SearchResult:
     outcome: Outcome
     seconds: float
     spent: dict[str, float]
+    counts: dict[str, int]
     item: Item | None = None
     drawn: Item | None = None
+    interrupted: bool = False
 
     @property
     def case(self) -> DecodeCase | None:
@@ -173,20 +183,27 @@ def check(
     """
     start = time.monotonic()
     tally = Tally()
-    outcome, small, failed = Outcome(), None, None
-    for item, ran, history in _runs(runner, sources, tally, progress, seconds):
-        if ran.invalid or ran.verdict.passes:
-            continue
-        failed = item
-        small, outcome = _settled(runner, item, ran, history, tally, progress, shrinks)
-        break
-    beyond = imprecise(tally.precision) if failed is None and "imprecise" not in allows else []
-    if beyond:
-        outcome = Outcome(tuple(beyond))
-        small = failed = demonstration(runner, tally.counted, beyond, progress)
+    outcome, small, failed, interrupted = Outcome(), None, None, False
+    try:
+        for item, ran, history in _runs(runner, sources, tally, progress, seconds):
+            if ran.invalid or ran.verdict.passes:
+                continue
+            small, outcome, failed = item, ran, item
+            small, outcome = _settled(runner, item, ran, history, tally, progress, shrinks)
+            break
+        beyond = imprecise(tally.precision) if failed is None and "imprecise" not in allows else []
+        if beyond:
+            outcome = Outcome(tuple(beyond))
+            small = failed = demonstration(runner, tally.counted, beyond, progress)
+    except KeyboardInterrupt:
+        interrupted = True
     spent = {source.name: source.seconds for source in sources}
+    counts = {source.name: source.count for source in sources}
     total = time.monotonic() - start
-    return SearchResult(spec, runner.facts, tally, outcome, total, spent, small, failed)
+    facts = runner.facts
+    return SearchResult(
+        spec, facts, tally, outcome, total, spent, counts, small, failed, interrupted
+    )
 
 
 def _runs(
@@ -210,6 +227,7 @@ def _runs(
         outcome = item.run(runner)
         spent = time.monotonic() - before
         source.add(spent)
+        source.learn(item, outcome, spent)
         if isinstance(item, Calls) and item.loop.steps:
             tally.add_loop(item.loop, outcome)
         else:
@@ -237,16 +255,21 @@ def _settled(
         item, outcome, shows = found.item, found.outcome, found.outcome.shows
         if found.settled:
             return item, outcome
+    end = time.monotonic() + (_SHRINK_HANG_SECONDS if hangs else _SHRINK_SECONDS)
+    if shrinks and work(item.case) > _LARGE:
+        progress(f"{outcome.verdict} on {item.case}; making it smaller")
+        item, outcome = _smallest(runner, item, outcome, limit, end, reductions=SIZES)
     progress(f"{outcome.verdict} on {item.case}; looking for an explanation")
     outcome = runner.diagnosed(item.case, outcome)
     if not shrinks:
         return item, outcome
     progress(f"{outcome.verdict} on {item.case}; shrinking")
-    small, seen = _smallest(runner, item, outcome, tally)
+    small, seen = _smallest(runner, item, outcome, limit, end)
     if small != item and not shows and not _shows_again(runner, small, seen, limit):
         # What ran in the process in between had its part in it.
         progress(f"{outcome.verdict} on {item.case}; shrinking in fresh processes")
-        small, seen = _smallest(runner, item, outcome, tally, fresh=True)
+        end = time.monotonic() + _SHRINK_SECONDS
+        small, seen = _smallest(runner, item, outcome, limit, end, fresh=True)
     return small, dataclasses.replace(seen, shows=shows)
 
 
@@ -261,18 +284,23 @@ def _shows_again(runner: Runner, item: Item, outcome: Outcome, limit: float | No
 
 
 def _smallest(
-    runner: Runner, item: Item, outcome: Outcome, tally: Tally, *, fresh: bool = False
+    runner: Runner,
+    item: Item,
+    outcome: Outcome,
+    limit: float | None,
+    end: float,
+    *,
+    reductions: Sequence[Reduction] = REDUCTIONS,
+    fresh: bool = False,
 ) -> tuple[Item, Outcome]:
-    """The smallest item found with the same verdict and the same leading fault in its diagnosis;
-    with ``fresh``, each is run in a process of its own.
+    """The smallest item found until ``end`` with the same verdict and the same leading fault in its
+    diagnosis, if it has one; with ``fresh``, each is run in a process of its own.
 
-    A hang is shrunk with a shorter time limit, and the item that results must then hang for the
+    A hang is shrunk with a shorter time ``limit``, and the item that results must then hang for the
     whole of the real one.
     """
     hangs = outcome.verdict is Verdict.TIMEOUT
     domain = runner.facts.domain
-    limit = 0.5 + 10 * tally.slowest if hangs else None
-    end = time.monotonic() + (_SHRINK_HANG_SECONDS if hangs else _SHRINK_SECONDS)
     found = {item.case: outcome}
 
     def still(smaller: DecodeCase) -> bool | None:
@@ -290,7 +318,7 @@ def _smallest(
         found[smaller] = result.explained_by(outcome)
         return True
 
-    small = shrink(item.case, still)
+    small = shrink(item.case, still, reductions)
     if hangs and small != item.case:
         confirmed = item.on(small).run(runner)
         return (item.on(small), confirmed) if confirmed.like(outcome) else (item, outcome)

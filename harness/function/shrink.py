@@ -8,7 +8,7 @@ show only in a time limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.case import MASKS, TAILS, CaseError, DecodeCase
@@ -154,6 +154,10 @@ REDUCTIONS: tuple[Reduction, ...] = (
 )
 
 
+# What makes a large case cheap to run again.
+SIZES: tuple[Reduction, ...] = (_batch, _heads, _q_len, _positions, _cache_len, _dims)
+
+
 def _changed(case: DecodeCase, changes: dict[str, Any]) -> Iterator[DecodeCase]:
     """The case with changes, where a needle stays at its slot or moves along with the positions."""
     name, numbers = Spec.parse_one(case.probe)
@@ -174,7 +178,11 @@ def _changed(case: DecodeCase, changes: dict[str, Any]) -> Iterator[DecodeCase]:
             yield smaller
 
 
-def shrink(case: DecodeCase, still: Callable[[DecodeCase], bool | None]) -> DecodeCase:
+def shrink(
+    case: DecodeCase,
+    still: Callable[[DecodeCase], bool | None],
+    reductions: Sequence[Reduction] = REDUCTIONS,
+) -> DecodeCase:
     """The smallest case found that still fails, starting from ``case``, which fails.
 
     ``still(smaller)`` says whether a smaller case still fails, or returns None to end the search.
@@ -183,7 +191,7 @@ def shrink(case: DecodeCase, still: Callable[[DecodeCase], bool | None]) -> Deco
     before = None
     while before != case:
         before = case
-        for reduction in REDUCTIONS:
+        for reduction in reductions:
             smaller: DecodeCase | None = case
             while smaller is not None:
                 case, smaller = smaller, None

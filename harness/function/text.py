@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.function.calls import LONG, Calls
+from harness.function.covered import coverage_values, coverage_words
 from harness.function.item import Item
 from harness.function.search import SearchResult
 from harness.support.environment import one_line
@@ -41,8 +42,14 @@ def render(result: SearchResult) -> str:
 
 
 def _first(result: SearchResult) -> str:
-    """The verdict and the target; between them, where OK stands for few cases, of how many."""
+    """The verdict and the target; between them, where OK stands for few cases, of how many. No
+    verdict where the search was interrupted before a failure."""
     tally = result.tally
+    if result.interrupted and result.item is None:
+        seen = "no failure so far" if tally.judged else "nothing judged yet"
+        return f"INTERRUPTED {result.spec.target}: {seen}"
+    if result.interrupted:
+        return f"{result.verdict} {result.spec.target} (interrupted, so not the smallest case)"
     if result.verdict is not Verdict.OK or not tally.mostly_unsupported:
         return f"{result.verdict} {result.spec.target}"
     judged = f"on {tally.examples} of {tally.examples + tally.refused} cases alone"
@@ -88,6 +95,9 @@ def _figures(result: SearchResult) -> Iterator[str]:
     covered = ", ".join(f"{name} {tally.features[name]}" for name in result.facts.domain.features)
     yield from _wrapped(covered or "none declared", label="features")
     yield from _wrapped(*result.facts.hints, label="hint")
+    if result.item is None and "drawn" in result.counts:
+        for label, sentence in coverage_words(result):
+            yield from _wrapped(sentence, label=label)
     if tally.max_utilisation is not None:
         yield f"worst      {tally.max_utilisation:.3g} rounding budgets, {tally.worst_case}"
     yield from _wrapped(*_loops(result), label="loops")
@@ -122,7 +132,9 @@ def to_json(result: SearchResult) -> str:
     tally, outcome, item = result.tally, result.outcome, result.item
     document: dict[str, Any] = {
         "target": result.spec.target,
-        "verdict": result.verdict,
+        # No verdict is known of a search that was ended before it found a failure.
+        "verdict": None if result.interrupted and item is None else result.verdict,
+        "interrupted": result.interrupted,
         "findings": [vars(finding) for finding in outcome.findings],
         "case": None if result.case is None else str(result.case),
         "calls": [str(step) for step in item.loop.steps] if isinstance(item, Calls) else [],
@@ -143,7 +155,9 @@ def to_json(result: SearchResult) -> str:
         "unsupported": dict(tally.unsupported),
         "features": {name: tally.features[name] for name in result.facts.domain.features},
         "hints": list(result.facts.hints),
+        "coverage": coverage_values(result),
         "seconds": round(result.seconds, 3),
+        "items_by_source": result.counts,
         "seconds_by_source": {name: round(spent, 3) for name, spent in result.spent.items()},
         "max_utilisation": _finite(tally.max_utilisation),
         "worst_case": None if tally.worst_case is None else str(tally.worst_case),

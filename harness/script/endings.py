@@ -48,8 +48,7 @@ _STATE = """
 def checksum(x):
     # Of all memory that a tensor lies in, also what is outside of its view.
     memory = x.untyped_storage().cpu()
-    start = (ctypes.c_char * memory.nbytes()).from_address(memory.data_ptr())
-    return zlib.crc32(start)
+    return zlib.crc32((ctypes.c_char * memory.nbytes()).from_address(memory.data_ptr()))
 
 
 def state(**tensors):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from harness.case import CaseError, DecodeCase
 from harness.case.domain import MAX_BATCH, Domain
 from harness.case.loop import STEPS, Loop, Step
-from harness.strategies.functions import domain_cases
+from harness.strategies.drawing import domain_cases
 
 # What a stale cache shows, it shows in few slots; every call of a loop is judged.
 _SLOTS = (8, 64)

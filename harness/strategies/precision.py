@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from harness.case import DecodeCase
 from harness.case.domain import Domain
-from harness.strategies.functions import domain_cases
+from harness.strategies.drawing import domain_cases
 
 ROWS = 64
 # A row has at most so many elements of keys, of which ``harness.oracle.rows`` takes many rows.

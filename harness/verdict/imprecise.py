@@ -62,7 +62,7 @@ class Precise:
     def bits(self) -> float:
         """By how many bits the mean distance exceeds that of the worst emulation; at least 0."""
         cell = self.worst
-        return max(0.0, math.log2(cell.distance / cell.allowed)) if cell.allowed else 0.0
+        return math.log2(max(1.0, cell.distance / cell.allowed)) if cell.allowed else 0.0
 
     def to_values(self) -> dict[str, Any]:
         """The figures in plain values that JSON can hold."""

@@ -195,6 +195,8 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 }
 # A module may change these when it is imported, which the first call of a function may do.
 _BY_IMPORTS = ("the filters of warnings", "the environment", "the handlers of signals")
+# torch.compile raises it to this where it is lower, and leaves it there.
+_BY_COMPILING = ("sys.getrecursionlimit", 2000)
 
 
 def _now() -> dict[str, Any]:
@@ -231,6 +233,8 @@ def kept_settings() -> Iterator[list[str]]:
                 if before[name] is None or _same(before[name], value):
                     continue
                 SETTINGS[name][1](before[name])
+                if (name, value) == _BY_COMPILING:
+                    continue
                 if name not in _BY_IMPORTS or len(sys.modules) == imported:
                     changed.append(f"{name}{_values(before[name], value)}")
 

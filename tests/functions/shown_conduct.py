@@ -8,17 +8,14 @@ import os
 import random
 import resource
 import sys
-import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.function.load import ARGUMENTS, call_options
+from harness.verdict.retained import gauges
 from tests.functions.shown import Function, Shown, call, changed, problem_of
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -52,9 +49,9 @@ class Aliases:
 
 
 def _kept() -> tuple[int, int, int]:
-    gc.collect()
-    resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
-    return resident // 2**20, threading.active_count(), len(os.listdir("/proc/self/fd"))
+    # What malloc has handed out, since resident memory may hold what was freed before.
+    held = gauges("cpu")
+    return held["bytes of memory"] // 2**20, held["threads"], held["open files"]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """``python -m harness check``: what it says of bad input, and what it leaves when interrupted."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -94,10 +95,10 @@ def test_a_file_that_does_not_import_is_exit_2(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_interrupt_exits_130_and_leaves_nothing(
+def test_an_interrupt_exits_130_and_says_what_was_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C while a case runs: no file, no process."""
+    """Ctrl-C while a case runs: what was judged until then, on paper too; no process is left."""
     begun = tmp_path / "begun"
     monkeypatch.setenv("BEGUN", str(begun))
     command = [sys.executable, "-m", "harness", "check", f"{TARGETS}:waits", "--timeout", "600"]
@@ -116,8 +117,10 @@ def test_an_interrupt_exits_130_and_leaves_nothing(
         out, err = process.communicate()
     assert process.returncode == cli.INTERRUPTED
     assert err.splitlines()[-1] == "interrupted"
-    assert out == ""
-    assert [file.name for file in tmp_path.iterdir()] == ["begun"]
+    assert out.startswith(f"INTERRUPTED {TARGETS}:waits: nothing judged yet\n")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.json", "begun"]
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert (found["interrupted"], found["verdict"], found["examples"]) == (True, None, 0)
     assert all(ends(int(pid)) for pid in pids)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness import cli
 from harness.case import DTYPES, DecodeCase
-from harness.case.domain import Domain, DomainError
+from harness.case.domain import CACHE_LEN, Domain, DomainError
 from harness.case.features import FEATURES, features_of
 from harness.function.declarations import Declarations, hints
 from harness.function.item import Single
@@ -19,7 +19,8 @@ from harness.function.run import LocalRunner, TargetSpec
 from harness.function.search import repro_command
 from harness.function.testing import assert_decodes
 from harness.oracle.budget import Precision
-from harness.strategies.functions import decode_cases, domain_cases
+from harness.strategies.drawing import domain_cases
+from harness.strategies.functions import decode_cases
 from harness.verdict import Verdict
 from tests.support import NIGHTLY, TARGETS
 from tests.support.command import check, command
@@ -86,7 +87,7 @@ def test_options_replace_attributes_one_by_one() -> None:
     both = mine.replaced_by(Declarations(dtypes=("fp16",), requires=("window",)))
     assert both == Declarations(("gqa",), ("window",), ("float16",), (16, 64))
     assert both.domain() == Domain(
-        ("gqa", "window"), (16, 64), (1, 1024), ("float16",), ("window",)
+        ("gqa", "window"), (16, 64), CACHE_LEN, ("float16",), ("window",)
     )
 
 

@@ -124,6 +124,23 @@ def test_a_changed_setting_is_named_and_put_back(name: str) -> None:
         assert torch.equal(now, before) if isinstance(now, torch.Tensor) else now == before
 
 
+def test_the_recursion_limit_of_the_compiler_is_no_change() -> None:
+    """Where a call compiles something, torch raises it to 2000 and leaves it there."""
+
+    def compiles(inputs: Inputs, result: Result) -> torch.Tensor:
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), 2000))
+        return result.output
+
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1500)
+    try:
+        judgement = judge(altered(compiles), PROBLEM)
+        assert sys.getrecursionlimit() == 1500
+    finally:
+        sys.setrecursionlimit(before)
+    assert judgement.verdict is Verdict.OK, judgement.findings
+
+
 def test_a_call_that_leaves_gradients_on_is_seen() -> None:
     """Calls run without gradients; one that turns them on for itself and off again is sound."""
 

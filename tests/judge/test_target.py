@@ -84,7 +84,7 @@ def test_a_case_needs_the_features_that_it_has(text: str, features: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        "S=9,B=5,pos=3",
+        "S=9,B=17,pos=3",
         "S=200,pos=3,Q=129",
         "S=9,pos=3,mask=document:2",
         "S=9,pos=3,score=bias:3",

@@ -19,7 +19,7 @@ from harness.oracle.budget import Precision
 from harness.script import text as script_text
 from harness.script.function_script import target_script
 from harness.script.watch import WATCHED
-from harness.strategies.functions import domain_cases
+from harness.strategies.drawing import domain_cases
 from harness.support.environment import environment
 from harness.verdict import Verdict, judge, judgeable
 from tests.support import MUTANT_TARGETS, NIGHTLY, ROOT
@@ -72,7 +72,7 @@ def failures(names: list[str]) -> dict[str, tuple[DecodeCase, Verdict]]:
     """The first drawn case on which each mutant fails, and how."""
     left = {name: target_path(name, MUTANTS[name], EVERYTHING, Precision()) for name in names}
     found = {}
-    for problem in judgeable(itertools.islice(domain_cases(EVERYTHING, 1), 600)):
+    for problem in judgeable(itertools.islice(domain_cases(EVERYTHING, 2), 600)):
         case = problem.case
         for name, path in list(left.items()):
             judgement = judge(path, problem)

@@ -67,8 +67,8 @@ FAULTS = {
 
 
 # Said of a process (test_worker.py), against the ledger, of a Triton kernel (test_sanitizer.py), or
-# of several calls (test_loop.py), never by a judgement here.
-SEVERAL = {Verdict.STALE, Verdict.RETAINED}
+# of several calls (test_loop.py) or many rows (test_precision.py), never by a judgement here.
+SEVERAL = {Verdict.STALE, Verdict.RETAINED, Verdict.IMPRECISE}
 ELSEWHERE = {Verdict.CRASH, Verdict.TIMEOUT, Verdict.REGRESSED, *WATCHED, *SEVERAL}
 
 
