@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.support.eager import tracing
+from tests.support.interpreting import Interpreting
 from tests.support.processes import Preloaded
 
 
@@ -35,5 +36,13 @@ def without_grad() -> Iterator[None]:
 def preloaded() -> Iterator[Preloaded]:
     """Runs scripts in processes that have torch imported already."""
     running = Preloaded()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def interpreting() -> Iterator[Interpreting]:
+    """A process that interprets Triton kernels."""
+    running = Interpreting()
     yield running
     running.close()

@@ -26,6 +26,7 @@ from harness.paths.path import without_gradients
 from harness.support.frames import raised_at
 
 Function = Callable[..., Tensor]
+Watch = Callable[[Sequence[Tensor]], AbstractContextManager[None]]
 FORMS = "package.module:function or path/to/file.py:function"
 ARGUMENTS = ("query", "key_cache", "value_cache", "input_pos")
 
@@ -39,15 +40,20 @@ class TargetPath(Path):
     """A user's function as a path.
 
     The function returns one tensor; a tuple, which from other paths is an output with a logsumexp,
-    is malformed here. Each call runs within ``within``, the first the outermost."""
+    is malformed here. Each call runs within ``within``, the first the outermost, and then within
+    ``watch`` of the tensors that it is given."""
 
     within: Sequence[Callable[[], AbstractContextManager[None]]] = ()
+    watch: Watch | None = None
 
     def __call__(self, inputs: Inputs) -> Result:
         call = self.bound(inputs)
         with without_gradients(), ExitStack() as stack:
             for context in self.within:
                 stack.enter_context(context())
+            if self.watch is not None:
+                given = [getattr(inputs, name) for name in ARGUMENTS]
+                stack.enter_context(self.watch([*given, *inputs.parameters.values()]))
             return Result(call())
 
 
@@ -57,8 +63,10 @@ def target_path(
     domain: Domain,
     precision: Precision,
     within: Sequence[Callable[[], AbstractContextManager[None]]] = (),
+    watch: Watch | None = None,
 ) -> TargetPath:
-    """A path that calls ``function`` within ``within`` and takes the cases of ``domain``."""
+    """A path that calls ``function`` within ``within`` and ``watch``, and takes the cases of
+    ``domain``."""
 
     def call(options: dict[str, Any], **tensors: Tensor) -> Tensor:
         return function(*(tensors[name] for name in ARGUMENTS), **options)
@@ -76,6 +84,7 @@ def target_path(
         precision=precision,
         flex=False,
         within=within,
+        watch=watch,
     )
 
 

@@ -24,7 +24,7 @@ from harness.case.loop import Loop
 from harness.diagnosis.smaller import fits_dense_model
 from harness.diagnosis.suspects import Diagnosis, diagnose
 from harness.function.declarations import Declarations, hints
-from harness.function.load import TargetError, check_signature, load, target_path
+from harness.function.load import TargetError, Watch, check_signature, load, target_path
 from harness.function.outcome import Outcome
 from harness.function.repeats import Repeats
 from harness.oracle.budget import Precision
@@ -138,13 +138,11 @@ class LocalRunner:
             raise TargetError(str(error)) from None
         check_signature(function, domain)
         precisions = declared.precisions()
-        within = [self.around]
+        watch: Watch | None = None
         if spec.triton:
-            from harness.function.sanitizer import sanitized
-
-            within.append(sanitized)
+            from harness.function.sanitizer import sanitized as watch
         self.paths = {
-            dtype: target_path(spec.target, function, domain, precision, within)
+            dtype: target_path(spec.target, function, domain, precision, [self.around], watch)
             for dtype, precision in precisions.items()
         }
         seen = hints(function, domain.features)

@@ -8,87 +8,25 @@ whether two programs store to one place. A GPU shows none of that, or only now a
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from numpy.typing import NDArray
 
+from harness.function.memory import Given, Region, Unwritten
 from harness.verdict import Finding, Verdict
 from harness.verdict.judgement import Violation
 
 _Patches = list[tuple[Any, str, Any]]
-_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    """The first address of a tensor's elements, and the first one after them."""
-    start = tensor.data_ptr()
-    if not tensor.numel():
-        return start, start
-    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    return start, start + (last + 1) * tensor.element_size()
-
-
-class Unwritten(TorchDispatchMode):
-    """Which bytes of memory that was allocated inside have not been written yet.
-
-    ``torch.empty`` and its like allocate; every other operation of torch writes the whole tensor
-    that it returns or changes, and a view writes nothing.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: dict[int, np.ndarray[Any, Any]] = {}
-        # During a launch the interpreter makes tensors of its own in the same memory.
-        self.launching = False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if self.launching:
-            return result
-        name = func.overloadpacket.__name__
-        returned = result if isinstance(result, (tuple, list)) else (result,)
-        aliases = [value.alias_info for value in func._schema.returns]
-        for tensor, alias in zip(returned, aliases, strict=False):
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            base, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
-            if name in _ALLOCATIONS:
-                self.written[base] = np.zeros(size, dtype=bool)
-            elif alias is None:
-                # New memory may lie where memory was that is gone.
-                self.written.pop(base, None)
-            elif alias.is_write and base in self.written:
-                start, end = _extent(tensor)
-                self.written[base][start - base : end - base] = True
-        return result
-
-
-@dataclass
-class Region:
-    """The memory of one tensor that a kernel was given: elements of ``size`` bytes from ``start``
-    to ``end``, in a storage that begins at ``base``."""
-
-    name: str
-    start: int
-    end: int
-    size: int
-    base: int
-
-    @functools.cached_property
-    def writer(self) -> np.ndarray[Any, Any]:
-        """The number of the program that stored to each element, 0 for none."""
-        # Made when it is needed: most tensors are only read.
-        return np.zeros((self.end - self.start) // self.size, dtype=np.int64)
+# The mask of an operation that has none.
+_EVERYWHERE = SimpleNamespace(data=np.array(True))
 
 
 @dataclass
@@ -97,13 +35,17 @@ class Launch:
 
     kernel: str
     regions: list[Region]
+    given: Given
     unwritten: Unwritten
+    # The addresses that each program has updated atomically so far.
+    _atomics: dict[int, set[int]] = field(default_factory=dict)
 
     def check(self, what: str, pointers: Any, mask: Any, size: int, program: int) -> None:
         """See whether a load or store may be made.
 
         Args:
-            what: ``loads`` or ``stores``, or ``updates`` for an atomic operation.
+            what: ``loads`` or ``stores``; of atomic operations ``updates``, or ``sets`` for one
+                that does not read.
             pointers: addresses, of any shape; where ``mask`` is False they are not used.
             size: bytes of an element.
             program: the number of the program of the grid, from 1 on.
@@ -112,6 +54,8 @@ class Launch:
             Violation: with the verdict OUT_OF_BOUNDS, UNINITIALISED or RACE.
         """
         addresses = np.asarray(pointers)[np.asarray(mask, dtype=bool)].astype(np.int64).ravel()
+        if what in ("updates", "sets"):
+            self._atomics.setdefault(program, set()).update(addresses.tolist())
         left = np.ones(addresses.shape, dtype=bool)
         for region in self.regions:
             inside = left & (addresses >= region.start) & (addresses + size <= region.end)
@@ -123,10 +67,14 @@ class Launch:
 
     def _inside(self, what: str, region: Region, addresses: Any, size: int, program: int) -> None:
         index = (addresses - region.start) // region.size
+        withheld = self.given.withheld(region.base, addresses)
+        if withheld.any():
+            text = f"{what} element {int(index[withheld][0])} of {region.name}, in a gap of a view"
+            self._stop(Verdict.OUT_OF_BOUNDS, f"{text}: memory of no tensor that was passed")
         written = self.unwritten.written.get(region.base)
         if written is not None:
             at = addresses - region.base
-            if what == "stores":
+            if what in ("stores", "sets"):
                 for byte in range(size):
                     written[at + byte] = True
             elif not written[at].all():
@@ -134,12 +82,26 @@ class Launch:
                 text = f"{what} element {first} of {region.name}, which nobody wrote"
                 self._stop(Verdict.UNINITIALISED, text)
         if what == "stores":
-            others = region.writer[index]
-            if ((others != 0) & (others != program)).any():
-                first = int(index[(others != 0) & (others != program)][0])
-                text = f"stores to element {first} of {region.name}, as another program did"
-                self._stop(Verdict.RACE, text)
-            region.writer[index] = program
+            self._race(
+                region.stored, index, program, f"stores to {{}} of {region.name}, as {{}} did"
+            )
+            text = f"stores to {{}} of {region.name}, which {{}} updates"
+            self._race(region.updated, index, program, text)
+            region.stored[index] = program
+        elif what != "loads":
+            text = f"{what} {{}} of {region.name}, to which {{}} stores"
+            self._race(region.stored, index, program, text)
+            region.updated[index] = program
+
+    def _race(self, last: NDArray[np.int64], index: Any, program: int, text: str) -> None:
+        """See whether a program may use elements that others have used, each the ``last`` so."""
+        clash = (last[index] != 0) & (last[index] != program)
+        for other in np.unique(last[index][clash]).tolist():
+            # Two programs that update one place atomically, such as a lock or a counter, may know
+            # from it which of them comes first.
+            if self._atomics.get(other, set()).isdisjoint(self._atomics.get(program, set())):
+                first = int(index[last[index] == other][0])
+                self._stop(Verdict.RACE, text.format(f"element {first}", "another program"))
 
     def _place(self, address: int) -> str:
         """Where an address outside of all tensors lies, seen from the nearest."""
@@ -189,28 +151,27 @@ def _patched(patches: _Patches) -> Callable[[], None]:
 
 
 @contextmanager
-def sanitized() -> Iterator[None]:
-    """Within, what a Triton kernel does that no kernel may do raises.
+def sanitized(given: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Within a call that was ``given`` tensors, what a Triton kernel does that no kernel may do
+    raises.
 
     Raises:
-        Violation: where a kernel loads or stores outside the tensors that it was given
-            (OUT_OF_BOUNDS), loads memory that nobody wrote (UNINITIALISED), or stores to an element
-            to which another program of its grid has stored (RACE).
+        Violation: where a kernel loads or stores outside the tensors that it was given, or between
+            the elements of those that the call was given (OUT_OF_BOUNDS), loads memory that nobody
+            wrote (UNINITIALISED), or stores to an element that another program of its grid has
+            stored to or updated (RACE).
     """
     from triton.runtime import interpreter  # noqa: PLC0415  # an optional package
 
     from harness.interpreter.arithmetic import with_narrow_floats  # noqa: PLC0415  # needs it too
+    from harness.interpreter.overhead import without_overhead  # noqa: PLC0415  # and so does this
 
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
-    unwritten, launches = Unwritten(), list[Launch]()
+    memory, unwritten, launches = Given(given), Unwritten(), list[Launch]()
 
     def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        regions = []
-        for name, tensor in _tensors(self.arg_names, arguments, keywords):
-            start, end = _extent(tensor)
-            base = tensor.untyped_storage().data_ptr()
-            regions.append(Region(name, start, end, tensor.element_size(), base))
-        launches.append(Launch(self.fn.__name__, regions, unwritten))
+        regions = [Region.of(*named) for named in _tensors(self.arg_names, arguments, keywords)]
+        launches.append(Launch(self.fn.__name__, regions, memory, unwritten))
         unwritten.launching = True
         try:
             return original["__call__"](self, *arguments, **keywords)
@@ -236,20 +197,30 @@ def sanitized() -> Iterator[None]:
         see(self, "stores", pointers, mask)
         return original["create_masked_store"](self, pointers, value, mask, *rest)
 
+    def atomic_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        see(self, "sets", pointers, mask)
+        return original["create_masked_store"](self, pointers, value, mask, None)
+
     def update(self: Any, operation: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
         see(self, "updates", pointers, mask)
         return original["create_atomic_rmw"](self, operation, pointers, value, mask, *rest)
+
+    def exchange(self: Any, pointers: Any, *rest: Any) -> Any:
+        see(self, "updates", pointers, _EVERYWHERE)
+        return original["create_atomic_cas"](self, pointers, *rest)
 
     patches: _Patches = [
         (executor, "__call__", call),
         (builder, "create_masked_load", load),
         (builder, "create_masked_store", store),
+        (builder, "create_atomic_store", atomic_store),
         (builder, "create_atomic_rmw", update),
+        (builder, "create_atomic_cas", exchange),
     ]
     original = {name: getattr(owner, name) for owner, name, _ in patches}
     undo = _patched(patches)
     try:
-        with with_narrow_floats(), unwritten:
+        with with_narrow_floats(), without_overhead(), unwritten:
             yield
     finally:
         undo()

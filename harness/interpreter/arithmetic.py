@@ -150,6 +150,11 @@ _COMPARED = (
 )
 
 
+def _is_bfloat16(handle: Any) -> bool:
+    # Its bits are kept as uint16, for which an array is asked sooner than for its Triton type.
+    return bool(handle.data.dtype == np.uint16 and handle.dtype.scalar == tl.bfloat16)
+
+
 def _in_bfloat16(operation: Function) -> Function:
     """An elementwise operation of the interpreter, with bfloat16 for what it is; the interpreter
     computes on its bits as on integers. What no GPU has in bfloat16 raises."""
@@ -158,7 +163,7 @@ def _in_bfloat16(operation: Function) -> Function:
         handles = [x for x in arguments if isinstance(x, TensorHandle)]
         function = next(x for x in arguments if not isinstance(x, TensorHandle))
         # Choosing between numbers computes nothing.
-        if function is np.where or all(x.dtype.scalar != tl.bfloat16 for x in handles):
+        if function is np.where or not any(map(_is_bfloat16, handles)):
             return operation(builder, *arguments)
         wide = (_widened(x) if isinstance(x, TensorHandle) else x for x in arguments)
         if function in _COMPARED:

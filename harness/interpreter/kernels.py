@@ -29,6 +29,7 @@ from triton.backends.compiler import GPUTarget
 
 from harness.interpreter import arithmetic
 from harness.interpreter.gpu import Gpu
+from harness.interpreter.overhead import without_overhead
 from harness.interpreter.templates import Ran, recorded
 
 _CPU_BRANCH = "query.get_device().type == 'cpu'"
@@ -180,6 +181,7 @@ def interpreting(gpu: Gpu, ran: list[Ran]) -> Iterator[None]:
             )
         )
         enter(arithmetic.with_narrow_floats())
+        enter(without_overhead())
         enter(mock.patch.object(triton_helpers, "set_driver_to_cpu"))
         enter(mock.patch.object(CachingAutotuner, "run", _run))
         enter(_driver(gpu))

@@ -126,6 +126,21 @@ def _attention_seconds(path: Path, case: DecodeCase, device: str) -> float:
         return median_seconds(call, device)
 
 
+def _interpreted(case: DecodeCase, device: str) -> bool:
+    return case.kernels == "triton" and torch.device(device).type == "cpu"
+
+
+def _times(case: DecodeCase, device: str) -> str:
+    if _interpreted(case, device):
+        return "no times, since an interpreter's say nothing of a GPU's"
+    last = case.replace(input_pos=(case.cache_len - 1,))
+    here, end = (_attention_seconds(PATHS[FULL], c, device) for c in (case, last))
+    return (
+        f"one {case.mode} call takes {here * 1e3:.2f} ms at position {case.input_pos[0]} and"
+        f" {end * 1e3:.2f} ms at position {case.cache_len - 1}"
+    )
+
+
 def wasted(problem: Problem, device: str) -> Claim:
     """The claim that computation is wasted on slots that no query attends, judged by times and, for
     compiled kernels, by whether they read blocks that the block table does not list."""
@@ -136,13 +151,7 @@ def wasted(problem: Problem, device: str) -> Claim:
     if mask.full_kv_num_blocks is not None:
         listed += int(mask.full_kv_num_blocks.sum())
     blocks = -(-case.cache_len // case.block_size[1])
-    last = case.replace(input_pos=(case.cache_len - 1,))
-    here, end = (_attention_seconds(PATHS[FULL], c, device) for c in (case, last))
-    position = case.input_pos[0]
-    times = (
-        f"one {case.mode} call takes {here * 1e3:.2f} ms at position {position} and"
-        f" {end * 1e3:.2f} ms at position {case.cache_len - 1}"
-    )
+    times = _times(case, device)
     table = f"the block table lists {listed} of {blocks} blocks"
     if case.mode == "eager":
         return Claim(
@@ -169,6 +178,10 @@ def ignores_nan_from(slot: int, inputs: Inputs) -> bool:
     return torch.equal(PATHS[FULL](inputs).output, PATHS[FULL](poisoned).output)
 
 
+def _eager(case: DecodeCase) -> DecodeCase:
+    return case.replace(mode="eager", kernels="cpp", dynamic=False)
+
+
 def sweep_positions(case: DecodeCase) -> list[int]:
     """Some positions from the start to the end of the cache, block edges among them."""
     block, last = case.block_size[1], case.cache_len - 1
@@ -189,7 +202,7 @@ def _longer(case: DecodeCase, device: str) -> Claim:
     for position in sweep_positions(case):
         # These calls are eager, since the claim is about positions; the compiled kernels of both
         # sides are judged elsewhere.
-        problem = Problem.of(case.replace(input_pos=(position,), mode="eager", dynamic=False))
+        problem = Problem.of(_eager(case).replace(input_pos=(position,)))
         full[position] = _error_of(FULL, problem, device)
         reported[position] = _error_of(REPORTED, problem, device)
     worst = max((e.utilisation for e in full.values() if e is not None), default=float("inf"))
@@ -230,7 +243,7 @@ def _graphs(name: str, cases: list[DecodeCase], device: str, *, dynamic: bool) -
 
 def _shapes(case: DecodeCase, device: str) -> Claim:
     first = min(case.input_pos[0], case.cache_len - GRAPH_STEPS)
-    small = case.replace(heads=1, mode="eager", dynamic=False)
+    small = _eager(case).replace(heads=1)
     steps = [small.replace(input_pos=(first + i,)) for i in range(GRAPH_STEPS) if first + i >= 0]
     static = _graphs(SLICED, steps, device, dynamic=False)
     full = _graphs(FULL, steps, device, dynamic=False)
@@ -250,6 +263,8 @@ def _fixed_path(case: DecodeCase, device: str) -> Claim:
     text = "slicing is the right path, and slow"
     if case.mode == "eager":
         return Claim(text, "not run (--compile)", "a step is worth timing only when compiled")
+    if _interpreted(case, device):
+        return Claim(text, "not run", "an interpreter's times say nothing of a GPU's")
     last = case.replace(input_pos=(case.cache_len - 1,))
     here, end = (
         [_attention_seconds(PATHS[name], c, device) * 1e3 for name in (FIXED, SDPA, FULL)]

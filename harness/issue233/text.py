@@ -76,7 +76,8 @@ def _interpreted(answer: Answer) -> Iterator[str]:
     lines = [f"the kernels of an {chosen()}, interpreted: a prediction, see docs/triton.md"]
     for judgement in answer.judgements:
         if ran := PATHS[judgement.path].kernels(answer.case):
-            lines.append(f"{judgement.path}: {', '.join(map(str, ran))}")
+            # Where a setting of the process changed, torch made the same kernel again.
+            lines.append(f"{judgement.path}: {', '.join(dict.fromkeys(map(str, ran)))}")
     for line in lines:
         yield from _wrapped(line, "  " if line in lines[1:] else "")
 

@@ -7,6 +7,7 @@ it would otherwise go on silently without compiling.
 from __future__ import annotations
 
 import functools
+import itertools
 import sysconfig
 import types
 from collections.abc import Callable
@@ -19,13 +20,17 @@ from torch._dynamo import config
 from torch._dynamo.utils import counters
 from torch._inductor import cpp_builder, exc
 
+_NUMBERS = itertools.count()
+
 
 class Compiled:
     """A compiled function that counts the graphs it was compiled to.
 
     Dynamo keeps graphs, and limits recompiles, by code object. Each instance has a copy of the
     function's code object, so that it finds no graph of another geometry and has its own limit.
-    Each call, which may compile, happens ``within`` a context.
+    The copy has a name of its own, since dynamo remembers by file, line and name which sizes have
+    differed, and with ``dynamic`` takes other kernels for those. Each call, which may compile,
+    happens ``within`` a context.
     """
 
     def __init__(
@@ -40,7 +45,7 @@ class Compiled:
     ) -> None:
         assert isinstance(function, types.FunctionType)
         own = types.FunctionType(
-            function.__code__.replace(),
+            function.__code__.replace(co_name=f"{function.__name__}_{next(_NUMBERS)}"),
             function.__globals__,
             function.__name__,
             function.__defaults__,

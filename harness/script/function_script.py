@@ -82,7 +82,7 @@ def _body(
     yield ""
     yield INPUTS_END
     if verdict in WATCHED:
-        yield from watching(verdict)
+        yield from watching(verdict, gaps=_has_gaps(case, verdict))
     yield from _import(target, case)
     yield from _call(case, device, verdict)
     if verdict is Verdict.MUTATED:
@@ -128,6 +128,10 @@ def _copies(case: DecodeCase, indent: str = "") -> Iterator[str]:
         yield from both("k, v", "".join(case.layout_kind.script), "k, v", indent)
 
 
+def _has_gaps(case: DecodeCase, verdict: Verdict) -> bool:
+    return verdict is Verdict.OUT_OF_BOUNDS and case.layout != "contiguous"
+
+
 def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
     """The function ``call(key, value)``, which copies its tensors in every call."""
     yield from bracketed("options = dict(", list(_options(case, device)), ")")
@@ -139,6 +143,8 @@ def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
     yield "def call(key, value):"
     yield from _copies(case, "    ")
     call = "return decode(q, k, v, p, **options)"
+    if _has_gaps(case, verdict):
+        yield "    hand(q, k, v, p)"
     yield "    with torch.no_grad():"
     yield f"        {call}"
     yield ""

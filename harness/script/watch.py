@@ -20,12 +20,12 @@ launched, loaded, stored = (
     builder.create_masked_load,
     builder.create_masked_store,
 )
-tensors, writers = {}, {}
+tensors, used, atomics = {}, {}, {}
 
 
 def launch(self, *args, **kwargs):
-    tensors.clear()
-    writers.clear()
+    for seen in (tensors, used, atomics):
+        seen.clear()
     for name, x in [*zip(self.arg_names, args), *kwargs.items()]:
         if isinstance(x, torch.Tensor) and x.numel():
             last = sum((n - 1) * s for n, s in zip(x.shape, x.stride()))
@@ -48,7 +48,10 @@ def store(self, pointers, value, mask, *rest):
 
 def see(self, what, pointers, mask):
     size = pointers.get_element_ty().primitive_bitwidth // 8
-    for at in pointers.data[mask.data & (pointers.data > 0)].ravel().tolist():
+    chosen = pointers.data > 0
+    if mask is not None:
+        chosen = chosen & mask.data
+    for at in pointers.data[chosen].ravel().tolist():
         at = int(at)
 """
 _SEEN = {
@@ -57,8 +60,16 @@ _SEEN = {
             sys.exit(f"program {self.grid_idx} {what} outside of {', '.join(tensors)}")
 """,
     Verdict.RACE: """
-        if what == "stores" and writers.setdefault(at, self.grid_idx) != self.grid_idx:
-            sys.exit(f"programs {writers[at]} and {self.grid_idx} store to one place")
+        if what == "loads":
+            continue
+        if what == "updates":
+            atomics.setdefault(self.grid_idx, set()).add(at)
+        for other, did in used.setdefault(at, {}).items():
+            # Two that update one place, such as a lock, may know which of them comes first.
+            known = atomics.get(other, set()) & atomics.get(self.grid_idx, set())
+            if other != self.grid_idx and "stores" in (what, did) and not known:
+                sys.exit(f"program {other} {did} and {self.grid_idx} {what}: one place")
+        used[at][self.grid_idx] = what
 """,
     Verdict.UNINITIALISED: """
         for base, written in unwritten.items():
@@ -68,6 +79,42 @@ _SEEN = {
                 written[at - base : at - base + size] = [True] * size
 """,
 }
+_GAPS = """
+        for buffer, held in handed.items():
+            if buffer[0] <= at < buffer[1] and at not in held:
+                sys.exit(f"program {self.grid_idx} {what} in a gap of a view")
+"""
+_ATOMIC = """
+
+
+def update(self, operation, pointers, value, mask, *rest):
+    see(self, "updates", pointers, mask)
+    return updated(self, operation, pointers, value, mask, *rest)
+
+
+def exchange(self, pointers, *rest):
+    see(self, "updates", pointers, None)
+    return exchanged(self, pointers, *rest)
+
+
+updated, exchanged = builder.create_atomic_rmw, builder.create_atomic_cas
+builder.create_atomic_rmw, builder.create_atomic_cas = update, exchange
+"""
+_HANDED = """
+handed = {}
+
+
+def hand(*given):
+    handed.clear()
+    for x in given:
+        memory, size = x.untyped_storage(), x.element_size()
+        index = torch.arange(memory.nbytes() // size)
+        index = index.as_strided(x.shape, x.stride(), x.storage_offset()).flatten()
+        place = memory.data_ptr(), memory.data_ptr() + memory.nbytes()
+        handed.setdefault(place, set()).update((place[0] + size * index).tolist())
+
+
+"""
 _PATCH = """
 executor.__call__ = launch
 builder.create_masked_load, builder.create_masked_store = load, store
@@ -84,8 +131,14 @@ class Unwritten(torch.utils._python_dispatch.TorchDispatchMode):
             alias = func._schema.returns[0].alias_info
             if "empty" in func.overloadpacket.__name__:
                 unwritten[memory.data_ptr()] = [False] * memory.nbytes()
-            elif alias is None or alias.is_write:
+            elif alias is None:
                 unwritten.pop(memory.data_ptr(), None)
+            elif alias.is_write and memory.data_ptr() in unwritten:
+                size = x.element_size()
+                index = torch.arange(memory.nbytes() // size)
+                index = index.as_strided(x.shape, x.stride(), x.storage_offset())
+                for i in (size * index.flatten()).tolist():
+                    unwritten[memory.data_ptr()][i : i + size] = [True] * size
         return x
 
 
@@ -93,29 +146,36 @@ class Unwritten(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 WATCHED = tuple(_SEEN)
-_REVERSE = """
-from triton.runtime import interpreter
-
-builder = interpreter.InterpreterBuilder
+_BACKWARDS = """
 forwards = builder.set_grid_idx
 builder.set_grid_idx = lambda self, *at: forwards(
     self, *(n - 1 - i for n, i in zip(self.grid_dim, at))
 )
-again["the programs of each grid in reverse order"] = call(key, value).cpu().clone()
 """
+_REVERSE = (
+    "from triton.runtime import interpreter",
+    "",
+    "builder = interpreter.InterpreterBuilder",
+)
 
 
 def in_reverse() -> list[str]:
     """One more call, with the programs of each grid from the last to the first."""
-    return _REVERSE.strip("\n").splitlines()
+    call = 'again["the programs of each grid in reverse order"] = call(key, value).cpu().clone()'
+    return [*_REVERSE, *_BACKWARDS.strip("\n").splitlines(), call]
 
 
-def watching(verdict: Verdict) -> Iterator[str]:
-    """Statements after which a kernel that deserves the verdict ends the script."""
-    parts = _LAUNCH.strip("\n"), "\n", _SEEN[verdict].strip("\n"), "\n\n\n", _PATCH.strip("\n")
-    text = "".join(parts)
+def watching(verdict: Verdict, *, gaps: bool = False) -> Iterator[str]:
+    """Statements after which a kernel that deserves the verdict ends the script; with ``gaps``,
+    where a call says by ``hand`` what it was given, between elements of that too."""
+    seen = _SEEN[verdict].strip("\n") + (_GAPS.rstrip("\n") if gaps else "")
+    text = "".join((_LAUNCH.strip("\n"), "\n", seen, "\n\n\n", _PATCH.strip("\n")))
     if verdict is Verdict.UNINITIALISED:
         text += _ALLOCATIONS
+    if verdict is Verdict.RACE:
+        text += _ATOMIC
+    if gaps:
+        text += _HANDED
     yield from text.splitlines()
 
 
@@ -126,4 +186,7 @@ def watched_call(verdict: Verdict) -> Iterator[str]:
         yield "    call(key, value)"
     else:
         yield "call(key, value)"
+    if verdict is Verdict.RACE:
+        yield from _BACKWARDS.strip("\n").splitlines()
+        yield "call(key, value)  # the programs of each grid in reverse order"
     yield 'print("nothing was seen")'

@@ -1,13 +1,11 @@
 """``check --triton``: kernels in Triton's interpreter, and what is seen of them there."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from harness import cli
-from tests.support import ROOT
+from tests.support.interpreting import Interpreting
 
 KERNELS = "tests/support/kernels.py"
 SMALL = ("--max-examples", "3", "--dtypes", "fp32", "--cache-len", "1:20")
@@ -17,11 +15,6 @@ pytestmark = pytest.mark.interprets
 
 def check(name: str, *arguments: str) -> int:
     return cli.main(["check", f"{KERNELS}:{name}", *SMALL, *arguments])
-
-
-def run(script: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(script)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 @pytest.mark.parametrize("name", ["sound", "zeroed"])
@@ -41,6 +34,7 @@ def test_a_sound_kernel_is_ok_without_a_gpu(name: str, capsys: pytest.CaptureFix
     ],
 )
 def test_what_no_kernel_may_do_is_seen_shown_again_and_scripted(
+    interpreting: Interpreting,
     name: str,
     verdict: str,
     evidence: str,
@@ -54,15 +48,84 @@ def test_what_no_kernel_may_do_is_seen_shown_again_and_scripted(
     text = " ".join(out.split())
     assert out.startswith(f"{verdict} ")
     assert evidence in text
-    assert "--case S=1,pos=0,D=16 --triton" in text
+    assert "--case S=1,pos=0,D=16 --dtypes fp32 --triton" in text
     if verdict != "NONDETERMINISTIC":
         assert "(kernels.py, line " in text
-    done = run(script)
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert interpreting.run("status", str(script)) == 1
     fixed = script.read_text().replace(f").{name}", ").zeroed")
     script.write_text(fixed)
-    done = run(script)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert interpreting.run("status", str(script)) == 0
+
+
+PLAIN = "S=3,pos=2,D=16"
+STEPPED = f"{PLAIN},layout=stepped"
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("no_padding", STEPPED),
+        ("in_a_row", PLAIN),
+        ("counts", PLAIN),
+        ("locked", PLAIN),
+        ("wrapped", PLAIN),
+    ],
+)
+def test_what_only_looks_wrong_is_ok(interpreting: Interpreting, name: str, case: str) -> None:
+    """Tiles of views, launches in a row, counters, locks, offsets that 32 bits do not hold."""
+    assert interpreting.run("watched", name, case) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "evidence"),
+    [
+        (
+            "padding",
+            STEPPED,
+            "OUT_OF_BOUNDS: kernel _copy_row loads element 16 of x, in a gap of a view: memory of"
+            " no tensor that was passed",
+        ),
+        (
+            "half_written",
+            PLAIN,
+            "UNINITIALISED: kernel _add loads element 0 of out, which nobody wrote",
+        ),
+        (
+            "cleared",
+            PLAIN,
+            "RACE: the programs of each grid run in reverse order: kernel _count stores to element"
+            " 0 of counts, which another program updates",
+        ),
+        (
+            "unlocked",
+            PLAIN,
+            "RACE: kernel _add_in_turn stores to element 0 of out, as another program did",
+        ),
+    ],
+)
+def test_what_lies_close_to_it_is_seen(
+    interpreting: Interpreting, name: str, case: str, evidence: str
+) -> None:
+    """The padding of a view, the other half of new memory, atomic beside other stores, no lock."""
+    found = interpreting.run("watched", name, case)
+    assert [f.partition(" (")[0] for f in found] == [evidence]
+
+
+@pytest.mark.parametrize(
+    ("faulty", "sound", "case", "verdict"),
+    [
+        ("padding", "no_padding", STEPPED, "OUT_OF_BOUNDS"),
+        ("half_written", "in_a_row", PLAIN, "UNINITIALISED"),
+        ("cleared", "counts", PLAIN, "RACE"),
+        ("unlocked", "locked", PLAIN, "RACE"),
+    ],
+)
+def test_a_script_tells_them_apart_as_well(
+    interpreting: Interpreting, faulty: str, sound: str, case: str, verdict: str
+) -> None:
+    """Exit code 1 for the one, 0 for the other."""
+    assert interpreting.run("script_status", faulty, case, verdict) == 1
+    assert interpreting.run("script_status", sound, case, verdict) == 0
 
 
 def test_without_the_option_it_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import random
+import runpy
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+import triton
+import triton.language as tl
+from torch._inductor.runtime import triton_helpers
 
 from harness.case import DecodeCase
-from harness.interpreter import arithmetic, templates
-from harness.paths import PATHS, Path
-from harness.verdict import Problem, judge
+from harness.function.declarations import Declarations
+from harness.function.run import LocalRunner, TargetSpec
+from harness.interpreter import arithmetic, kernels, templates
+from harness.interpreter.overhead import without_overhead
+from harness.issue233.answer import answer_report
+from harness.paths import PATHS
+from harness.paths import Path as DecodePath
+from harness.paths.path import CONTRACT_CASE
+from harness.script.function_script import target_script
+from harness.verdict import Problem, Verdict, contract, judge, relations
+from tests.support import ROOT
+from tests.support.drawn import shuffled
 
 
 def judged(path: str, case: DecodeCase) -> dict[str, Any]:
@@ -28,7 +47,7 @@ def judged_with(path: str, case: DecodeCase, name: str, before: str, after: str)
         return _judged(changed, case)
 
 
-def _judged(path: Path, case: DecodeCase) -> dict[str, Any]:
+def _judged(path: DecodePath, case: DecodeCase) -> dict[str, Any]:
     judgement = judge(path, Problem.of(case))
     return {
         "verdict": judgement.verdict,
@@ -37,6 +56,111 @@ def _judged(path: Path, case: DecodeCase) -> dict[str, Any]:
         "graphs": path.graphs(case),
         "logsumexp": judgement.logsumexp_error is not None,
     }
+
+
+def watched(name: str, case: str) -> list[str]:
+    """What is found in a function of ``tests.support.kernels`` on a case."""
+    spec = TargetSpec(f"{ROOT / 'tests/support/kernels.py'}:{name}", triton=True)
+    if "layout" in case:
+        spec = dataclasses.replace(spec, declared=Declarations(supports=("strided",)))
+    outcome = LocalRunner(spec).run(DecodeCase.from_text(case))
+    return [f"{finding.verdict}: {finding.evidence}" for finding in outcome.findings]
+
+
+def report_answered(case: str) -> dict[str, Any]:
+    """What is said of the bug report on a case: what was not expected, and each claim's verdict."""
+    answer = answer_report(DecodeCase.from_text(case), "cpu", lambda step: None)
+    claims = {claim.text: claim.verdict for claim in answer.claims}
+    return {"unexpected": answer.unexpected, "claims": claims}
+
+
+def script_status(name: str, case: str, verdict: str) -> int:
+    """The exit code of the script that shows a verdict on such a function."""
+    target = f"{ROOT / 'tests/support/kernels.py'}:{name}"
+    text = target_script(target, DecodeCase.from_text(case), "cpu", Verdict(verdict), triton=True)
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "show.py")
+        script.write_text(text, encoding="utf-8")
+        return status(str(script))
+
+
+def status(script: str) -> int:
+    """The exit code of a script, run in a fork of this process."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        runpy.run_path(script, run_name="__main__")
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def relations_broken(path: str, case: str) -> list[str]:
+    """What is found where sequences and groups of heads are permuted, and values scaled."""
+    problem = Problem.of(DecodeCase.from_text(case))
+    group = problem.case.heads // problem.case.kv_heads
+    order = random.Random(case).randrange(1000)
+    groups = shuffled(problem.case.kv_heads, order)
+    heads = [g * group + h for g in groups for h in shuffled(group, order)]
+    found = relations.violations(
+        PATHS[path],
+        problem,
+        relations.take_sequences(problem.inputs, shuffled(problem.case.batch, order)),
+        relations.take_heads(problem.inputs, heads),
+        relations.scale_values(problem.inputs, order % 2 + 1),
+    )
+    return [finding.evidence for finding in found]
+
+
+def promises_broken(path: str) -> dict[str, str]:
+    """The promises of the compile contract that a path breaks, with the evidence."""
+    case = CONTRACT_CASE.replace(mode="compiled", kernels="triton")
+    broken = contract.broken(PATHS[path], case=case)
+    return {name: finding.evidence for name, finding in broken.items()}
+
+
+def same_without_overhead(case: str) -> bool:
+    """Whether a kernel's output has the same bits with all that its interpreter does."""
+    inputs = Problem.of(DecodeCase.from_text(case)).inputs
+    output = PATHS["full-cache"](inputs).output
+    with mock.patch.object(kernels, "without_overhead", nullcontext):
+        whole = PATHS["full-cache"](inputs).output
+    return torch.equal(output, whole)
+
+
+@triton.jit
+def _reduce(x, most, least, first, index, columns: tl.constexpr):
+    row, column = tl.program_id(0), tl.arange(0, columns)
+    at = tl.arange(0, 2)[:, None] * 2 * columns + row * columns + column[None, :]
+    numbers = tl.load(x + at)
+    place = row * 2 + tl.arange(0, 2)
+    tl.store(most + place, triton_helpers.max2(numbers, 1))
+    tl.store(least + place, triton_helpers.min2(numbers, 1))
+    numbers, column = triton_helpers.max_with_index(numbers, column[None, :] + 0 * at, 1)
+    tl.store(first + place, numbers)
+    tl.store(index + place, column)
+
+
+def same_reductions() -> bool:
+    """Whether inductor's reductions give the same bits by slices as element by element."""
+    numbers = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    numbers[1, 3:9] = numbers[1].max()
+    numbers[2, 5], numbers[2, 11] = float("inf"), -float("inf")
+    numbers[3, 7] = float("nan")
+
+    def reduced() -> list[torch.Tensor]:
+        results = [
+            torch.zeros(4),
+            torch.zeros(4),
+            torch.zeros(4),
+            torch.zeros(4, dtype=torch.int64),
+        ]
+        _reduce[(2,)](numbers, *results, 16)
+        return [result.nan_to_num(7) for result in results]
+
+    whole = reduced()
+    with without_overhead():
+        faster = reduced()
+    return all(map(torch.equal, whole, faster)) and bool(whole[0].any())
 
 
 def bfloat16() -> dict[str, bool]:

@@ -16,6 +16,11 @@ from harness.interpreter.gpu import environment
 from tests.support import ROOT
 
 
+def triton(text: str) -> DecodeCase:
+    """A case with ``kernels=triton``."""
+    return DecodeCase.from_text(f"{text},mode=compiled,kernels=triton")
+
+
 class Interpreting:
     """Judges paths on cases, mostly with ``kernels=triton``, in a process of its own."""
 
@@ -35,9 +40,9 @@ class Interpreting:
         replaces a text of a template, ``(template, before, after)``."""
         return self._asked({"path": path, "case": str(case), "change": change})
 
-    def run(self, function: str) -> Any:
+    def run(self, function: str, *arguments: str) -> Any:
         """What a function of ``tests.support.interpreted`` returns."""
-        return self._asked({"run": function})
+        return self._asked({"run": function, "arguments": arguments})
 
     def _asked(self, order: dict[str, Any]) -> Any:
         assert self._process.stdin is not None
@@ -54,7 +59,7 @@ def _answer(order: dict[str, Any]) -> Any:
     from tests.support import interpreted
 
     if "run" in order:
-        return getattr(interpreted, order["run"])()
+        return getattr(interpreted, order["run"])(*order["arguments"])
     case = DecodeCase.from_text(order["case"])
     if order["change"]:
         return interpreted.judged_with(order["path"], case, *order["change"])

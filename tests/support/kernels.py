@@ -76,6 +76,40 @@ def _add(x, out, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _copy_wrapped(x, out, n, step, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    # A multiple of 2**32 beyond each element, which 32 bits do not hold.
+    tl.store(out + i, tl.load(x + i + i * step * 4, mask=i < n), mask=i < n)
+
+
+@triton.jit
+def _copy_row(x, out, n, width, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < width, other=0.0), mask=i < n)
+
+
+@triton.jit
+def _count(counts, FIRST_SETS: tl.constexpr, LAST_SETS: tl.constexpr):
+    if FIRST_SETS and tl.program_id(0) == 0:
+        tl.store(counts, 0)
+    before = tl.atomic_add(counts, 1)
+    if LAST_SETS and before == tl.num_programs(0) - 1:
+        tl.store(counts, 0)
+
+
+@triton.jit
+def _add_in_turn(x, out, lock, n, LOCKED: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    if LOCKED:
+        while tl.atomic_cas(lock, 0, 1) == 1:
+            pass
+    before = tl.load(out + i, mask=i < n)
+    tl.store(out + i, tl.load(x + i, mask=i < n) + before, mask=i < n)
+    if LOCKED:
+        tl.atomic_xchg(lock, 0)
+
+
+@triton.jit
 def _scale_if_second(x, flags, out, n, BLOCK: tl.constexpr):
     pid = tl.program_id(0)
     i = pid * BLOCK + tl.arange(0, BLOCK)
@@ -154,7 +188,7 @@ def scanned(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
 def out_of_bounds(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Reads one element past the end, and returns something else."""
     out = sound(q, k, v, p)
-    _copy_next[(1,)](out, torch.empty_like(out), out.numel(), 4096)
+    _copy_next[(1,)](out, torch.empty_like(out), out.numel(), triton.next_power_of_2(out.numel()))
     return out
 
 
@@ -162,14 +196,14 @@ def race(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Both programs store all elements; they are the same, so that the numbers are right."""
     out = sound(q, k, v, p)
     again = torch.empty_like(out)
-    _copy[(2,)](out, again, out.numel(), 4096)
+    _copy[(2,)](out, again, out.numel(), triton.next_power_of_2(out.numel()))
     return again
 
 
 def uninitialised(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Adds to what lies in new memory, and returns something else."""
     out = sound(q, k, v, p)
-    _add[(1,)](out, torch.empty_like(out), out.numel(), 4096)
+    _add[(1,)](out, torch.empty_like(out), out.numel(), triton.next_power_of_2(out.numel()))
     return out
 
 
@@ -177,7 +211,7 @@ def zeroed(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Adds to zeros in new memory."""
     out = sound(q, k, v, p)
     again = torch.empty_like(out).zero_()
-    _add[(1,)](out, again, out.numel(), 4096)
+    _add[(1,)](out, again, out.numel(), triton.next_power_of_2(out.numel()))
     return again
 
 
@@ -185,5 +219,79 @@ def in_order(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """The program that runs second scales its part by less than rounding would."""
     out = sound(q, k, v, p).float()
     again, flags = torch.empty_like(out), torch.zeros(2, dtype=torch.int32)
-    _scale_if_second[(2,)](out, flags, again, out.numel(), 4096)
+    _scale_if_second[(2,)](out, flags, again, out.numel(), triton.next_power_of_2(out.numel()))
     return again.to(q.dtype)
+
+
+def wrapped(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Its offsets are right once they are cut to 32 bits, as a GPU's are."""
+    out = sound(q, k, v, p)
+    again = torch.empty_like(out)
+    _copy_wrapped[(1,)](out, again, out.numel(), 2**30, triton.next_power_of_2(out.numel()))
+    return again
+
+
+def _first_row(q: Tensor, k: Tensor, v: Tensor, p: Tensor, width: int) -> Tensor:
+    row = torch.empty_like(q[0, 0, 0])
+    _copy_row[(1,)](k, row, k.size(3), width, 4096)
+    return sound(q, k.contiguous(), v.contiguous(), p)
+
+
+def padding(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Loads the first row of the keys with what lies behind it, and does not use it."""
+    return _first_row(q, k, v, p, k.stride(2))
+
+
+def no_padding(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Loads a row of a view, in a tile wider than it, with a mask."""
+    return _first_row(q, k, v, p, k.size(3))
+
+
+def half_written(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Zeros one half of each row of new memory, and adds to the other."""
+    out = sound(q, k, v, p).flatten()
+    halves = torch.empty(2, 2, out.numel(), dtype=out.dtype)
+    halves[:, 0].zero_()
+    _add[(1,)](out, halves[0, 1], out.numel(), triton.next_power_of_2(out.numel()))
+    return out.view(q.shape)
+
+
+def in_a_row(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Two launches store to one place, and the second loads what the first has stored."""
+    out = sound(q, k, v, p)
+    again = torch.empty_like(out)
+    _copy[(1,)](torch.zeros_like(out), again, out.numel(), triton.next_power_of_2(out.numel()))
+    _add[(1,)](out, again, out.numel(), triton.next_power_of_2(out.numel()))
+    return again
+
+
+def _counted(q: Tensor, k: Tensor, v: Tensor, p: Tensor, first: bool, last: bool) -> Tensor:
+    _count[(3,)](torch.zeros(1, dtype=torch.int32), first, last)
+    return sound(q, k, v, p)
+
+
+def counts(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Programs count themselves atomically; the last one sets the count back."""
+    return _counted(q, k, v, p, False, True)
+
+
+def cleared(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """A program clears what others may have counted by then."""
+    return _counted(q, k, v, p, True, False)
+
+
+def _in_turn(q: Tensor, k: Tensor, v: Tensor, p: Tensor, locked: bool) -> Tensor:
+    out = sound(q, k, v, p)
+    sums, lock = torch.zeros_like(out), torch.zeros(1, dtype=torch.int32)
+    _add_in_turn[(2,)](out, sums, lock, out.numel(), locked, 4096)
+    return out
+
+
+def locked(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Programs add to one place, each while it holds a lock."""
+    return _in_turn(q, k, v, p, True)
+
+
+def unlocked(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """The same without the lock."""
+    return _in_turn(q, k, v, p, False)
