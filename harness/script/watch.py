@@ -65,7 +65,7 @@ _SEEN = {
         if what == "updates":
             atomics.setdefault(self.grid_idx, set()).add(at)
         for other, did in used.setdefault(at, {}).items():
-            # Two that update one place, such as a lock, may know which of them comes first.
+            # Programs that update one place, such as a lock, may know their order.
             known = atomics.get(other, set()) & atomics.get(self.grid_idx, set())
             if other != self.grid_idx and "stores" in (what, did) and not known:
                 sys.exit(f"program {other} {did} and {self.grid_idx} {what}: one place")

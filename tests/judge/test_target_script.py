@@ -249,7 +249,7 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
             text = target_script(target, case, device, kind, precision=declared)
             assert black.format_str(text, mode=black.Mode()) == text
             lines = text.splitlines()
-            limit = 80 + 15 * case.has_column + 40 * (kind in WATCHED)
+            limit = 80 + 15 * case.has_column + 50 * (kind in WATCHED)
             assert len(lines) < limit, text
             assert (
                 max(len(line) for line in lines if "folder" not in line and line[:4] != "Case")
