@@ -31,7 +31,7 @@ from harness.case.fields import (
     Spec,
 )
 from harness.case.kinds import argument_types, forms, stated
-from harness.case.layouts import LAYOUTS, Layout
+from harness.case.layouts import LAYOUTS, QUERY_LAYOUTS, Layout, clash
 from harness.case.masks import MASKS, MaskKind
 from harness.case.scores import SCORES, ScoreKind
 from harness.case.tails import TAILS, TailKind
@@ -90,7 +90,13 @@ class DecodeCase:
     )
     scale: float | None = _field("scale", OptionalNumber(), "1/sqrt(D)", default=None)
     layout: str = _field(
-        "layout", Choice(tuple(LAYOUTS)), "how both caches lie in memory", default="contiguous"
+        "layout", Choice(tuple(LAYOUTS)), "how the caches lie in memory", default="contiguous"
+    )
+    value_layout: str = _field(
+        "vlayout", Choice(("same", *LAYOUTS)), "how the value cache does", default="same"
+    )
+    query_layout: str = _field(
+        "qlayout", Choice(QUERY_LAYOUTS), "how the query does", default="contiguous"
     )
     views: str = _field(
         "views",
@@ -137,10 +143,9 @@ class DecodeCase:
     seed: int = _field("seed", Integer(0, 2**32 - 1), "of the tensors' values", default=0)
 
     def __post_init__(self) -> None:
-        if isinstance(self.input_pos, list):
-            object.__setattr__(self, "input_pos", tuple(self.input_pos))
-        if isinstance(self.block_size, list):
-            object.__setattr__(self, "block_size", tuple(self.block_size))
+        for name in ("input_pos", "block_size"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.kv_heads == 0:
             object.__setattr__(self, "kv_heads", self.heads)
         if self.value_dim == 0:
@@ -155,18 +160,13 @@ class DecodeCase:
 
     def _check_together(self) -> None:
         if self.heads % self.kv_heads:
-            raise CaseError(
-                f"kv_heads (Hkv): {self.kv_heads} does not divide heads (H) {self.heads}"
-            )
+            raise CaseError(f"kv_heads (Hkv): {self.kv_heads} does not divide H {self.heads}")
         last = self.cache_len - self.q_len
         if last < 0:
             raise CaseError(f"q_len (Q): {self.q_len} exceeds cache_len (S) {self.cache_len}")
-        for position in self.input_pos:
-            if position > last:
-                raise CaseError(
-                    f"input_pos (pos): {position} is beyond the cache; allowed are -1 (idle) and"
-                    f" 0 to S - Q = {last}"
-                )
+        if (most := max(self.input_pos, default=0)) > last:
+            allowed = f"allowed are -1 (idle) and 0 to S - Q = {last}"
+            raise CaseError(f"input_pos (pos): {most} is beyond the cache; {allowed}")
         if self.dynamic and self.mode == "eager":
             raise CaseError("dynamic: needs mode=compiled or mode=reduce-overhead")
         if self.kernels != "cpp" and self.mode != "compiled":
@@ -178,8 +178,8 @@ class DecodeCase:
         name, arguments = Spec.parse_one(self.probe)
         if name == "needle" and arguments[0] >= self.cache_len:
             raise CaseError(f"probe: needle slot must be below cache_len (S) {self.cache_len}")
-        if self.layout_kind.shared and self.batch == 0:
-            raise CaseError(f"layout: {self.layout} needs at least one sequence to share")
+        if reason := clash(self.layout_kind, self.value_layout_kind, self.batch, self.views):
+            raise CaseError(reason)
 
     @property
     def batch(self) -> int:
@@ -234,6 +234,12 @@ class DecodeCase:
     def layout_kind(self) -> Layout:
         """The layout's entry in the table of kinds."""
         return stated(LAYOUTS, self.layout, "layout")
+
+    @property
+    def value_layout_kind(self) -> Layout:
+        """The value cache's layout, as its entry in the table of kinds."""
+        same = self.value_layout == "same"
+        return self.layout_kind if same else stated(LAYOUTS, self.value_layout, "vlayout")
 
     @property
     def shared_position(self) -> bool:

@@ -153,6 +153,9 @@ def outside(case: DecodeCase) -> str | None:
         ),
         f"score={'+'.join(others)}; a function is asked for {_offered(SCORES)}": not others,
         f"layout={case.layout}; a function gets {' '.join(layouts)}": case.layout in layouts,
+        f"vlayout={case.value_layout}; a function gets {' '.join(layouts)}": (
+            case.value_layout_kind.name in layouts
+        ),
         "recipe and views are for paths that build a block mask": (
             case.recipe == "fresh" and case.views == "outside"
         ),

@@ -21,7 +21,7 @@ FEATURES = {
     **_asked(SCORES),
     "scale": "option scale, instead of 1 / sqrt(D)",
     "value_dim": "Dv != D",
-    "strided": "caches that are not contiguous, with stride 1 over D",
+    "strided": "a query and caches that are not contiguous, with stride 1 over D",
     "nonfinite_tail": "slots that were never written may hold inf and NaN",
 }
 _NEEDED: dict[str, Callable[[DecodeCase], bool]] = {
@@ -31,7 +31,9 @@ _NEEDED: dict[str, Callable[[DecodeCase], bool]] = {
     "idle": lambda case: -1 in case.input_pos,
     "scale": lambda case: case.scale is not None,
     "value_dim": lambda case: case.value_dim != case.head_dim,
-    "strided": lambda case: case.layout != "contiguous",
+    "strided": lambda case: (
+        {case.layout, case.value_layout_kind.name, case.query_layout} != {"contiguous"}
+    ),
     "nonfinite_tail": lambda case: not case.tail_kind.finite,
 }
 

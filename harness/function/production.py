@@ -25,7 +25,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "softcap": {"score": "softcap:50"},
     "alibi": {"score": "alibi"},
     "sink": {"score": "sink"},
-    "strided": {"layout": "bshd"},
+    "strided": {"layout": "bshd", "query_layout": "projected"},
     "chunk": {"q_len": 16},
     "scale": {"scale": 0.1},
     "value_dim": {"value_dim": 64},

@@ -144,6 +144,8 @@ REDUCTIONS: tuple[Reduction, ...] = (
     _mask,
     _score,
     _to("scale", None),
+    _to("query_layout", "contiguous"),
+    _to("value_layout", "same"),
     _to("layout", "contiguous"),
     _to("tail", *TAILS),
     _to("logits", "normal"),

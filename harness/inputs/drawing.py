@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.case import DecodeCase
 from harness.case.fields import Spec
+from harness.case.layouts import Layout, projected
 from harness.case.tails import POISON, Fill, TailKind
 from harness.case.visible import tail, written
 from harness.inputs.pieces import Piece, normal_pieces
@@ -36,16 +37,18 @@ def make_inputs(case: DecodeCase) -> Inputs:
 
     query = normal(case.batch, case.heads, case.q_len, case.head_dim)
     _shape_query(case, query)
-    key_buffer, value_buffer = _buffer(case, case.head_dim), _buffer(case, case.value_dim)
+    key_buffer = _buffer(case, case.layout_kind, case.head_dim)
+    value_buffer = _buffer(case, case.value_layout_kind, case.value_dim)
     _draw_caches(case, key_buffer, value_buffer, generator)
     parameters = {
         kind.parameter.name: kind.parameter.make(case.heads, case.scores[kind.name], normal)
         for kind in case.score_kinds
         if kind.parameter is not None
     }
+    query = query.to(getattr(torch, case.dtype))
     inputs = Inputs(
         case=case,
-        query=query.to(getattr(torch, case.dtype)),
+        query=query if case.query_layout == "contiguous" else projected(query, case.kv_heads),
         key_buffer=key_buffer,
         value_buffer=value_buffer,
         input_pos=torch.tensor(case.input_pos, dtype=torch.int64),
@@ -92,16 +95,16 @@ def free_slots(case: DecodeCase) -> Tensor:
 Pieces = Iterable[Piece]
 
 
-def _buffer(case: DecodeCase, width: int) -> Tensor:
+def _buffer(case: DecodeCase, layout: Layout, width: int) -> Tensor:
     shape = (case.batch, case.kv_heads, case.cache_len, width)
     like = torch.empty((), dtype=getattr(torch, case.dtype)).expand(shape)
-    return case.layout_kind.allocate(like)
+    return layout.allocate(like)
 
 
 def _draw_caches(case: DecodeCase, key: Tensor, value: Tensor, generator: torch.Generator) -> None:
     """Write drawn numbers into the caches in two buffers."""
-    for buffer, shaped in ((key, _shaped_keys), (value, _shaped_values)):
-        cache = _stored(case, buffer)
+    caches = _stored(case, key, value)
+    for cache, shaped in zip(caches, (_shaped_keys, _shaped_values), strict=True):
         shape = (case.batch, case.kv_heads, case.cache_len, cache.size(-1))
         for (b, h, slots), numbers in shaped(case, normal_pieces(shape, generator)):
             # Where sequences share storage, it holds the first one's numbers.
@@ -109,9 +112,10 @@ def _draw_caches(case: DecodeCase, key: Tensor, value: Tensor, generator: torch.
                 cache[b, h, slots] = numbers[: cache.size(0)]
 
 
-def _stored(case: DecodeCase, buffer: Tensor) -> Tensor:
-    """The cache in a buffer, of one sequence where all share its storage."""
-    return case.layout_kind.view(buffer, 1 if case.layout_kind.shared else case.batch)
+def _stored(case: DecodeCase, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The caches in two buffers, of one sequence where all share its storage."""
+    batch = 1 if case.layout_kind.shared else case.batch
+    return case.layout_kind.view(key, batch), case.value_layout_kind.view(value, batch)
 
 
 def _lever(case: DecodeCase) -> float:
@@ -158,7 +162,7 @@ def _plant_needle(inputs: Inputs) -> None:
     base = LOW if case.logits == "low" else 0.0
     step = 1 / (case.softmax_scale * _lever(case))
     inputs.query[..., 0] = _lever(case)
-    key, value = (_stored(case, x) for x in (inputs.key_buffer, inputs.value_buffer))
+    key, value = _stored(case, inputs.key_buffer, inputs.value_buffer)
     visible = tail(case)[: key.size(0), None].logical_not().to(key.device)
     key[..., 0].masked_fill_(visible, base * step)
     slot = arguments[0]
@@ -174,22 +178,23 @@ def _fill_tail(inputs: Inputs, before: TailKind | None) -> None:
     unused = free_slots(case)
     if not unused.any():
         return
+    key, value = _stored(case, inputs.key_buffer, inputs.value_buffer)
     if before is None or fill.key != before.key:
         generator = draws.keys.clone_state()
-        _overwrite(_stored(case, inputs.key_buffer), unused, fill.key, generator)
+        _overwrite(key, unused, fill.key, generator)
         if fill.key == "normal":
             draws.after_keys = generator
     if before is None or fill.value != before.value:
         # Keys are drawn first, where both are normal numbers.
         start = draws.after_keys if fill.key == "normal" else draws.keys
         assert start is not None
-        _overwrite(_stored(case, inputs.value_buffer), unused, fill.value, start.clone_state())
+        _overwrite(value, unused, fill.value, start.clone_state())
     if not fill.finite:
         # What was written once is finite, for example what a window has left behind.
         once = written(case)
         left = unused & (once.any(dim=0) if case.layout_kind.shared else once)
-        for buffer in (inputs.key_buffer, inputs.value_buffer):
-            _overwrite(_stored(case, buffer), left, POISON, draws.keys)
+        for cache in (key, value):
+            _overwrite(cache, left, POISON, draws.keys)
 
 
 def _overwrite(cache: Tensor, unused: Tensor, fill: Fill, generator: torch.Generator) -> None:

@@ -185,15 +185,15 @@ class LoopInputs:
     def _free(self) -> None:
         key, value = self._tokens()
         cache = self._caches[-1]
-        layout, inputs = cache.case.layout, cache.inputs
+        case, inputs = cache.case, cache.inputs
         addresses = inputs.key_buffer.data_ptr(), inputs.value_buffer.data_ptr()
         del inputs
         # Allocators hand out what was freed last, so the value goes first for the key to get its
         # old place.
         cache.inputs = dataclasses.replace(cache.inputs, value_buffer=_NOTHING)
         cache.inputs = dataclasses.replace(cache.inputs, key_buffer=_NOTHING)
-        new_key = _at(addresses[0], key, layout, self._device)
-        new_value = _at(addresses[1], value, layout, self._device)
+        new_key = _at(addresses[0], key, case.layout, self._device)
+        new_value = _at(addresses[1], value, case.value_layout_kind.name, self._device)
         cache.inputs = dataclasses.replace(cache.inputs, key_buffer=new_key, value_buffer=new_value)
         self._write_token(new_query=False)
 

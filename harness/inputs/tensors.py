@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.case import LAYOUTS, SCORES, DecodeCase, stated
+from harness.case.layouts import projected
 from harness.inputs.checksum import checksum
 
 
@@ -50,7 +51,7 @@ class Inputs:
     @property
     def value_cache(self) -> Tensor:
         """The values ``[B, Hkv, S, Dv]``, a view of ``value_buffer``."""
-        return self.case.layout_kind.view(self.value_buffer, self.case.batch)
+        return self.case.value_layout_kind.view(self.value_buffer, self.case.batch)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -74,6 +75,8 @@ class Inputs:
         """A copy with every tensor changed."""
         values: dict[str, Any] = {name: change(value) for name, value in self.tensors.items()}
         parameters = {name: values.pop(name) for name in self.parameters}
+        if self.case.query_layout == "projected":
+            values["query"] = projected(values["query"], self.case.kv_heads)
         return dataclasses.replace(self, **values, parameters=parameters)
 
     def checksums(self) -> dict[str, int]:

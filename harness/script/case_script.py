@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.case import DecodeCase
+from harness.case.layouts import PROJECTED
 from harness.issue233.answer import REPORT_URL
 from harness.oracle.budget import Precision
 from harness.paths import PATHS
@@ -22,7 +23,7 @@ from harness.script.oracle import (
     intermediates,
     score_lines,
 )
-from harness.script.text import both, bracketed, script
+from harness.script.text import both, bracketed, laid_out, script
 
 INPUTS_END = "# Golden, and what rounding can explain: float64 over the attended slots."
 _SLICED = "lambda b, h, q, kv: q >= kv"
@@ -140,7 +141,11 @@ def _functions(case: DecodeCase) -> Iterator[str]:
 
 def _cut(case: DecodeCase, indent: str = "") -> Iterator[str]:
     """``k, v``, which the call gets: the first slots of the views of the buffers."""
-    yield from both("k, v", f"x{case.layout_kind.script[1]}[:, :, :n]", indent=indent)
+    key, value = case.layout_kind.script[1], case.value_layout_kind.script[1]
+    if key == value:
+        yield from both("k, v", f"x{key}[:, :, :n]", indent=indent)
+    else:
+        yield f"{indent}k, v = key{key}[:, :, :n], value{value}[:, :, :n]"
 
 
 def _flex(case: DecodeCase) -> str:
@@ -151,7 +156,13 @@ def _flex(case: DecodeCase) -> str:
 
 def _placed(case: DecodeCase, device: str) -> Iterator[str]:
     """Statements that put the caches into their buffers and the tensors on the device."""
-    if case.layout != "contiguous":
+    if case.query_layout != "contiguous":
+        yield from laid_out("query", PROJECTED[0])
+        yield f"query = query{PROJECTED[1]}"
+    if case.value_layout_kind is not case.layout_kind:
+        yield from laid_out("key", case.layout_kind.script[0])
+        yield from laid_out("value", case.value_layout_kind.script[0])
+    elif case.layout != "contiguous":
         yield from both("key, value", case.layout_kind.script[0])
     if device != "cpu":
         names = "query, key, value, pos"

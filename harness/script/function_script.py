@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.case import DecodeCase
-from harness.case.features import given_options
+from harness.case.features import features_of, given_options
+from harness.case.layouts import PROJECTED
 from harness.case.visible import tail
 from harness.oracle.budget import Precision
 from harness.script.endings import crash, ending, mutated
@@ -23,7 +24,7 @@ from harness.script.oracle import (
     intermediates,
     score_lines,
 )
-from harness.script.text import both, bracketed, quoted, script
+from harness.script.text import both, bracketed, laid_out, quoted, script
 from harness.script.watch import INTERPRET, WATCHED, in_reverse, watched_call, watching
 from harness.verdict import Verdict
 from harness.verdict.junk import M_PERTURB, PERTURB
@@ -124,12 +125,19 @@ def _options(case: DecodeCase, device: str) -> Iterator[str]:
 
 def _copies(case: DecodeCase, indent: str = "") -> Iterator[str]:
     yield f"{indent}q, k, v, p = (x.to(DEVICE, copy=True) for x in (query, key, value, pos))"
-    if case.layout != "contiguous":
-        yield from both("k, v", "".join(case.layout_kind.script), "k, v", indent)
+    if case.query_layout != "contiguous":
+        yield from laid_out("q", PROJECTED[0], indent)
+        yield f"{indent}q = q{PROJECTED[1]}"
+    if case.value_layout_kind is case.layout_kind:
+        if case.layout != "contiguous":
+            yield from both("k, v", "".join(case.layout_kind.script), "k, v", indent)
+        return
+    for name, kind in (("k", case.layout_kind), ("v", case.value_layout_kind)):
+        yield from laid_out(name, "".join(kind.script), indent)
 
 
 def _has_gaps(case: DecodeCase, verdict: Verdict) -> bool:
-    return verdict is Verdict.OUT_OF_BOUNDS and case.layout != "contiguous"
+    return verdict is Verdict.OUT_OF_BOUNDS and "strided" in features_of(case)
 
 
 def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:

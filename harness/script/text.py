@@ -74,6 +74,13 @@ def added(name: str, terms: list[str]) -> Iterator[str]:
     yield line
 
 
+def laid_out(name: str, expression: str, indent: str = "") -> Iterator[str]:
+    """Statements that replace ``name`` by the expression, which speaks of x."""
+    if expression != "x":
+        yield f"{indent}x = {name}"
+        yield f"{indent}{name} = {expression}"
+
+
 def both(names: str, expression: str, of: str = "key, value", indent: str = "") -> Iterator[str]:
     """The statement ``names = (expression for x in (key, value))``, on one line or on several."""
     loop = f"for x in ({of})"

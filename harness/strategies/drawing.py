@@ -24,7 +24,7 @@ from harness.case import (
 )
 from harness.case.domain import HEAD_DIMS, MAX_BATCH, MAX_Q_LEN, Domain
 from harness.case.kinds import Argument, Kind
-from harness.case.layouts import STRIDED
+from harness.case.layouts import LAYOUTS, QUERY_LAYOUTS, STRIDED
 from harness.case.probes import needle_slots
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ _BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, MAX_BATCH)
 _KV_HEADS = (1, 2, 3, 4, 5, 8, 12, 16, 32)
 _GROUPS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 32)
 _Q_LENS = (2, 3, 5, 8, 16, 17, 64, 127, MAX_Q_LEN)
-_SCALES = (0.05, 0.5, 1.0)
+_SCALES = (0.05, 0.5, 1.0, 2.0)
 _LOGITS = ("x5", "low", "huge", "equal")
 _PROBES = ("none", "none", "needle", "needle", "uniform", "integers")
 
@@ -165,6 +165,9 @@ def geometry(
     demanded = [kind for kind in offered if kind.feature in domain.requires]
     if demanded or (offered and _coin(numbers)):
         mask = _text(numbers, numbers.choice(demanded or offered), cache_len)
+    layout, value_layout, query_layout = "contiguous", "same", "contiguous"
+    if has("strided"):
+        layout, value_layout, query_layout = _layouts(numbers)
     return DecodeCase(
         cache_len=cache_len,
         input_pos=(0,) * batch,
@@ -177,9 +180,24 @@ def geometry(
         mask=mask,
         score="+".join(score) or "none",
         scale=numbers.choice(_SCALES) if has("scale") else None,
-        layout=numbers.choice(STRIDED) if has("strided") else "contiguous",
         mode=mode,
+        layout=layout,
+        value_layout=value_layout,
+        query_layout=query_layout,
     )
+
+
+def _layouts(numbers: Random) -> tuple[str, str, str]:
+    """Layouts of keys, values and query of which at least one is not contiguous; keys and values
+    seldom have different ones."""
+    layout, query = numbers.choice(("contiguous", *STRIDED)), numbers.choice(QUERY_LAYOUTS)
+    if (layout, query) == ("contiguous", "contiguous"):
+        layout = numbers.choice(STRIDED)
+    alike = [n for n in LAYOUTS if LAYOUTS[n].shared == LAYOUTS[layout].shared and n != layout]
+    other = [n for n in alike if n in ("contiguous", *STRIDED)]
+    different = bool(other) and numbers.randrange(4) == 3
+    value = numbers.choice(other) if different else "same"
+    return layout, value, query
 
 
 def _probe(numbers: Random, case: DecodeCase) -> str:

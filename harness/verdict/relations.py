@@ -49,7 +49,7 @@ def change(inputs: Inputs, caches: tuple[Tensor, Tensor] | None = None, **change
         inputs,
         case=case,
         key_buffer=store(key, case.layout),
-        value_buffer=store(value, case.layout),
+        value_buffer=store(value, case.value_layout_kind.name),
         input_pos=torch.tensor(case.input_pos, dtype=torch.int64),
         **tensors,
     )

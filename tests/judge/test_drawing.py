@@ -11,6 +11,7 @@ from harness.case import DecodeCase
 from harness.case.classes import Coverage, classes_in, classes_of, pairs_in, pairs_of
 from harness.case.domain import HEAD_DIMS, Domain
 from harness.case.features import FEATURES, features_of
+from harness.case.layouts import STRIDED
 from harness.function.drawing import Drawing
 from harness.function.item import Single
 from harness.function.outcome import Outcome
@@ -76,6 +77,19 @@ def test_a_fast_function_gets_every_group() -> None:
     """Also those that are no power of two, and those above 8."""
     groups = {case.heads // case.kv_heads for case in runs(Domain(("gqa",)), fast)}
     assert {1, 2, 3, 4, 5, 6, 7, 8, 12, 16} <= groups
+
+
+def test_a_function_that_takes_strides_gets_every_layout() -> None:
+    """Of keys, of values alone, and of the query; none is drawn where no stride is declared."""
+    cases = runs(Domain(("strided",)), fast)
+    assert {case.layout for case in cases} == {"contiguous", *STRIDED}
+    assert any(case.value_layout != "same" for case in cases)
+    projected = [c for c in cases if c.query_layout == "projected" and c.batch > 1]
+    assert any(c.layout == "contiguous" for c in projected)
+    plain = runs(Domain(), fast)
+    assert {(c.layout, c.value_layout, c.query_layout) for c in plain} == {
+        ("contiguous", "same", "contiguous")
+    }
 
 
 def test_head_dims_are_those_of_the_domain() -> None:

@@ -26,6 +26,19 @@ def test_every_layout_holds_the_same_cache(layout: str) -> None:
         assert buffer.nan_to_num(nan=1.0).sum() == buffer.numel() - (buffer == 0).sum()
 
 
+def test_query_and_values_may_lie_otherwise_than_the_keys() -> None:
+    """The same bits with other strides, in copies too; a tail goes to both caches."""
+    case = DecodeCase.from_text("S=20,pos=5/12,H=4,Hkv=2,D=8,Q=3,layout=stepped,tail=poison")
+    laid = case.replace(value_layout="bshd", query_layout="projected")
+    plain, inputs = make_inputs(case), make_inputs(laid)
+    for name in ("query", "key_cache", "value_cache"):
+        assert torch.equal(getattr(plain, name), getattr(inputs, name))
+    for copy in (inputs, inputs.clone(), with_tail(inputs.clone(), "poison")):
+        assert copy.query.stride() == (3 * 8 * 8, 8, 8 * 8, 1)
+        assert copy.key_cache.stride() == plain.key_cache.stride()
+        assert copy.value_cache.stride() == (20 * 2 * 8, 8, 2 * 8, 1)
+
+
 def test_a_tail_changes_no_slot_that_is_attended() -> None:
     """All tails share query and attended slots bit for bit, and differ elsewhere."""
     case = DecodeCase.from_text("S=20,pos=5/-1/19,H=2,mask=window:3,dtype=fp16")

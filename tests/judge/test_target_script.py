@@ -210,7 +210,9 @@ def _note(seen: list[tuple[torch.Tensor, ...]], *tensors: torch.Tensor) -> None:
     seen.append(tensors)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [*LAYOUTS, "bshd,vlayout=stepped", "contiguous,vlayout=bshd,qlayout=projected"]
+)
 def test_the_function_gets_the_harness_tensors(layout: str) -> None:
     """The same bits, strides and offset; memory of its own at every call."""
     for heads in (1, 3):
