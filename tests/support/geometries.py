@@ -24,7 +24,7 @@ GENERAL = [
     "S=130,pos=0/0,H=4,Hkv=2,Q=3,D=16,views=inside,layout=bshd,recipe=kv-blocks,dtype=fp16",
 ]
 DYNAMIC = [
-    "S=700,pos=0/0,H=4,Hkv=2,dtype=bf16,mask=window:64,dynamic=yes",
+    "S=700,pos=0/0,H=4,dtype=bf16,mask=window:64,dynamic=yes",
     "S=300,pos=0/0,H=2,Q=5,D=32,score=softcap:20,layout=bshd,dynamic=yes",
 ]
 POOL = [DecodeCase.from_text(f"{text},mode=compiled") for text in (*SPLIT, *GENERAL, *DYNAMIC)]
