@@ -14,9 +14,10 @@ from harness.function.outcome import Outcome
 from harness.function.shrink_calls import changed, cut, last_case, smaller_calls
 from harness.verdict import Finding, Verdict
 
-# So often a call must be right by itself, and wrong after the others, to be called stale: a result
+# So often a call must be wrong after the others, and right by itself, to be called stale: a result
 # that comes and goes would be either now and then.
 _AGAIN = 3
+_ALONE = 12
 _NUMBERS = (Verdict.WRONG, Verdict.NONFINITE, Verdict.LEAK, Verdict.NONDETERMINISTIC)
 
 
@@ -146,7 +147,7 @@ class Confirmer:
                 return False
             if not kept and item.loop.steps and ran.number != item.loop.calls:
                 return False
-        return kept or self._right_alone(item.loop, _AGAIN)
+        return kept or self._right_alone(item.loop, _ALONE)
 
     def _smallest(
         self, item: Calls, outcome: Outcome, alone: Callable[[Loop], bool]

@@ -163,9 +163,13 @@ class Worker:
             reply = self._receive(left if counts else OWN_SECONDS)
             if counts:
                 left = max(0.0, left - (time.monotonic() - start))
-            if reply is None or "runs" not in reply:
+            if reply is not None and "pid" in reply:
+                # The child of the last answer was spoilt by it; this is its successor's greeting.
+                self._child, self.history = reply["pid"], self.history[-1:]
+            elif reply is None or "runs" not in reply:
                 return reply
-            counts = reply["runs"]
+            else:
+                counts = reply["runs"]
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""

@@ -136,6 +136,8 @@ def _part(inputs: Inputs, sequence: int, kv_heads: int, first: int) -> Inputs:
         kv_heads=kv_heads,
         q_len=case.q_len - first,
         layout="contiguous",
+        value_layout="same",
+        query_layout="contiguous",
     )
     return Inputs(
         case=part,

@@ -62,6 +62,7 @@ WANTED = {
     119: (Verdict.CRASH, "ended the process with status 75"),
     120: (Verdict.CRASH, "called sys.exit(0) (targets.py, line "),
     121: (Verdict.CRASH, "died of SIGABRT (targets.py, line "),
+    122: (Verdict.ERROR, "its result cannot be judged: TypeError: "),
 }
 
 

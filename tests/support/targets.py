@@ -270,6 +270,7 @@ FAULTS = {
     119: lambda cache: os._exit(75),
     120: lambda cache: sys.exit(0),
     121: _says_and_aborts,
+    122: lambda cache: setattr(torch, "log1p", None),
 }
 LARGE_FAULTS = {
     2**20: _reserves(MEMORY // 2),
