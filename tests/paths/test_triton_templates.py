@@ -83,4 +83,4 @@ def test_a_change_of_the_template_is_caught(interpreting: Interpreting, change: 
     path = "fixed" if "full" in change else "full-cache"
     assert interpreting.judge(path, triton(text))["verdict"] == "OK"
     answer = interpreting.judge(path, triton(text), (template, before, after))
-    assert answer["verdict"] in ("WRONG", "LEAK", "NONFINITE"), answer
+    assert answer["verdict"] in ("WRONG", "LEAK", "NONFINITE", "NONDETERMINISTIC"), answer
