@@ -115,15 +115,13 @@ def render(compared: Compared) -> Iterator[str]:
         counts[change] += 1
         if change is Change.SAME:
             continue
-        now = f"worst {entry.worst_utilisation:.3g}, median {entry.median_utilisation:.3g}"
         if record is None or change is Change.UNUSED:
-            yield f"{change}: {entry.key_text}: {now} of the budget"
+            yield f"{change}: {entry.key_text}: {entry.figures}"
             continue
         verdict = "REGRESSED: " if change is Change.LOOSENED else ""
         yield (
-            f"{verdict}{change}: {entry.key_text}: {now}, recorded worst"
-            f" {record.worst_utilisation:.3g}, median {record.median_utilisation:.3g} of the"
-            f" budget; worst case {entry.worst_case}"
+            f"{verdict}{change}: {entry.key_text}: {entry.figures}; recorded {record.figures};"
+            f" worst case {entry.worst_case}"
         )
     yield ", ".join(f"{count} {change}" for change, count in counts.items())
 

@@ -17,7 +17,7 @@ from harness.support.strict_json import (
     fields,
     list_of,
     one_of,
-    optional_text,
+    or_null,
     read_file,
     text,
     whole,
@@ -116,7 +116,7 @@ def _kill(value: Any) -> Kill:
         kind=one_of(*KINDS),
         scope=text,
         dtype=text,
-        killed_by=optional_text,
+        killed_by=or_null(text),
     )
     return Kill(**fields(value, readers, others=True))
 

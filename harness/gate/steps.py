@@ -189,13 +189,11 @@ class Gate:
         missing = 0
         for change, entry, record in self.ledger.compare(measured):
             step.counted += 1
-            now = f"worst {entry.worst_utilisation:.3g}, median {entry.median_utilisation:.3g}"
             if change is Change.LOOSENED and record is not None:
-                before = f"{record.worst_utilisation:.3g} and {record.median_utilisation:.3g}"
-                evidence = f"{now} of the budget, recorded {before}"
+                evidence = f"{entry.figures}; recorded {record.figures}"
                 yield Item(entry.key_text, Verdict.REGRESSED, evidence, repro=entry.worst_case)
             elif change is Change.TIGHTENED:
-                yield Item(entry.key_text, evidence=f"{change}: {now}", notice=True)
+                yield Item(entry.key_text, evidence=f"{change}: {entry.figures}", notice=True)
             missing += change is Change.MISSING
         if missing:
             text = f"no record of {missing} entries: this torch, hardware or threads are new"

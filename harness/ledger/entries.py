@@ -1,9 +1,11 @@
 """The ledger: how much of its budget each path used on the fixed cases, as recorded.
 
 The budget is a worst-case bound, so a path may become worse than it was and still be within budget;
-the ledger shows that. There is one JSON file for each kind of device. An entry's key is path,
-dtype, mode, kind of data, torch version, hardware, threads and kernels; a measurement without an
-entry of its key has "no record" and is never REGRESSED.
+the ledger shows that: by the share of the budget that is used, and by the share of elements that
+equal golden rounded once, which moves long before the budget is reached. There is one JSON file for
+each kind of device. An entry's key is path, dtype, mode, kind of data, torch version, hardware,
+threads and kernels; a measurement without an entry of its key has "no record" and is never
+REGRESSED.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from harness.support.strict_json import (
     mapping,
     number,
     one_of,
+    or_null,
     read_file,
     text,
     whole,
@@ -55,11 +58,14 @@ class Margins:
     """The factors, on recorded worst and median utilisation, within which an entry is the same.
 
     A utilisation below ``floor`` is as good as exact, and ratios of such numbers mean nothing, so
-    it counts as ``floor``."""
+    it counts as ``floor``. ``precision`` is the factor on the share of elements that are not exact
+    and on the median error in units in the last place, which count as ``least`` below it."""
 
     worst: float = 1.5
     median: float = 1.25
     floor: float = 1e-3
+    precision: float = 1.25
+    least: float = 1e-2
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,10 @@ class Entry:
     """The errors of one path on the cases of one key.
 
     Utilisation is error / budget, and ``relative_l2`` the largest relative error, both without a
-    unit; ``max_abs`` and ``signed_mean`` (of the worst case) are in units of the output.
+    unit; ``max_abs`` and ``signed_mean`` (of the worst case) are in units of the output. Over the
+    elements of all cases, ``exact`` is the share that equals golden rounded once to the output's
+    dtype, ``median_ulp`` the median absolute error and ``bias_ulp`` the mean error away from zero,
+    both in units in the last place; None in records from before these were measured.
     ``accepted`` lists when a larger error was accepted: date, reason, and the numbers before.
     """
 
@@ -88,6 +97,9 @@ class Entry:
     date: str
     environment: Mapping[str, Any]
     kernels: str = "cpp"
+    exact: float | None = None
+    median_ulp: float | None = None
+    bias_ulp: float | None = None
     accepted: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -101,17 +113,38 @@ class Entry:
         kernels = () if self.kernels == "cpp" else (self.kernels,)
         return " ".join(map(str, self.key[:4] + kernels))
 
+    @property
+    def figures(self) -> str:
+        """What is compared, in words."""
+        used = f"worst {self.worst_utilisation:.3g}, median {self.median_utilisation:.3g} of the"
+        if self.exact is None:
+            return f"{used} budget"
+        exact = f"{self.exact:.1%} of elements exact, median error {self.median_ulp:.2g} ulp"
+        return f"{used} budget, {exact}"
+
     def against(self, record: Entry, margins: Margins) -> Change:
         """How this measured entry compares with a record of the same key."""
-        pairs = (
-            (self.worst_utilisation, record.worst_utilisation, margins.worst),
-            (self.median_utilisation, record.median_utilisation, margins.median),
-        )
-        if any(now > max(before, margins.floor) * margin for now, before, margin in pairs):
+        pairs = [
+            (self.worst_utilisation, record.worst_utilisation, margins.worst, margins.floor),
+            (self.median_utilisation, record.median_utilisation, margins.median, margins.floor),
+        ]
+        if self.exact is not None and record.exact is not None:
+            factor, least = margins.precision, margins.least
+            pairs.append((1 - self.exact, 1 - record.exact, factor, least))
+            pairs.append((self.median_ulp or 0.0, record.median_ulp or 0.0, factor, least))
+        if any(now > max(before, floor) * margin for now, before, margin, floor in pairs):
             return Change.LOOSENED
-        if any(max(now, margins.floor) * margin < before for now, before, margin in pairs):
+        if any(max(now, floor) * margin < before for now, before, margin, floor in pairs):
             return Change.TIGHTENED
         return Change.SAME
+
+    def completed(self, measured: Entry) -> Entry:
+        """This record with figures of precision, from a measurement of its key, where it has
+        none."""
+        if self.exact is not None:
+            return self
+        found = {name: getattr(measured, name) for name in ("exact", "median_ulp", "bias_ulp")}
+        return dataclasses.replace(self, **found)
 
 
 @dataclass(frozen=True)
@@ -147,14 +180,17 @@ class Ledger:
     def updated(self, measured: Iterable[Entry], accept: str = "", date: str = "") -> Ledger:
         """A ledger with new and tightened entries, and with loosened ones if ``accept`` says why.
 
-        An entry within the margins keeps its record, so that many small changes cannot add up.
+        An entry within the margins keeps its record, so that many small changes cannot add up;
+        figures of precision that the record lacks are added to it.
 
         Raises:
             LedgerError: where an entry is loosened and no reason was given.
         """
         entries = dict(self.entries)
         for change, entry, record in self.compare(measured):
-            if change in (Change.MISSING, Change.TIGHTENED):
+            if change is Change.SAME and record is not None:
+                entries[entry.key] = record.completed(entry)
+            elif change in (Change.MISSING, Change.TIGHTENED):
                 accepted = record.accepted if record else ()
                 entries[entry.key] = dataclasses.replace(entry, accepted=accepted)
             elif change is Change.LOOSENED:
@@ -166,6 +202,7 @@ class Ledger:
                     "reason": accept,
                     "worst_before": record.worst_utilisation,
                     "median_before": record.median_utilisation,
+                    "exact_before": record.exact,
                 }
                 entries[entry.key] = dataclasses.replace(entry, accepted=(*record.accepted, before))
         return dataclasses.replace(self, entries=entries)
@@ -213,6 +250,13 @@ _ENTRY: dict[str, Reader[Any]] = {
     "environment": mapping,
     "accepted": list_of(mapping),
 }
+# Before there were others, all kernels were C++; before precision was recorded, there was none.
+_LATER: dict[str, Reader[Any]] = {
+    "kernels": one_of("cpp", "triton"),
+    "exact": or_null(_utilisation),
+    "median_ulp": or_null(_size),
+    "bias_ulp": or_null(number()),
+}
 
 
 def load(file: Path) -> Ledger:
@@ -231,13 +275,15 @@ def read_ledger(document: Any) -> Ledger:
     Raises:
         JsonError: for anything but a ledger; the message names the field.
     """
-    margins = {field.name: _size for field in dataclasses.fields(Margins)}
+    # Before precision was recorded there were no margins for it.
+    margins = dict.fromkeys(("worst", "median", "floor"), _size)
+    later = dict.fromkeys(("precision", "least"), _size)
     values = fields(
         document,
         {
             "schema": one_of(SCHEMA),
             "case_list": whole(),
-            "margins": lambda value: Margins(**fields(value, margins)),
+            "margins": lambda value: Margins(**fields(value, margins, later)),
             "entries": list_of(_entry),
         },
     )
@@ -248,6 +294,5 @@ def read_ledger(document: Any) -> Ledger:
 
 
 def _entry(value: Any) -> Entry:
-    # Before there were others, all kernels were C++.
-    values = fields(value, _ENTRY, {"kernels": one_of("cpp", "triton")})
+    values = fields(value, _ENTRY, _LATER)
     return Entry(**{**values, "accepted": tuple(values["accepted"])})

@@ -13,6 +13,7 @@ from harness.interpreter.gpu import chosen
 from harness.ledger.cases import KINDS, cases
 from harness.ledger.entries import Entry
 from harness.oracle.error import Error
+from harness.oracle.places import Places, in_last_place
 from harness.paths import PATHS, Path
 from harness.support.environment import environment
 from harness.support.progress import Progress
@@ -77,6 +78,7 @@ def measure_entry(
         Unrecordable: where an error is beyond the budget, or the path raised.
     """
     errors: list[tuple[Error, Problem]] = []
+    places: list[Places] = []
     for problem in problems:
         case = problem.case
         if path.unsupported(case, device) or known_failure(path, problem, device):
@@ -89,6 +91,7 @@ def measure_entry(
             used = f"{error.utilisation:.3g} times its budget"
             raise Unrecordable(f"{path.name} is WRONG on {case}: {used}")
         errors.append((error, problem))
+        places.append(in_last_place(result.output.cpu(), problem.golden.output, case.dtype))
     if not errors:
         return None
     worst, at = max(errors, key=lambda pair: pair[0].utilisation)
@@ -101,6 +104,9 @@ def measure_entry(
         torch=torch.__version__.partition("+")[0],
         hardware=hardware(device) if case.kernels == "cpp" else interpreted(device),
         kernels=case.kernels,
+        exact=torch.cat([p.exact.flatten() for p in places]).double().mean().item(),
+        median_ulp=torch.cat([p.error.abs().flatten() for p in places]).median().item(),
+        bias_ulp=torch.cat([p.outward.flatten() for p in places]).mean().item(),
         threads=torch.get_num_threads(),
         cases=len(errors),
         worst_utilisation=worst.utilisation,

@@ -24,6 +24,7 @@ from torch import Tensor
 from harness.case import DecodeCase
 from harness.oracle.budget import Precision
 from harness.oracle.emulation import forms, internal_errors, summed, unordered
+from harness.oracle.places import in_last_place
 from harness.oracle.rounding import rounded, spacing
 from harness.oracle.rows import Rows, some_rows
 from harness.oracle.steps import undeclared
@@ -219,10 +220,10 @@ def _cells(
 ) -> Iterator[tuple[int, Cell]]:
     """The counts of the rows by length class."""
     dtype = rows.inputs.case.dtype
-    unit, nearest = spacing(golden, dtype), rounded(golden, dtype)
-    error = ((output - golden) / unit).clamp(-FARTHEST, FARTHEST)
-    distance = ((output - nearest).abs() / unit).clamp(max=FARTHEST)
-    inexact = (output != nearest).double()
+    places, nearest = in_last_place(output, golden, dtype), rounded(golden, dtype)
+    error = places.error.clamp(-FARTHEST, FARTHEST)
+    distance = places.distance.clamp(max=FARTHEST)
+    inexact = (~places.exact).double()
     # A call takes one form for all its rows, so the worst form is that of all rows together.
     lost = errors.clamp(max=1).mean(-1)
     worst = lost[lost.flatten(1).mean(-1).argmax()]
@@ -253,7 +254,7 @@ def _cells(
                 elements=error[at].numel(),
                 exact=int((inexact[at] == 0).sum()),
                 signed=error[at].sum().item(),
-                outward=(error * golden.sign())[at].sum().item(),
+                outward=places.outward.clamp(-FARTHEST, FARTHEST)[at].sum().item(),
                 distance=distance[at].sum().item(),
                 allowed=allowed[at].sum().item() * error.size(-1),
                 kept=(1 - worst)[at].sum().item() * error.size(-1),

@@ -8,21 +8,12 @@ from pathlib import Path as File
 
 import pytest
 import torch
-from torch import Tensor
 
 from harness import cli
-from harness.faults.model import Attention
-from harness.inputs import Inputs
 from harness.ledger.cases import KINDS, MODES, VERSION, cases
 from harness.ledger.entries import Change, Entry, Ledger, LedgerError, load, save
-from harness.ledger.measure import Unrecordable, measure_entry
-from harness.oracle.budget import Precision
-from harness.paths import PATHS, Path
-from harness.paths.calls import Call
-from harness.verdict import Problem, Verdict, judge
-from tests.support.altered import altered, times
+from harness.paths import PATHS
 from tests.support.entries import ENTRY, LEDGER, but
-from tests.support.sound import to_tf32
 
 
 @pytest.mark.parametrize(
@@ -144,87 +135,6 @@ def test_the_list_of_cases_moves_only_with_its_version() -> None:
     assert (VERSION, len(texts), digest) == (1, 108, "5d1fe93652f0e9d9")
 
 
-def running(terms: Tensor) -> Tensor:
-    """The sum over the last axis, one term after the other."""
-    total = torch.zeros_like(terms[..., 0])
-    for i in range(terms.size(-1)):
-        total = total + terms[..., i]
-    return total
-
-
-def sequential_scores(a: Attention) -> Tensor:
-    """q . k."""
-    return running(a.query[..., None, :] * a.key[:, :, None]) * a.scale
-
-
-def sequential_softmax(a: Attention, s: Tensor) -> tuple[Tensor, Tensor]:
-    """The denominator."""
-    s = s.masked_fill(~a.allowed, -torch.inf)
-    highest = s.amax(-1, keepdim=True)
-    p = torch.exp(s - highest)
-    total = running(p)[..., None]
-    return p / total, (highest + total.log()).squeeze(-1)
-
-
-def sequential_output(a: Attention, weights: Tensor) -> Tensor:
-    """p @ v."""
-    return running((weights[..., None] * a.value[:, :, None]).mT)
-
-
-SEQUENTIAL = dict(scores=sequential_scores, normalise=sequential_softmax, combine=sequential_output)
-
-
-def rounded_product(a: Attention) -> Tensor:
-    """q . k of operands rounded to TF32."""
-    return to_tf32(a.query) @ to_tf32(a.key).mT * a.scale
-
-
-def model(precision: Precision, **changes: object) -> Path:
-    """The dense model with some arithmetic of its own."""
-
-    def function(inputs: Inputs) -> tuple[Tensor, Tensor]:
-        return Attention.of(inputs, torch.float32).but(**changes).run()
-
-    return Path(
-        "model", "", lambda i: Call(function, {"inputs": i}), flex=False, precision=precision
-    )
-
-
-PLAIN = [
-    Problem.of(case)
-    for case in cases("eager", "normal", "float32")
-    if case.score == "none" and case.mask == "causal"
-]
-
-
-@pytest.mark.parametrize(
-    ("precision", "changes"),
-    [
-        pytest.param(Precision(), SEQUENTIAL, id="sequential-sums"),
-        pytest.param(Precision(operand="tf32"), {"scores": rounded_product}, id="tf32-products"),
-    ],
-)
-def test_a_path_within_budget_can_still_regress(
-    precision: Precision, changes: dict[str, object]
-) -> None:
-    """Worse arithmetic that the budget allows is seen against the record."""
-    worse = model(precision, **changes)
-    assert {judge(worse, problem).verdict for problem in PLAIN} == {Verdict.OK}
-    before = measure_entry(model(precision), PLAIN, "normal")
-    after = measure_entry(worse, PLAIN, "normal")
-    assert before is not None
-    assert after is not None
-    ledger = Ledger({before.key: before})
-    assert ledger.compare([before])[0][0] is Change.SAME
-    assert ledger.compare([after])[0][0] is Change.LOOSENED
-
-
-def test_a_wrong_path_is_never_recorded() -> None:
-    """Its error is no tolerance."""
-    with pytest.raises(Unrecordable, match="WRONG on S="):
-        measure_entry(altered(times(1.01)), PLAIN, "normal")
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: File) -> Iterator[File]:
     """A ledger of one path on one kind of data; CI is not set, threads are given back."""
@@ -304,3 +214,13 @@ def test_bad_options_are_one_clear_line(
     """Exit 2."""
     assert cli.main(["record", *arguments]) == cli.USAGE
     assert message in capsys.readouterr().err
+
+
+def test_a_record_without_figures_of_precision_gets_them_and_keeps_the_rest() -> None:
+    """Old files are completed when they are recorded anew, and compared by what they have."""
+    measured = but(worst_utilisation=0.25, exact=0.5, median_ulp=0.3, bias_ulp=0.0)
+    assert LEDGER.compare([measured])[0][0] is Change.SAME
+    kept = LEDGER.updated([measured]).entries[ENTRY.key]
+    assert kept == but(exact=0.5, median_ulp=0.3, bias_ulp=0.0)
+    worse = dataclasses.replace(measured, exact=0.3)
+    assert Ledger({kept.key: kept}).compare([worse])[0][0] is Change.LOOSENED
