@@ -20,6 +20,8 @@ from harness.paths import Path
 from harness.strategies.drawing import MEDIUM, domain_cases
 from harness.strategies.paths import fitted, sampled_cases
 from harness.verdict import Judgement, Problem, Verdict, judge
+from harness.verdict.imprecise import imprecise, precise
+from harness.verdict.precision import Counts, observe
 from tests.support.sound import SOUND
 
 # Hypothesis draws better in many short runs than in one long one.
@@ -38,13 +40,17 @@ def problems(run: int, dtype: str, path: Path) -> Iterator[Problem]:
 @dataclass
 class Tally:
     """Verdicts counted, alarms kept, and by implementation and dtype the worst utilisation of the
-    budgets of output and logsumexp, with the case."""
+    budgets of output and logsumexp, with the case; by implementation what was seen of its
+    precision, and the times that it was called imprecise."""
 
     verdicts: int = 0
     cases: set[DecodeCase] = field(default_factory=set)
     alarms: list[Judgement] = field(default_factory=list)
     worst: dict[tuple[str, str], tuple[float, float, DecodeCase]] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    precision: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
+    asked: int = 0
+    called_imprecise: list[str] = field(default_factory=list)
 
     def add(self, judgement: Judgement) -> None:
         """Count one, unless the implementation does not take the case."""
@@ -62,18 +68,31 @@ class Tally:
         if before is None or max(output, logsumexp) > max(before[:2]):
             self.worst[key] = (output, logsumexp, judgement.case)
 
+    def ask(self, counts: dict[str, Counts]) -> None:
+        """Look for imprecision in the counts of one run, and in those of all runs so far."""
+        for name, count in counts.items():
+            self.precision[name] += count
+            for some in (count, self.precision[name]):
+                self.asked += sum(found.strength is not None for found in precise(some))
+                self.called_imprecise += [f"{name}: {f.evidence}" for f in imprecise(some)]
+
 
 def tally(verdicts: int, first_run: int = 0) -> Tally:
     """Judge every sound implementation on drawn cases, in every dtype, until there are enough."""
     result, run = Tally(), first_run
     anyone = next(iter(SOUND.values()))
     while result.verdicts < verdicts:
+        counts: dict[str, Counts] = defaultdict(Counts)
         for dtype in DTYPES:
             for problem in problems(run, dtype, anyone):
                 for path in SOUND.values():
-                    result.add(judge(path, problem))
+                    judgement = judge(path, problem)
+                    result.add(judgement)
+                    counts[path.name] += observe(problem, judgement, path.precision)
                 if result.verdicts >= verdicts:
+                    result.ask(counts)
                     return result
+        result.ask(counts)
         print(f"run {run}: {result.verdicts} verdicts", file=sys.stderr, flush=True)
         run += 1
     return result
@@ -95,9 +114,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name:21} {dtype:9} {count:5} verdicts, worst utilisation {worst}: {case}")
     for alarm in found.alarms:
         print(f"ALARM {alarm.path} {alarm.verdicts} {alarm.case}: {alarm.findings[0].evidence}")
+    for text in found.called_imprecise:
+        print(f"IMPRECISE {text}")
     drawn = f"{found.verdicts} verdicts on {len(found.cases)} different cases"
     print(f"{drawn} in {seconds:.0f} s: {len(found.alarms)} alarms")
-    return 1 if found.alarms else 0
+    print(f"{found.asked} verdicts on precision: {len(found.called_imprecise)} alarms")
+    return 1 if found.alarms or found.called_imprecise else 0
 
 
 if __name__ == "__main__":

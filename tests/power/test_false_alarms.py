@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from harness.case import DTYPES, DecodeCase
 from harness.oracle.budget import Precision, budget
 from harness.oracle.error import measure
+from harness.oracle.rounding import cut
 from harness.strategies.paths import fitted, path_cases, sampled_cases
 from harness.verdict import Problem, judge
-from tests.false_alarms import tally
+from harness.verdict.precision import count
+from tests.false_alarms import Tally, tally
 from tests.support.sound import SOUND, to_tf32
 
 # One example is a verdict on every implementation, so the profile's examples are shared by them.
@@ -104,3 +106,13 @@ def test_the_tally_counts_verdicts_and_keeps_the_worst_case() -> None:
     assert found.verdicts == 2 * len(SOUND)
     assert found.alarms == []
     assert {name for name, _ in found.worst} == set(SOUND)
+
+
+def test_the_tally_asks_for_precision() -> None:
+    """An output cut off at bfloat16 is within its budget, and an alarm; rounded, it is none."""
+    problem = Problem.of(DecodeCase.from_text("S=200,pos=180,B=8,H=32,D=32,dtype=bf16"))
+    golden, found = problem.golden.output, Tally()
+    for name, output in {"rounded": golden.bfloat16(), "cut": cut(golden, "bfloat16")}.items():
+        found.ask({name: count(problem, output, Precision())})
+    assert found.asked == 4
+    assert {text.partition(":")[0] for text in found.called_imprecise} == {"cut"}
