@@ -21,6 +21,7 @@ from harness.script.oracle import (
     column,
     golden_lines,
     intermediates,
+    product_lines,
     score_lines,
 )
 from harness.script.text import both, bracketed, laid_out, script
@@ -85,6 +86,7 @@ def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
     yield from filled_tail(case)
     yield ""
     yield INPUTS_END
+    yield from product_lines(case)
     scores = ["score_mod(s, b, h, q, kv)"] if score_lines(case) else []
     yield from golden_lines(case, scores)
     yield from budget_lines(case, device, Precision(), intermediates(case))

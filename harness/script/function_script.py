@@ -22,6 +22,7 @@ from harness.script.oracle import (
     exact_lines,
     golden_lines,
     intermediates,
+    product_lines,
     score_lines,
 )
 from harness.script.text import both, bracketed, laid_out, quoted, script
@@ -165,6 +166,7 @@ def _numbers(case: DecodeCase, device: str, precision: Precision) -> Iterator[st
     yield "wanted = [(B, HQ, Q, DV), DTYPE, query.to(DEVICE).device, torch.strided]"
     yield "if facts != wanted:"
     yield '    sys.exit(f"{type(out).__name__} is {facts}, should be {wanted}")'
+    yield from product_lines(case)
     yield "# Golden, and what rounding can explain: float64 over the attended slots."
     yield from golden_lines(case, score_lines(case))
     yield from budget_lines(case, device, precision, intermediates(case))

@@ -1,6 +1,8 @@
-"""Statements of a standalone script that compute golden and the budget, densely and in float64.
+"""Statements of a standalone script that compute golden and the budget, in float64.
 
-The formula of the budget is that of ``harness.oracle.budget``, for one declared precision.
+The formula of the budget is that of ``harness.oracle.budget``, for one declared precision. Keys and
+values of a short context are converted at once, which reads best; those of a long one head by head,
+so that a script needs no more memory than the inputs and a gigabyte.
 """
 
 from __future__ import annotations
@@ -12,6 +14,15 @@ from harness.case import DecodeCase
 from harness.oracle.budget import TENSOR_CORE_ROUNDOFF, UNIT_ROUNDOFF, Precision, tiny
 from harness.script.inputs import spoilt
 from harness.script.text import added
+
+# Of keys or values in float64, repeated for all query heads; more are converted head by head.
+ELEMENTS = 2**24
+_BY_HEAD = """
+def product(x, y):
+    # x @ y in float64, with one KV head of y at a time.
+    pairs = zip(x.chunk(HKV, 1), y.split(1, 1), strict=True)
+    return torch.cat([a @ b.double() for a, b in pairs], 1)
+"""
 
 
 def column(case: DecodeCase) -> str | None:
@@ -36,14 +47,23 @@ def intermediates(case: DecodeCase) -> list[str]:
     return [str(constant), *terms] if constant else terms
 
 
+def product_lines(case: DecodeCase) -> Iterator[str]:
+    """Statements that define the function which the others use where the context is long."""
+    if _long(case):
+        yield from ("", "", *_BY_HEAD.strip().splitlines(), "", "")
+
+
 def golden_lines(case: DecodeCase, scores: list[str]) -> Iterator[str]:
     """Statements that compute ``golden`` ``[B, HQ, Q, DV]``; ``scores`` are expressions for ``s``
     after each step."""
-    repeated = ".repeat_interleave(HQ // HKV, 1)" if case.heads != case.kv_heads else ""
-    yield f"k, v = (x.double(){repeated} for x in (key, value))"
+    if _long(case):
+        yield "k, v = key, value"
+    else:
+        repeated = ".repeat_interleave(HQ // HKV, 1)" if case.heads != case.kv_heads else ""
+        yield f"k, v = (x.double(){repeated} for x in (key, value))"
     if spoilt(case):
         yield "k, v = (x.masked_fill(tail, 0) for x in (k, v))"
-    yield "s = query.double() @ k.mT * SCALE"
+    yield f"s = {_product('query.double()', 'k.mT', case)} * SCALE"
     yield from (f"s = {score}" for score in scores)
     yield "s = s.masked_fill(~allowed, -math.inf)"
     if name := column(case):
@@ -52,7 +72,7 @@ def golden_lines(case: DecodeCase, scores: list[str]) -> Iterator[str]:
         yield "p, rest = both.softmax(-1).split([S, 1], -1)"
     else:
         yield "p = s.softmax(-1).nan_to_num(0)  # a row with nothing to attend is 0"
-    yield "golden = p @ v"
+    yield f"golden = {_product('p', 'v', case)}"
 
 
 def budget_lines(
@@ -75,7 +95,7 @@ def budget_lines(
     u_out = _power(UNIT_ROUNDOFF[output])
     with_column = column(case) is not None
     yield f"u, tiny = {_power(u)}, {_power(flushed[0])}"
-    yield "w = query.double().abs() @ k.abs().mT * SCALE"
+    yield f"w = {_product('query.double().abs()', 'k.abs().mT', case)} * SCALE"
     size = "s.abs()"
     if intermediates or score > u:
         yield from added("size", ["s.abs()", *intermediates])
@@ -93,7 +113,7 @@ def budget_lines(
         yield from _column_lines(u_out, _power(score) if score > u else "")
         mean, rest = "mean", f"{rest} + more"
     yield f"e = torch.expm1(ds + {mean}) + {rest} + (n + 4) * u"
-    yield "budget = (p * e + tiny * allowed) @ v.abs()"
+    yield f"budget = {_product('p * e + tiny * allowed', 'v.abs()', case)}"
     yield f"budget = budget + {u_out} * golden.abs() + {_power(flushed[1])} * (n > 0)"
 
 
@@ -106,6 +126,18 @@ def _column_lines(u_out: str, u_score: str) -> Iterator[str]:
     yield "lse = both.logsumexp(-1, keepdim=True).abs()"
     yield "grown = (p * torch.expm1(ds)).sum(-1, keepdim=True) + rest * torch.expm1(dl)"
     yield f"more = torch.log1p(grown) + {u_out} + u * (n + 16 + 6 * lse + 2 * logit.abs())"
+
+
+def _long(case: DecodeCase) -> bool:
+    dims = max(case.head_dim, case.value_dim)
+    return case.batch * case.heads * case.cache_len * dims > ELEMENTS
+
+
+def _product(x: str, y: str, case: DecodeCase) -> str:
+    """An expression for x @ y."""
+    if _long(case):
+        return f"product({x}, {y})"
+    return f"({x}) @ {y}" if " " in x else f"{x} @ {y}"
 
 
 def exact_lines(case: DecodeCase, precision: Precision) -> Iterator[str]:
