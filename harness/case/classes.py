@@ -1,7 +1,8 @@
 """Classes of cases, axis by axis, and pairs of them: what a run says that it covered.
 
 A class is text such as ``slots 1025-4096``. Lengths and positions are classed by powers of four,
-counts of heads, sequences and query tokens by what kernels tell apart.
+counts of heads, sequences and query tokens by what kernels tell apart. An "edge" is a power of two
+that a position or the number of filled slots is equal to: there a block, split or bucket ends.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from harness.case.features import features_of
 _BOUNDS = {
     "slots": (16, 64, 256, 1024, 4096, 16384, 65536, MAX_CACHE_LEN),
     "position": (0, 16, 64, 256, 1024, 4096, 16384, 65536, MAX_CACHE_LEN),
+    "edge": (1, 16, 64, 256, 1024, 4096, 16384, MAX_CACHE_LEN),
     "group": (1, 2, 3, 4, 5, 6, 7, 8, 1024),
     "heads": (1, 8, 1024),
     "batch": (1, 4, MAX_BATCH),
@@ -78,9 +80,15 @@ def _options(features: Iterable[str]) -> list[str]:
     return [name for name in features if name not in _SIZES] or [_PLAIN]
 
 
+def _edges(case: DecodeCase) -> list[int]:
+    sizes = {n for p in case.input_pos if p >= 0 for n in (p, p + case.q_len)}
+    return [n for n in sizes if n > 0 and n & (n - 1) == 0]
+
+
 _SIZES_OF: dict[str, Callable[[DecodeCase], Iterable[int]]] = {
     "slots": lambda case: [case.cache_len],
     "position": lambda case: [p for p in case.input_pos if p >= 0],
+    "edge": _edges,
     "group": lambda case: [case.heads // case.kv_heads],
     "heads": lambda case: [case.heads],
     "batch": lambda case: [case.batch],
@@ -90,7 +98,8 @@ _SIZES_OF: dict[str, Callable[[DecodeCase], Iterable[int]]] = {
 
 @functools.lru_cache(maxsize=2**14)
 def classes_of(case: DecodeCase) -> frozenset[Class]:
-    """The classes of a case: one on each axis, but several on "position" and "option"."""
+    """The classes of a case: one on each axis, but several on "position" and "option", and any
+    number on "edge"."""
     sized = {_sized(axis, size) for axis, sizes in _SIZES_OF.items() for size in sizes(case)}
     named = [("dtype", SHORT_DTYPES[case.dtype])]
     named += [("option", name) for name in _options(features_of(case))]
@@ -100,9 +109,14 @@ def classes_of(case: DecodeCase) -> frozenset[Class]:
 
 @functools.lru_cache(maxsize=2**10)
 def pairs_of(classes: frozenset[Class]) -> tuple[Pair, ...]:
-    """Two classes at a time, of different axes, each pair in the same order."""
+    """Two classes at a time, of axes that do not depend on each other, each pair in the same
+    order."""
     two = itertools.combinations(sorted(classes, key=_order), 2)
-    return tuple((one, other) for one, other in two if one.axis != other.axis)
+    return tuple((one, other) for one, other in two if not _dependent(one.axis, other.axis))
+
+
+def _dependent(one: str, other: str) -> bool:
+    return one == other or {one, other} == {"edge", "position"}
 
 
 def _within(axis: str, low: int, high: int) -> list[Class]:
@@ -121,6 +135,7 @@ def classes_in(domain: Domain) -> list[Class]:
     low, high = domain.cache_len
     most = {"group": 1024 if has("gqa") else 1, "Q": MAX_Q_LEN if has("chunk") else 1}
     found = _within("slots", low, high) + _within("position", 0, high - 1)
+    found += [edge for edge in _within("edge", 1, high) if _power(edge.low) <= high]
     for axis in ("group", "heads", "batch", "Q"):
         found += _within(axis, 1, min(most.get(axis, 1024), high if axis == "Q" else 1024))
     found += [_class("D", head_dim, head_dim) for head_dim in domain.head_dims]
@@ -129,13 +144,18 @@ def classes_in(domain: Domain) -> list[Class]:
     return found + [_named("option", name) for name in names]
 
 
+def _power(low: int) -> int:
+    """The smallest power of two that is at least ``low``."""
+    return 1 << (low - 1).bit_length()
+
+
 def _together(one: Class, other: Class, most_slots: int) -> bool:
     """Whether a case may have both."""
     low = {one.axis: one.low, other.axis: other.low}
     most = {one.axis: one.high, other.axis: other.high}
     names = {one.axis: one.name, other.axis: other.name}
     slots = min(most.get("slots", most_slots), most_slots)
-    if low.get("position", 0) + low.get("Q", 1) > slots:
+    if max(low.get("position", 0) + low.get("Q", 1), _power(low.get("edge", 1))) > slots:
         return False
     if low.get("group", 1) > most.get("heads", 1024):
         return False

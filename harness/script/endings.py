@@ -73,8 +73,8 @@ def state(**tensors):
 
 
 def mutated(case: DecodeCase) -> Iterator[str]:
-    """Statements that make one call and print what it changed: memory of its inputs, or settings of
-    the process."""
+    """Statements that make one call and print what it changed, memory of its inputs or settings of
+    the process, and of which inputs it returned the memory."""
     yield ""
     yield from _STATE.rstrip().splitlines()
     yield ""
@@ -84,8 +84,10 @@ def mutated(case: DecodeCase) -> Iterator[str]:
     yield from bracketed("inputs = dict(", given, ")")
     yield "with torch.no_grad():"
     yield "    before = state(**inputs)"
-    yield "    decode(q, k, v, p, **options)"
+    yield "    out = decode(q, k, v, p, **options)"
     yield "    after = state(**inputs)"
     yield "changed = [name for name in before if before[name] != after[name]]"
+    yield "at = out.untyped_storage().data_ptr()  # of the output, which may be an input's"
+    yield "changed += [n for n, x in inputs.items() if x.untyped_storage().data_ptr() == at]"
     yield 'print("changed:", ", ".join(changed) or "nothing")'
     yield "sys.exit(bool(changed))"

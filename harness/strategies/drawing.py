@@ -105,10 +105,12 @@ def size(numbers: Random, low: int, high: int) -> int:
 
 def position(numbers: Random, cache_len: int, q_len: int, block: int) -> int:
     """The position of a live sequence: the first, the second, the last, one at a multiple of
-    ``block``, or any, evenly over powers of two."""
+    ``block`` or at the highest power of two, or any, evenly over powers of two."""
     last = cache_len - q_len
     multiple = block * numbers.randint(1, max(1, last // block))
-    edges = [n for n in (0, 1, last, multiple - 1, multiple, multiple + 1) if n <= last]
+    highest = 2 ** max(0, last.bit_length() - 1)
+    near = (multiple - 1, multiple, multiple + 1, highest - 1, highest)
+    edges = [n for n in (0, 1, last, *near) if n <= last]
     return numbers.choice((size(numbers, 0, last), numbers.randint(0, last), numbers.choice(edges)))
 
 

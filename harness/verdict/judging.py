@@ -33,7 +33,7 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     The checks, in this order: inputs and settings of the process are unchanged; type, shape, dtype
     and device are right; the output is finite; a second run with junk in the allocator changes no
     bit; another tail changes no bit; the error is within the budget, which is 0 in rows with
-    nothing to attend; integers are summed exactly.
+    nothing to attend; integers are summed exactly; the output lies in memory of its own.
     """
     case = problem.case
     if reason := path.unsupported(case, device):
@@ -47,12 +47,13 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
         findings += [Finding(Verdict.MUTATED, f"changed {setting}") for setting in changed]
         if wrong := malformed(given.inputs, result):
             return Judgement(path.name, case, device, (*findings, *wrong))
+        shared = aliases(given.inputs, result)
         result = _kept(result)
     findings += nonfinite(result)
     findings += changes_on_repeat(path, problem, result, device)
     findings += leaks(path, problem, result, device)
     errors = errors_of(path, problem, result)
-    findings += beyond_budget(errors) + inexact(path, problem, result)
+    findings += beyond_budget(errors) + inexact(path, problem, result) + shared
     return Judgement(
         path.name,
         case,
@@ -170,6 +171,22 @@ def mutations(before: Inputs, after: Inputs) -> list[Finding]:
     """A finding for each input tensor whose bits the path changed."""
     changed = changed_tensors(before, after)
     return [Finding(Verdict.MUTATED, f"changed its input {name}") for name in changed]
+
+
+def memory_shared(inputs: Inputs, output: Tensor) -> list[str]:
+    """The names of the input tensors in whose memory the output lies."""
+    if not output.numel():
+        return []
+    place = output.untyped_storage().data_ptr()
+    tensors = inputs.tensors.items()
+    return [name for name, t in tensors if t.untyped_storage().data_ptr() == place]
+
+
+def aliases(inputs: Inputs, result: Result) -> list[Finding]:
+    """A finding where the output is a view of an input, which changes with the next token."""
+    shared = memory_shared(inputs, result.output)
+    text = f"returned memory of its input {' and '.join(shared)}, which later calls write to"
+    return [Finding(Verdict.MUTATED, text)] if shared else []
 
 
 def malformed(inputs: Inputs, result: Result) -> list[Finding]:

@@ -23,6 +23,7 @@ from harness.verdict.judging import (
     differs,
     errors_of,
     malformed,
+    memory_shared,
     mutations,
     nonfinite,
 )
@@ -159,10 +160,9 @@ class _Judge:
         return []
 
     def _hold(self, stage: Stage, inputs: Inputs, result: Result) -> None:
-        storages = {t.untyped_storage().data_ptr() for t in inputs.tensors.values()}
         output = result.output.detach()
         # An output that lies in an input changes with the input.
-        if not self.reuses_output and output.untyped_storage().data_ptr() not in storages:
+        if not self.reuses_output and not memory_shared(inputs, output):
             self.held.append((stage.number, output, output.clone()))
 
 

@@ -47,7 +47,7 @@ def plan_of_the_first_sequence(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Te
     return split(q, k, v, p, list(tiles(n, size))[:8])
 
 
-@faulty("LEAK WRONG", Once("S=900,pos=850/800,D=16,tail=poison"), supports="ragged gqa")
+@faulty("LEAK WRONG NONFINITE", Once("S=900,pos=850/800,D=16,tail=poison"), supports="ragged gqa")
 def longest_length_for_all(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """A tile of 256 slots is masked by the longest sequence's length, except for the first two."""
     n = filled(k, p, q.size(2))
@@ -185,7 +185,11 @@ def idle_beside_long(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     return output
 
 
-@faulty("LEAK WRONG", Once("S=2000,pos=1001,D=16,dtype=bf16,tail=poison"), supports="gqa ragged")
+@faulty(
+    "LEAK WRONG NONFINITE",
+    Once("S=2000,pos=1001,D=16,dtype=bf16,tail=poison"),
+    supports="gqa ragged",
+)
 def mask_in_the_querys_dtype(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Slots and positions are compared as numbers of the query's dtype, as arange gives them where
     it is asked for that: beyond 256 bfloat16 rounds them."""

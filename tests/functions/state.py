@@ -138,7 +138,7 @@ def epoch_wraps(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     return split(q, k, v, p, borders[:-1] if _CALLS["epoch"] >= 128 and n > 4 else borders)
 
 
-@faulty(LATE, growing("S=700,pos=10,D=16", 520), supports="gqa ragged")
+@faulty(f"{LATE} NONDETERMINISTIC", growing("S=700,pos=10,D=16", 520), supports="gqa ragged")
 def ring_of_512(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Workspaces come from a ring of 512, whose entries are not cleared when it comes round: what
     is left of an old sum is added."""

@@ -180,14 +180,17 @@ def test_a_domain_has_the_classes_and_pairs_of_its_cases(domain: Domain) -> None
 
 
 def test_a_class_says_what_it_holds() -> None:
-    """One on each axis; several positions and options."""
+    """One on each axis; several positions and options; the power of two at which a position is."""
     case = DecodeCase.from_text("S=5000,pos=4096/3,H=12,Hkv=2,D=40,Q=2,dtype=bf16,mask=window:9")
     names = {str(name) for name in classes_of(case)}
     assert names == {
         *("slots 4097-16384", "position 1025-4096", "position 1-16", "group 6", "heads 9+"),
         *("batch 2-4", "Q 2-16", "D 40", "dtype bf16", "option ragged", "option window"),
+        "edge 1025-4096",
     }
-    assert all(one.axis != other.axis for one, other in pairs_of(classes_of(case)))
+    axes = [{one.axis, other.axis} for one, other in pairs_of(classes_of(case))]
+    assert all(len(pair) == 2 for pair in axes)
+    assert {"edge", "position"} not in axes
 
 
 @pytest.mark.parametrize("features", [(), ("gqa", "ragged"), tuple(FEATURES)])

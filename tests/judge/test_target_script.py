@@ -132,6 +132,7 @@ def writes(q, k, v, p):
 def threads(q, k, v, p):
     torch.set_num_threads(7)
     return good(q, k, v, p)
+def view(q, k, v, p): return v[:, :, :1]
 def nan(q, k, v, p): return good(q, k, v, p) * torch.nan
 def pair(q, k, v, p): return good(q, k, v, p), None
 def shape(q, k, v, p): return good(q, k, v, p)[0]
@@ -151,6 +152,7 @@ KINDS = [
     ("exits", Verdict.CRASH, "the process ended with 0"),
     ("writes", Verdict.MUTATED, "changed: key_cache"),
     ("threads", Verdict.MUTATED, "changed: torch.get_num_threads"),
+    ("view", Verdict.MUTATED, "changed: value_cache"),
     ("nan", Verdict.NONFINITE, "[0, 0, 0, 0]: nan, "),
     ("pair", Verdict.WRONG, "tuple is [None, None, None, None], should be [(1, 1, 1, 16)"),
     ("shape", Verdict.WRONG, "Tensor is [torch.Size([1, 1, 16]), "),
@@ -239,8 +241,9 @@ def test_the_function_gets_the_harness_tensors(layout: str) -> None:
 def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Under 80 lines for every verdict, wherever the function lies, on CPU and GPU; some more
-    where a logit without a value takes part, and where Triton kernels are watched."""
+    """At most 80 lines for every verdict, wherever the function lies, on CPU and GPU; some more
+    where a logit without a value takes part, for what a call changes, and where Triton kernels are
+    watched."""
     gpu = environment("cpu") | dict(device="cuda:0", gpu="NVIDIA H200", cuda="13.0", tf32=False)
     monkeypatch.setattr(script_text, "environment", lambda device: gpu)
     declared = Precision(score="bfloat16", operand="bfloat16", output="float16")
@@ -251,8 +254,9 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
             text = target_script(target, case, device, kind, precision=declared)
             assert black.format_str(text, mode=black.Mode()) == text
             lines = text.splitlines()
-            limit = 80 + 15 * case.has_column + 50 * (kind in WATCHED)
-            assert len(lines) < limit, text
+            more = {Verdict.MUTATED: 5} | dict.fromkeys(WATCHED, 50)
+            limit = 80 + 15 * case.has_column + more.get(kind, 0)
+            assert len(lines) <= limit, text
             assert (
                 max(len(line) for line in lines if "folder" not in line and line[:4] != "Case")
                 <= 88

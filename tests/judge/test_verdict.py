@@ -169,6 +169,20 @@ def test_a_changed_setting_is_put_back_and_named() -> None:
     assert "torch.float32 to torch.float64" in judgement.findings[0].evidence
 
 
+def _returns_the_newest_value(inputs: Inputs, result: Result) -> torch.Tensor:
+    return inputs.value_cache[:, :, :1]
+
+
+def test_an_output_that_is_a_view_of_the_cache_is_named() -> None:
+    """Its numbers are right until the slot is written again; in a copy they stay right."""
+    problem = Problem.of(DecodeCase.from_text("S=40,pos=0,H=2,D=16,tail=leftovers"))
+    judgement = judge(altered(_returns_the_newest_value), problem)
+    assert [finding.verdict for finding in judgement.findings] == [Verdict.MUTATED]
+    assert "memory of its input value_buffer" in judgement.findings[0].evidence
+    copied = altered(lambda inputs, result: _returns_the_newest_value(inputs, result).clone())
+    assert judge(copied, problem).verdict is Verdict.OK
+
+
 def test_a_failed_allocation_is_oom() -> None:
     """torch's CPU allocator raises a plain RuntimeError."""
 
