@@ -17,7 +17,7 @@ from harness.support.strict_json import (
     fields,
     list_of,
     one_of,
-    or_null,
+    optional_text,
     read_file,
     text,
     whole,
@@ -116,7 +116,7 @@ def _kill(value: Any) -> Kill:
         kind=one_of(*KINDS),
         scope=text,
         dtype=text,
-        killed_by=or_null(text),
+        killed_by=optional_text,
     )
     return Kill(**fields(value, readers, others=True))
 

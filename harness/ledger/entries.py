@@ -28,7 +28,6 @@ from harness.support.strict_json import (
     mapping,
     number,
     one_of,
-    or_null,
     read_file,
     text,
     whole,
@@ -76,7 +75,8 @@ class Entry:
     unit; ``max_abs`` and ``signed_mean`` (of the worst case) are in units of the output. Over the
     elements of all cases, ``exact`` is the share that equals golden rounded once to the output's
     dtype, ``median_ulp`` the median absolute error and ``bias_ulp`` the mean error away from zero,
-    both in units in the last place; None in records from before these were measured.
+    far elements cut off as in ``harness.verdict.precision``, both in units in the last place; None
+    in records from before these were measured.
     ``accepted`` lists when a larger error was accepted: date, reason, and the numbers before.
     """
 
@@ -225,7 +225,8 @@ def save(ledger: Ledger, file: Path) -> None:
         "margins": dataclasses.asdict(ledger.margins),
     }
     order = sorted(ledger.entries.values(), key=lambda e: e.key)
-    lines = ",\n".join("  " + json.dumps(vars(e), allow_nan=False) for e in order)
+    known = ({name: x for name, x in vars(e).items() if x is not None} for e in order)
+    lines = ",\n".join("  " + json.dumps(values, allow_nan=False) for values in known)
     write_atomically(file, f'{json.dumps(head, indent=1)[:-2]},\n "entries": [\n{lines}\n ]\n}}\n')
 
 
@@ -253,9 +254,9 @@ _ENTRY: dict[str, Reader[Any]] = {
 # Before there were others, all kernels were C++; before precision was recorded, there was none.
 _LATER: dict[str, Reader[Any]] = {
     "kernels": one_of("cpp", "triton"),
-    "exact": or_null(_utilisation),
-    "median_ulp": or_null(_size),
-    "bias_ulp": or_null(number()),
+    "exact": _utilisation,
+    "median_ulp": _size,
+    "bias_ulp": number(),
 }
 
 

@@ -19,6 +19,7 @@ from harness.support.environment import environment
 from harness.support.progress import Progress
 from harness.verdict import Finding, Problem, attempt, errors_of, judgeable
 from harness.verdict.known_failures import known_failure
+from harness.verdict.precision import FARTHEST
 
 
 class Unrecordable(ValueError):
@@ -96,6 +97,7 @@ def measure_entry(
         return None
     worst, at = max(errors, key=lambda pair: pair[0].utilisation)
     case = at.case
+    outward = torch.cat([p.outward.flatten() for p in places])
     return Entry(
         path=path.name,
         dtype=case.dtype,
@@ -106,7 +108,7 @@ def measure_entry(
         kernels=case.kernels,
         exact=torch.cat([p.exact.flatten() for p in places]).double().mean().item(),
         median_ulp=torch.cat([p.error.abs().flatten() for p in places]).median().item(),
-        bias_ulp=torch.cat([p.outward.flatten() for p in places]).mean().item(),
+        bias_ulp=outward.clamp(-FARTHEST, FARTHEST).mean().item(),
         threads=torch.get_num_threads(),
         cases=len(errors),
         worst_utilisation=worst.utilisation,

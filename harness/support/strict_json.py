@@ -120,9 +120,9 @@ def text(value: Any) -> str:
     return value
 
 
-def or_null(reader: Reader[T]) -> Reader[T | None]:
-    """A reader of what another reads, or null."""
-    return lambda value: None if value is None else reader(value)
+def optional_text(value: Any) -> str | None:
+    """A reader of text that is not empty, or null."""
+    return None if value is None else text(value)
 
 
 def any_text(value: Any) -> str:
