@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from harness.auditing.remedies import remedy
 from harness.auditing.run import Audit
 from harness.support.text import table
 from harness.verdict import Verdict
@@ -88,6 +89,7 @@ def _wrong(audit: Audit) -> Iterator[str]:
         f" sequence {blame.sequence}, token {blame.token}"
     )
     yield from (f"           {clause}" for clause in blame.evidence)
+    yield from _indented(f"remedy: {remedy(blame)}")
     yield (
         f"           {audit.greedy} of {audit.tokens} greedy tokens differ; a logit is off by"
         f" {audit.error:.2g} of the largest"
@@ -109,7 +111,7 @@ def _entry(audit: Audit) -> dict[str, Any]:
         "calls": audit.calls,
         "forwards": audit.forwards,
         "forward": None if blame is None else audit.at,
-        "blame": None if blame is None else vars(blame),
+        "blame": None if blame is None else vars(blame) | {"remedy": remedy(blame)},
         "greedy_tokens_changed": audit.greedy,
         "tokens": audit.tokens,
         "logit_error": audit.error,

@@ -14,6 +14,7 @@ from harness.auditing.blame import Blame, Cause, few
 from harness.auditing.call import AttentionCall
 from harness.auditing.deciding import kernel_blame
 from harness.auditing.observe import Recorder, observed
+from harness.auditing.remedies import remedy
 from harness.oracle.budget import Precision
 from harness.verdict import Verdict
 
@@ -52,7 +53,7 @@ class Report:
             f"{self.blame.cause}{name}, first in forward {self.forward}, layer {self.blame.layer},"
             f" sequence {self.blame.sequence}"
         )
-        return "\n  ".join([text, where, *self.blame.evidence])
+        return "\n  ".join([text, where, *self.blame.evidence, f"remedy: {remedy(self.blame)}"])
 
 
 @contextlib.contextmanager

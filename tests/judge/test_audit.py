@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
 
 import pytest
 import torch
 
 from harness import assert_cached_decoding
 from harness import audit as watched
-from harness.auditing.blame import Cause
+from harness.auditing import deciding, naming
+from harness.auditing.blame import Blame, Cause
+from harness.auditing.remedies import remedy
 from harness.auditing.run import audit
 from harness.auditing.scenario import SCENARIOS, Scenario
 from harness.auditing.text import changes, render, to_json
@@ -75,12 +79,23 @@ def test_a_planted_fault_is_named_at_its_layer_and_forward(
     assert (blame.cause, blame.name, found.at, blame.layer) == (cause, name, forward, layer)
 
 
+def test_every_name_and_every_cause_has_a_remedy() -> None:
+    """Those of the claims, which are all names that an audit gives, among them those of shifts."""
+    texts = [inspect.getsource(module) for module in (naming, deciding)]
+    names = {name for text in texts for name in re.findall(r"\"([a-z]+(?:-[a-z]+)+)\"", text)}
+    assert {name for _, _, _, name, _, _ in PLANTED} - {""} <= names
+    blames = [Blame(Cause.MASK, name, (), 0, 0, 0, 0) for name in sorted(names)]
+    blames += [Blame(cause, "", (), 0, 0, 0, 0) for cause in Cause]
+    assert all(remedy(blame) for blame in blames)
+
+
 def test_evidence_says_what_is_seen_and_what_should_be() -> None:
     """A fault's evidence lists tokens and slots."""
     text = render([audit(tiny_configuration("position-advanced"), BY_NAME["tokens"])], "")
     assert "token 12 should see tokens 0 to 12" in text
     assert "its mask shows slots 0 to 13" in text
     assert "the mask is 1 ahead of the query's position" in text
+    assert "remedy: input_pos is the slot of the query's token" in text
 
 
 def test_a_kernel_that_skips_a_slot_is_read_off() -> None:
@@ -107,6 +122,7 @@ def test_results_are_strict_json() -> None:
     read = json.loads(to_json(audits, {"torch": torch.__version__}))["audits"]
     assert [entry["verdict"] for entry in read] == ["OK", "WRONG"]
     assert read[1]["blame"]["name"] == "one-slot-late"
+    assert read[1]["blame"]["remedy"] == "write the token at input_pos to slot input_pos"
 
 
 def test_a_later_audit_says_what_changed() -> None:
