@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.case import DecodeCase
 from harness.case.loop import Loop, Step
-from harness.case.visible import tail
+from harness.case.visible import tail, written
 from harness.inputs.drawing import free_slots, make_inputs
 from harness.inputs.tensors import Inputs, store
 
@@ -121,7 +121,7 @@ class LoopInputs:
 
     def _to(self, moved: Callable[[int, DecodeCase], int]) -> None:
         """Move the positions of sequences that are not idle, in the same tensor. Slots that are
-        attended from there get tokens if they have none."""
+        attended from there, or that a window has left, get tokens if they have none."""
         cache = self._caches[-1]
         case = cache.case
         positions = tuple(p if p < 0 else moved(p, case) for p in case.input_pos)
@@ -131,7 +131,7 @@ class LoopInputs:
 
     def _fill(self) -> None:
         cache = self._caches[-1]
-        fill = cache.junk & ~tail(cache.case)
+        fill = cache.junk & (written(cache.case) | ~tail(cache.case))
         if fill.any():
             mask = fill[:, None, :, None].to(self._device)
             for tensor in (cache.inputs.key_cache, cache.inputs.value_cache):

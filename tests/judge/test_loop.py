@@ -98,6 +98,19 @@ def test_every_step_changes_what_its_help_says() -> None:
     assert set(changed) == set(STEPS)
 
 
+@pytest.mark.parametrize("steps", ["jump:30", "next jump:30", "back:3 jump:35 next"])
+def test_what_a_window_has_left_is_finite_wherever_the_position_jumps(steps: str) -> None:
+    """It was written once; beyond the newest token NaN stays."""
+    loop = Loop.from_text(f"S=40,pos=5/9,D=16,mask=window:4,tail=nan {steps}")
+    tensors = LoopInputs(loop)
+    for _ in tensors.stages():
+        inputs = tensors.inputs
+        for b, position in enumerate(inputs.case.input_pos):
+            value = inputs.value_cache[b]
+            assert value[:, : position + 1].isfinite().all()
+            assert value[:, 37:].isnan().all()
+
+
 def test_a_long_run_comes_back_to_the_same_bits() -> None:
     """A call that says so has the tensors of the earlier call; the positions advance."""
     for word in ("run", "fresh"):
