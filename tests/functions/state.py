@@ -128,7 +128,7 @@ def result_by_position(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
 _CALLS = {"epoch": 0, "ring": 0}
 
 
-@faulty(LATE, growing("S=200,pos=10,D=16", 130), supports="gqa ragged")
+@faulty(f"{LATE} NONDETERMINISTIC", growing("S=200,pos=10,D=16", 130), supports="gqa ragged")
 def epoch_wraps(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Splits mark their results with an epoch of a signed byte instead of clearing flags: from the
     128th call on the last split counts as not yet there."""
