@@ -16,6 +16,7 @@ from harness.case import DTYPES, DecodeCase
 from harness.case.domain import CACHE_LEN, HEAD_DIMS, Domain, DomainError, known_features
 from harness.case.features import FEATURES
 from harness.case.loop import STEPS, Loop, loops_from_text
+from harness.case.program import ACTIONS, Task
 from harness.commands.options import (
     INTERRUPTED,
     NOT_OK,
@@ -48,14 +49,14 @@ def add(commands: Any) -> None:
     """Add the subcommand to an argparse parser's subparsers."""
     parser = commands.add_parser(
         "check",
-        help="search for a case on which a function of yours fails",
+        help="search for a case on which a function, or a cache class, of yours fails",
         description="Judge decode(query, key_cache, value_cache, input_pos, **options) on drawn"
-        " cases. docs/check.md has the contract.",
+        " cases (docs/check.md), or a cache class on drawn programs (docs/serving.md).",
         parents=sharing("--device", "--json", "--script", "--no-isolation"),
     )
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("target", metavar="TARGET", help="package.module:function or path/to/file.py:function")
+    add("target", metavar="TARGET", help="package.module:NAME or path/to/file.py:NAME")
     supports = f"of {','.join(FEATURES)}; replaces the attribute"
     add("--supports", type=_features, metavar="NAMES", help=supports)
     requires = "features that every case has; replaces the attribute"
@@ -81,6 +82,8 @@ def add(commands: Any) -> None:
     forms = " ".join(kind.form for kind in STEPS.values())
     add("--calls", metavar="STEPS", help=f"after --case, further calls on its tensors: {forms}")
     add("--after", metavar="LOOPS", help="cases and calls, joined by ;, that come before --case")
+    forms = " ".join(kind.form for kind in ACTIONS.values())
+    add("--steps", metavar="STEPS", help=f"after --case, of a cache class: [page:N] {forms}")
     hint = "a call may overwrite the output of an earlier one; replaces the attribute"
     add("--reuses-output", action="store_true", default=None, help=hint)
     allow = "do not fail for it: imprecise (figures are printed all the same)"
@@ -101,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         _require_triton()
     spec = _spec(arguments, item)
 
+    from harness.commands.check_class import check_programs
     from harness.function.calls import Calls
     from harness.function.load import TargetError
     from harness.function.search import check
@@ -112,9 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with _runner(spec, arguments.no_isolation, timeout) as runner:
             domain = runner.facts.domain
-            for named in item.cases if item is not None else ():
-                if reason := domain.refuses(named):
-                    raise UsageError(f"{'--case' if named == case else '--after'}: {reason}")
+            if runner.facts.abilities is not None:
+                return check_programs(arguments, spec, runner, progress)
+            _refuse(arguments, item, domain)
             result = check(
                 spec,
                 runner,
@@ -166,6 +170,17 @@ def _item(case: DecodeCase, calls: str | None, after: str | None) -> Item:
     return Calls(loop, () if after is None else loops_from_text(after))
 
 
+def _refuse(arguments: argparse.Namespace, item: Item | None, domain: Domain) -> None:
+    """Raise where a function cannot take what is named."""
+    if arguments.steps is not None:
+        raise UsageError(f"--steps: {arguments.target} is a function, which takes --calls")
+    if item is None:
+        return
+    for named in item.cases:
+        if reason := domain.refuses(named):
+            raise UsageError(f"{'--case' if named == item.case else '--after'}: {reason}")
+
+
 def _spec(arguments: argparse.Namespace, item: Item | None) -> TargetSpec:
     from harness.function.declarations import Declarations
     from harness.function.run import TargetSpec
@@ -215,7 +230,7 @@ def _precision(text: str) -> dict[str, Any]:
 
 
 def _contradictions(arguments: argparse.Namespace) -> None:
-    for name in ("calls", "after"):
+    for name in ("calls", "after", "steps"):
         if getattr(arguments, name) is not None and arguments.case is None:
             raise UsageError(f"--{name}: needs --case")
     if arguments.case is not None:
@@ -279,7 +294,7 @@ def _runner(spec: TargetSpec, here: bool, timeout: float) -> Iterator[Runner]:
     handle, name = tempfile.mkstemp(prefix="harness-check-", suffix=".txt")
     print(f"running in this process; the case that runs is always in {name}", file=sys.stderr)
 
-    def write_down(case: DecodeCase | Loop) -> None:
+    def write_down(case: Task) -> None:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{case}\n".encode(), 0)
 

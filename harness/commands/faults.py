@@ -14,8 +14,10 @@ from harness.support.progress import progress_to_stderr
 if TYPE_CHECKING:
     from harness.faults import Fault
     from harness.faults.kill_matrix import Cell, Matrix
+    from harness.serving.faults import StateFault
 
 SCHEMA = 1
+_PROGRAMS = 200
 
 
 def add(commands: Any) -> None:
@@ -31,6 +33,11 @@ def add(commands: Any) -> None:
     parser.add_argument("names", nargs="*", metavar="FAULT", help="faults to plant (default: all)")
     parser.add_argument("--list", action="store_true", help="list the fault models and run nothing")
     parser.add_argument(
+        "--state",
+        action="store_true",
+        help="faults between the calls of a decode loop instead: a table of those found",
+    )
+    parser.add_argument(
         "--max-examples", type=whole(1), default=2000, metavar="N", help="drawn (default 2000)"
     )
 
@@ -39,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     """List the faults or run the kill matrix, and return the exit code."""
     from harness.faults import FAULTS
 
+    if arguments.state:
+        return _of_state(arguments)
     for name in arguments.names:
         if name not in FAULTS:
             raise UsageError(f"FAULT: {name!r} is not a fault; python -m harness faults --list")
@@ -61,9 +70,37 @@ def run(arguments: argparse.Namespace) -> int:
     return OK if matrix.holds else NOT_OK
 
 
-def _listed(faults: Iterable[Fault]) -> Iterator[str]:
+def _of_state(arguments: argparse.Namespace) -> int:
+    from harness.serving.faults import STATE_FAULTS
+
+    known = {fault.name: fault for fault in STATE_FAULTS}
+    for name in arguments.names:
+        if name not in known:
+            raise UsageError(f"FAULT: {name!r} is not one of {' '.join(known)}")
+    chosen = [known[name] for name in arguments.names] or STATE_FAULTS
+    if arguments.list:
+        print("\n".join(_listed(chosen)))
+        return OK
+    from harness.function.state_faults import StateRow, markdown, measure
+
+    rows: list[StateRow] = []
+    progress = progress_to_stderr()
+    for fault in chosen:
+        progress(fault.name)
+        rows.append(measure(fault, min(arguments.max_examples, _PROGRAMS), arguments.seed))
+    print("\n".join(markdown(rows)))
+    if arguments.json is not None:
+        text = json.dumps([vars(row) for row in rows], indent=1)
+        write_atomically(arguments.json, f"{text}\n")
+    return OK if all(row.program for row in rows) else NOT_OK
+
+
+def _listed(faults: Iterable[Fault | StateFault]) -> Iterator[str]:
+    from harness.faults import Fault
+
     for fault in faults:
-        yield f"{fault.number:2} {fault.name} ({fault.kind}): {fault.summary}"
+        kind = f" ({fault.kind})" if isinstance(fault, Fault) else ""
+        yield f"{fault.number:2} {fault.name}{kind}: {fault.summary}"
         yield f"   remedy: {fault.remedy}; reported: {fault.source}"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from harness.case.loop import Loop
+from harness.case.program import first_case
 from harness.function.limits import MemoryLimit, TimeLimit
 from harness.function.load import TargetError
 from harness.function.outcome import Outcome
@@ -89,7 +89,7 @@ def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap, mark: int) 
         except EOFError:
             leave(_DONE)
         memory.begin()
-        clock.begin(case.case if isinstance(case, Loop) else case, limit)
+        clock.begin(first_case(case), limit)
         spoilt = False
         try:
             if known:

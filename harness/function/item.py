@@ -7,6 +7,7 @@ from typing import Protocol
 
 from harness.case import DecodeCase
 from harness.case.loop import Loop
+from harness.case.program import Program, Task
 from harness.function.outcome import Outcome
 from harness.function.run import Facts
 
@@ -15,11 +16,9 @@ class Runner(Protocol):
     """Runs the target on cases: ``LocalRunner`` in this process, ``Worker`` in one of its own."""
 
     facts: Facts
-    history: list[Loop]
+    history: list[Loop | Program]
 
-    def run(
-        self, case: DecodeCase | Loop, *, timeout: float | None = None, last_alone: bool = False
-    ) -> Outcome:
+    def run(self, case: Task, *, timeout: float | None = None, last_alone: bool = False) -> Outcome:
         """Judge the target on ``case``, within ``timeout`` seconds for each call where the runner
         can end it, and append it to ``history``, what ran in the present process so far.
 
@@ -28,7 +27,9 @@ class Runner(Protocol):
     def fresh(self) -> bool:
         """Go on in a fresh process; False where the runner has only this one, and it was used."""
 
-    def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
+    def diagnosed(
+        self, case: DecodeCase | Program, outcome: Outcome, *, brief: bool = False
+    ) -> Outcome:
         """``outcome`` with a diagnosis; with ``brief``, without drawing further cases."""
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.case.program import Program
 from harness.verdict import Finding, LoopJudgement, Verdict
 from harness.verdict.precision import Counts
 
@@ -21,7 +22,8 @@ class Outcome:
     the graphs that were compiled for the case's geometry. ``stderr`` has the last lines that a
     process wrote before it died. ``number`` is that of the call of a loop that failed, from 1,
     ``shows`` says after which calls alone a failure shows, and ``seconds`` is the median time of a
-    loop's calls. ``precision`` has counts of one call where nothing was found."""
+    loop's calls. ``rows`` counts those of a program that were judged. ``precision`` has counts of
+    one call where nothing was found."""
 
     findings: tuple[Finding, ...] = ()
     invalid: str = ""
@@ -33,6 +35,7 @@ class Outcome:
     number: int = 0
     shows: str = ""
     seconds: float = 0.0
+    rows: int = 0
     precision: Counts = field(default_factory=Counts)
 
     @classmethod
@@ -61,6 +64,13 @@ class Outcome:
         found = Finding(first.verdict, f"call {number} of {calls}: {first.evidence}")
         return dataclasses.replace(self, findings=(found, *others), number=number)
 
+    def in_step(self, number: int, program: Program) -> Outcome:
+        """This outcome as that of a step of a program, 0 for the program as a whole."""
+        first, *others = self.findings
+        step = f"step {number} of {len(program.steps)} ({program.steps[number - 1]}): "
+        found = Finding(first.verdict, f"{step if number else ''}{first.evidence}")
+        return dataclasses.replace(self, findings=(found, *others), number=number)
+
     @property
     def verdict(self) -> Verdict:
         """The first finding's verdict, or OK."""
@@ -70,7 +80,8 @@ class Outcome:
     def explicable(self) -> bool:
         """Whether a fault may explain the verdict, so that a diagnosis is worth while."""
         numbers = (Verdict.WRONG, Verdict.NONFINITE, Verdict.LEAK, Verdict.NONDETERMINISTIC)
-        return self.verdict in numbers and self.utilisation is not None and not self.number
+        alone = not self.number or bool(self.rows)
+        return self.verdict in numbers and self.utilisation is not None and alone
 
     def like(self, other: Outcome) -> bool:
         """Whether this is the same failure, seen on a smaller case: the same verdict, and the

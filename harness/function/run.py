@@ -21,14 +21,17 @@ import torch
 from harness.case import DTYPES, DecodeCase, InvalidCase
 from harness.case.domain import Domain, DomainError
 from harness.case.loop import Loop
+from harness.case.program import Program, Task
 from harness.diagnosis.smaller import fits_dense_model
 from harness.diagnosis.suspects import Diagnosis, diagnose
+from harness.function.classes import ClassTarget
 from harness.function.declarations import Declarations, hints
 from harness.function.load import TargetError, Watch, check_signature, load, target_path
 from harness.function.outcome import Outcome
 from harness.function.repeats import Repeats
 from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path, Result
+from harness.serving.contract import Abilities
 from harness.strategies.drawing import domain_cases
 from harness.support.environment import environment
 from harness.verdict import (
@@ -80,25 +83,27 @@ class TargetSpec:
 @dataclass(frozen=True)
 class Facts:
     """What is known of a loaded target: the cases that it takes, its precision for each dtype of
-    the inputs, where it runs, hints at what it may have meant to declare, and whether it declares
-    that it hands out the same buffer again."""
+    the inputs, where it runs, hints at what it may have meant to declare, whether it declares
+    that it hands out the same buffer again, and of a cache class its ``abilities``."""
 
     domain: Domain
     environment: dict[str, Any]
     precisions: dict[str, Precision]
     hints: tuple[str, ...] = ()
     reuses_output: bool = False
+    abilities: Abilities | None = None
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Facts:
         """Read what ``dataclasses.asdict`` gave, after a way through JSON."""
-        domain = values["domain"]
+        domain, abilities = values["domain"], values["abilities"]
         return cls(
             Domain(**domain | {"cache_len": tuple(domain["cache_len"])}),
             values["environment"],
             {dtype: Precision(**given) for dtype, given in values["precisions"].items()},
             tuple(values["hints"]),
             values["reuses_output"],
+            None if abilities is None else Abilities.from_values(abilities),
         )
 
 
@@ -112,14 +117,15 @@ class LocalRunner:
     """
 
     spec: TargetSpec
-    write_down: Callable[[DecodeCase | Loop], None] = lambda case: None
+    write_down: Callable[[Task], None] = lambda case: None
     begun: Callable[[int], None] = lambda number: None
-    history: list[Loop] = field(default_factory=list)
+    history: list[Loop | Program] = field(default_factory=list)
     around: Callable[[], AbstractContextManager[None]] = nullcontext
     block: int = BLOCKS[0]
     paths: dict[str, Path] = field(init=False)
     facts: Facts = field(init=False)
     repeats: Repeats = field(init=False)
+    cache: ClassTarget | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         spec = self.spec
@@ -133,6 +139,9 @@ class LocalRunner:
         function = load(spec.target)
         try:
             declared = Declarations.of(function).replaced_by(spec.declared)
+            if isinstance(function, type):
+                self._load_class(function, declared)
+                return
             domain = declared.domain(spec.cache_len)
         except DomainError as error:
             raise TargetError(str(error)) from None
@@ -149,18 +158,40 @@ class LocalRunner:
         again = bool(declared.reuses_output)
         self.facts = Facts(domain, environment(spec.device), precisions, seen, again)
 
+    def _load_class(self, function: type, declared: Declarations) -> None:
+        """Take a class as a cache class; raises TargetError where it is none."""
+        spec = self.spec
+        if spec.triton:
+            raise TargetError("--triton: watches the kernels of functions, not of classes")
+        self.cache = ClassTarget.of(
+            function,
+            declared,
+            cache_len=spec.cache_len,
+            device=spec.device,
+            around=self.around,
+            begun=self.begun,
+        )
+        self.facts = Facts(
+            self.cache.domain,
+            environment(spec.device),
+            self.cache.precisions,
+            reuses_output=self.cache.reuses_output,
+            abilities=self.cache.cache.abilities,
+        )
+
     def fresh(self) -> bool:
         """Whether nothing has run in this process, which is the only one."""
         return not self.history
 
-    def run(
-        self, case: DecodeCase | Loop, *, timeout: float | None = None, last_alone: bool = False
-    ) -> Outcome:
+    def run(self, case: Task, *, timeout: float | None = None, last_alone: bool = False) -> Outcome:
         """Judge the target on ``case``, or on a loop, or ``last_alone`` on its last call;
         ``timeout`` is ignored, since it would need a worker."""
         device = self.spec.device
         self.write_down(case)
-        self.history.append(case if isinstance(case, Loop) else Loop(case))
+        self.history.append(Loop(case) if isinstance(case, DecodeCase) else case)
+        if isinstance(case, Program):
+            assert self.cache is not None
+            return self.cache.run(case)
         if isinstance(case, Loop):
             return self._of_loop(case, last_alone)
         try:
@@ -207,7 +238,9 @@ class LocalRunner:
         what = "the programs of each grid run in reverse order"
         return tuple(differs(Verdict.NONDETERMINISTIC, what, Result(judgement.output), second))
 
-    def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
+    def diagnosed(
+        self, case: DecodeCase | Program, outcome: Outcome, *, brief: bool = False
+    ) -> Outcome:
         """``outcome`` with a diagnosis; with ``brief``, without drawing further cases.
 
         Faults at block edges depend on the block size of the target's kernel, which is not known,
@@ -215,6 +248,9 @@ class LocalRunner:
         """
         if not outcome.explicable:
             return outcome
+        if isinstance(case, Program):
+            assert self.cache is not None
+            return self.cache.explained(case, outcome)
         threads = torch.get_num_threads()
         # With many tiny tensors, threads that wait for each other would take most of the time.
         torch.set_num_threads(1)

@@ -223,7 +223,7 @@ def _runs(
             counts = ", ".join(f"{s.count} {s.name}" for s in sources)
             progress(f"{counts}: {tally.judged} judged OK")
             told = before
-        history = tuple(runner.history)
+        history = tuple(ran for ran in runner.history if isinstance(ran, Loop))
         outcome = item.run(runner)
         spent = time.monotonic() - before
         source.add(spent)

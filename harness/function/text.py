@@ -23,15 +23,15 @@ def render(result: SearchResult) -> str:
     """The result as text for a terminal, whose first word is the verdict."""
     lines = [_first(result)]
     for finding in result.outcome.findings:
-        lines += _wrapped(f"{finding.verdict}: {finding.evidence}")
+        lines += wrapped(f"{finding.verdict}: {finding.evidence}")
     if result.case is not None:
         lines.append(f"case       {result.case}")
         lines += _calls(result.item)
         if result.drawn is not None and result.drawn != result.item:
             lines.append(f"           shrunk from {_text(result.drawn)}")
-        lines += _wrapped(*filter(None, [result.outcome.shows]), label="shows")
-        lines += _wrapped(*result.outcome.stderr, label="stderr")
-        lines += _wrapped(*result.outcome.sentences, label="diagnosis")
+        lines += wrapped(*filter(None, [result.outcome.shows]), label="shows")
+        lines += wrapped(*result.outcome.stderr, label="stderr")
+        lines += wrapped(*result.outcome.sentences, label="diagnosis")
         lines.append(f"repro      {result.repro}")
         if result.scriptable and not isinstance(result.item, Calls):
             lines.append("script     the same with --script FILE writes one that needs torch alone")
@@ -59,8 +59,8 @@ def _first(result: SearchResult) -> str:
 def _calls(item: Item | None) -> Iterator[str]:
     if isinstance(item, Calls):
         steps = " ".join(map(str, item.loop.steps))
-        yield from _wrapped(*filter(None, [steps]), label="calls")
-        yield from _wrapped(*map(str, item.before), label="after")
+        yield from wrapped(*filter(None, [steps]), label="calls")
+        yield from wrapped(*map(str, item.before), label="after")
 
 
 def _loops(result: SearchResult) -> Iterator[str]:
@@ -80,7 +80,8 @@ def _text(item: Item) -> str:
     return str(item.loop if isinstance(item, Calls) else item.case)
 
 
-def _wrapped(*sentences: str, label: str = "") -> Iterator[str]:
+def wrapped(*sentences: str, label: str = "") -> Iterator[str]:
+    """Lines with the label before the first of the sentences, indented below it."""
     for index, sentence in enumerate(sentences):
         start = f"{'' if index else label:11}"
         yield from textwrap.wrap(sentence, WIDTH, initial_indent=start, subsequent_indent=" " * 11)
@@ -93,21 +94,21 @@ def _figures(result: SearchResult) -> Iterator[str]:
         examples += f"; {tally.invalid} on which no implementation can be judged"
     yield f"examples   {examples}"
     covered = ", ".join(f"{name} {tally.features[name]}" for name in result.facts.domain.features)
-    yield from _wrapped(covered or "none declared", label="features")
-    yield from _wrapped(*result.facts.hints, label="hint")
+    yield from wrapped(covered or "none declared", label="features")
+    yield from wrapped(*result.facts.hints, label="hint")
     if result.item is None and "drawn" in result.counts:
         for label, sentence in coverage_words(result):
-            yield from _wrapped(sentence, label=label)
+            yield from wrapped(sentence, label=label)
     if tally.max_utilisation is not None:
         yield f"worst      {tally.max_utilisation:.3g} rounding budgets, {tally.worst_case}"
-    yield from _wrapped(*_loops(result), label="loops")
-    yield from _wrapped(*_precision(result), label="precision")
+    yield from wrapped(*_loops(result), label="loops")
+    yield from wrapped(*_precision(result), label="precision")
     if tally.graphs:
         graphs = sum(tally.graphs.values())
         yield f"graphs     {graphs} for {len(tally.graphs)} geometries"
     for reason, count in tally.unsupported.most_common():
         yield f"           {Verdict.UNSUPPORTED} {count} times: {reason}"
-    yield from _wrapped(one_line(result.facts.environment), label="with")
+    yield from wrapped(one_line(result.facts.environment), label="with")
 
 
 def _precision(result: SearchResult) -> Iterator[str]:

@@ -24,6 +24,7 @@ from typing import Any
 
 from harness.case import DecodeCase
 from harness.case.loop import Loop
+from harness.case.program import Program, Task
 from harness.function.child import MARK, write_mark
 from harness.function.limits import GRACE, OWN_SECONDS
 from harness.function.load import TargetError
@@ -81,7 +82,7 @@ class Worker:
         self._reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._reader.start()
         self._child: int | None = None
-        self.history: list[Loop] = []
+        self.history: list[Loop | Program] = []
         try:
             self._channel.send_bytes(spec.to_json().encode())
             self.facts = self._await_child()
@@ -89,9 +90,7 @@ class Worker:
             self.close()
             raise
 
-    def run(
-        self, case: DecodeCase | Loop, *, timeout: float | None = None, last_alone: bool = False
-    ) -> Outcome:
+    def run(self, case: Task, *, timeout: float | None = None, last_alone: bool = False) -> Outcome:
         """Judge the target on ``case`` in the child, within ``timeout`` seconds for each call of a
         loop; by default the worker's own limit. With ``last_alone``, make only its last call.
 
@@ -101,7 +100,7 @@ class Worker:
         if self._child is None:
             self._await_child()
         limit = self._timeout if timeout is None else timeout
-        self.history.append(case if isinstance(case, Loop) else Loop(case))
+        self.history.append(Loop(case) if isinstance(case, DecodeCase) else case)
         reply = self._ask(case, limit, None, last_alone)
         if reply is None:
             number = self._marked()
@@ -113,6 +112,8 @@ class Worker:
             ended = self._death(reply["died"])
         else:
             return Outcome.from_values(reply["outcome"])
+        if isinstance(case, Program):
+            return ended.in_step(number, case)
         return ended.in_call(number, case.calls) if isinstance(case, Loop) else ended
 
     def fresh(self) -> bool:
@@ -125,7 +126,9 @@ class Worker:
         """The number of the call that the child makes or made last."""
         return int(os.pread(self._mark.fileno(), MARK, 0) or 0)
 
-    def diagnosed(self, case: DecodeCase, outcome: Outcome, *, brief: bool = False) -> Outcome:
+    def diagnosed(
+        self, case: DecodeCase | Program, outcome: Outcome, *, brief: bool = False
+    ) -> Outcome:
         """``outcome`` with a diagnosis, or as it is where the diagnosis kills the child or takes
         too long."""
         if not outcome.explicable:
@@ -144,7 +147,7 @@ class Worker:
         return outcome
 
     def _ask(
-        self, case: DecodeCase | Loop, limit: float, outcome: Outcome | None, brief: bool
+        self, case: Task, limit: float, outcome: Outcome | None, brief: bool
     ) -> dict[str, Any] | None:
         self._stderr.clear()
         write_mark(self._mark.fileno(), 0)

@@ -26,6 +26,11 @@ def crash() -> Iterator[str]:
     yield ""
 
 
+def returned() -> str:
+    """The statement with which that child says that all calls returned."""
+    return f"sys.exit({_RETURNED})"
+
+
 def ending(verdict: Verdict, timeout: float, device: str, others: Iterable[str]) -> Iterator[str]:
     """Statements with calls that may not return: the first one, then ``others``."""
     if verdict is Verdict.TIMEOUT:
@@ -39,7 +44,7 @@ def ending(verdict: Verdict, timeout: float, device: str, others: Iterable[str])
     yield "call(key, value)"
     yield from others
     if verdict is Verdict.CRASH:
-        yield f"sys.exit({_RETURNED})"
+        yield returned()
     else:
         yield 'print("all calls returned")'
 

@@ -85,7 +85,9 @@ def _body(
     yield INPUTS_END
     if verdict in WATCHED:
         yield from watching(verdict, gaps=_has_gaps(case, verdict))
-    yield from _import(target, case)
+    yield from imported(target, "decode")
+    if case.mode != "eager":
+        yield f"decode = torch.compile(decode, fullgraph=True, dynamic={case.dynamic})"
     yield from _call(case, device, verdict)
     if verdict is Verdict.MUTATED:
         yield from mutated(case)
@@ -99,7 +101,8 @@ def _body(
         yield from _numbers(case, device, precision or Precision())
 
 
-def _import(target: str, case: DecodeCase) -> Iterator[str]:
+def imported(target: str, by: str) -> Iterator[str]:
+    """Statements that import the target under the name ``by``."""
     place, _, name = target.rpartition(":")
     folder, module = "", place
     if place.endswith(".py"):
@@ -109,11 +112,9 @@ def _import(target: str, case: DecodeCase) -> Iterator[str]:
         # An import by this name would find the module of the standard library, or torch.
         first, dot, rest = name.partition(".")
         end = f")[{quoted(first)}]{dot}{rest}"
-        yield from bracketed("decode = runpy.run_path(", [quoted(place)], end)
+        yield from bracketed(f"{by} = runpy.run_path(", [quoted(place)], end)
     else:
-        yield from bracketed("decode = importlib.import_module(", [quoted(module)], f").{name}")
-    if case.mode != "eager":
-        yield f"decode = torch.compile(decode, fullgraph=True, dynamic={case.dynamic})"
+        yield from bracketed(f"{by} = importlib.import_module(", [quoted(module)], f").{name}")
 
 
 def _options(case: DecodeCase, device: str) -> Iterator[str]:

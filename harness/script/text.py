@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from harness.case import DecodeCase
+from harness.case.program import Program
 from harness.support.environment import environment, one_line
 
 # This is black's line length, so that ``black script.py`` has nothing to do.
@@ -31,7 +32,7 @@ _STDLIB = (
 _FLEX = ("AuxRequest", "BlockMask", "create_block_mask", "flex_attention")
 
 
-def script(title: str, case: DecodeCase, device: str, body: Iterable[str]) -> str:
+def script(title: str, case: DecodeCase | Program, device: str, body: Iterable[str]) -> str:
     """A whole script with the statements ``body``; the title says what its exit code means."""
     text = "\n".join(body) + "\n"
     head = [

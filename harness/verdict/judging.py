@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from harness.verdict.handing import changed_tensors, handed, with_other_tail
 from harness.verdict.judgement import Finding, Judgement, Problem, Verdict, Violation
 from harness.verdict.junk import junk_memory
 from harness.verdict.process_state import kept_settings
+
+T = TypeVar("T")
 
 # Where there is no memory left, torch's allocator for the CPU says the first in a RuntimeError, and
 # the C++ library the second.
@@ -68,16 +70,23 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
 def attempt(
     path: Callable[[Inputs], Result], inputs: Inputs, changed: list[str] | None = None
 ) -> Result | Finding:
-    """Run a path: its result, or a finding where it raised.
+    """Run a path: its result, or a finding where it raised; the rest is as for ``guarded``."""
+    return guarded(lambda: path(inputs), inputs.query.device, changed)
 
-    Settings of the process that the path changed are put back and appended to ``changed`` by name.
+
+def guarded(
+    run: Callable[[], T], device: torch.device, changed: list[str] | None = None
+) -> T | Finding:
+    """What ``run`` returns, or a finding where it raised.
+
+    Settings of the process that it changed are put back and appended to ``changed`` by name.
     """
     try:
         with kept_settings() as names:
-            result = path(inputs)
-            if inputs.query.is_cuda:
+            result = run()
+            if device.type == "cuda":
                 # CUDA reports an error of a kernel in a later call; this makes it raise here.
-                torch.cuda.synchronize(inputs.query.device)
+                torch.cuda.synchronize(device)
         if changed is not None:
             changed += names
         return result
@@ -192,19 +201,27 @@ def aliases(inputs: Inputs, result: Result) -> list[Finding]:
 def malformed(inputs: Inputs, result: Result) -> list[Finding]:
     """Findings where the result has a wrong type, shape, dtype, device or layout, so that its
     numbers cannot be compared."""
-    case, output = inputs.case, result.output
+    case = inputs.case
+    shape = (case.batch, case.heads, case.q_len, case.value_dim)
+    wrong = misshapen(result.output, shape, inputs.query)
+    if wrong or result.logsumexp is None or result.logsumexp.shape == shape[:3]:
+        return wrong
+    evidence = f"logsumexp's shape is {tuple(result.logsumexp.shape)}, should be {shape[:3]}"
+    return [Finding(Verdict.WRONG, evidence)]
+
+
+def misshapen(output: object, shape: tuple[int, ...], query: Tensor) -> list[Finding]:
+    """Findings where an output is not a plain tensor of this shape, of the query's dtype and on its
+    device."""
     if not isinstance(output, Tensor):
         return [Finding(Verdict.WRONG, f"returned {type(output).__name__}, not a tensor")]
-    shape = (case.batch, case.heads, case.q_len, case.value_dim)
     facts = [
         ("shape", tuple(output.shape), shape),
-        ("dtype", output.dtype, inputs.query.dtype),
-        ("device", output.device, inputs.query.device),
+        ("dtype", output.dtype, query.dtype),
+        ("device", output.device, query.device),
         ("layout", output.layout, torch.strided),
         ("requires_grad", output.requires_grad, False),
     ]
-    if result.logsumexp is not None:
-        facts.append(("logsumexp's shape", tuple(result.logsumexp.shape), shape[:3]))
     return [
         Finding(Verdict.WRONG, f"{what} is {actual}, should be {wanted}")
         for what, actual, wanted in facts

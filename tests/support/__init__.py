@@ -1,6 +1,7 @@
 """What tests of several folders need, and nothing that is a test.
 
 ``altered``         paths with planted behaviour
+``cache_classes``   cache classes for check: sound and with planted behaviour
 ``command``         ``python -m harness`` in this process
 ``drawn``           problems for drawn cases, and relations between their calls
 ``eager``           eager flex_attention, traced or not

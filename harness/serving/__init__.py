@@ -1,0 +1,1 @@
+"""Caches that are written: programs of a serving loop, judged after every step."""
