@@ -40,6 +40,7 @@ _LAZY = {
     "assert_decodes": "harness.function.testing",
     "assert_cached_decoding": "harness.auditing.testing",
     "audit": "harness.auditing.watch",
+    "cache_machine": "harness.function.machine",
     "decode_cases": "harness.strategies.functions",
 }
 
@@ -51,6 +52,7 @@ __all__ = [
     "assert_cached_decoding",
     "assert_decodes",
     "audit",
+    "cache_machine",
     "decode_cases",
     "judge",
 ]

@@ -23,6 +23,7 @@ from harness.commands.options import (
     OK,
     USAGE,
     UsageError,
+    draws_nothing,
     dtypes,
     names,
     seconds,
@@ -176,6 +177,7 @@ def _refuse(arguments: argparse.Namespace, item: Item | None, domain: Domain) ->
         raise UsageError(f"--steps: {arguments.target} is a function, which takes --calls")
     if item is None:
         return
+    draws_nothing(arguments, "--case")
     for named in item.cases:
         if reason := domain.refuses(named):
             raise UsageError(f"{'--case' if named == item.case else '--after'}: {reason}")
@@ -233,11 +235,6 @@ def _contradictions(arguments: argparse.Namespace) -> None:
     for name in ("calls", "after", "steps"):
         if getattr(arguments, name) is not None and arguments.case is None:
             raise UsageError(f"--{name}: needs --case")
-    if arguments.case is not None:
-        for name in ("max_examples", "thorough", "seconds", "seed", "cache_len"):
-            if getattr(arguments, name) not in (None, False):
-                flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag}: says what to draw, but --case draws nothing")
     if arguments.no_isolation and arguments.timeout is not None:
         raise UsageError("--timeout: needs a process of its own, so not with --no-isolation")
     if arguments.thorough and (arguments.compile or arguments.triton):

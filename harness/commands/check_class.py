@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from harness.case.program import Program
-from harness.commands.options import INTERRUPTED, NOT_OK, OK, USAGE, UsageError
+from harness.commands.options import INTERRUPTED, NOT_OK, OK, USAGE, UsageError, draws_nothing
 from harness.function.item import Runner
 from harness.function.program_text import render, to_json
 from harness.function.programs import check_class
@@ -26,6 +26,8 @@ def check_programs(
     named = _named(arguments)
     abilities = runner.facts.abilities
     assert abilities is not None
+    if arguments.steps is not None and named is not None and named.calls:
+        draws_nothing(arguments, "--steps")
     if named is not None and (reason := abilities.refuses(named, runner.facts.domain)):
         raise UsageError(f"--case, --steps: {reason}")
     result = check_class(
@@ -69,6 +71,4 @@ def _named(arguments: argparse.Namespace) -> Program | None:
             raise UsageError(f"--{name}: for a function; a class takes --steps")
     if arguments.case is None:
         return None
-    if arguments.steps is None:
-        raise UsageError("--case: needs --steps for a class, whose sequences start empty")
-    return Program.from_text(f"{arguments.case} {arguments.steps}")
+    return Program.from_text(f"{arguments.case} {arguments.steps or ''}")

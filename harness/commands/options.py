@@ -201,3 +201,15 @@ def sharing(*options: str) -> list[argparse.ArgumentParser]:
     for option in options:
         parent.add_argument(option, **_SHARED[option])
     return [parent]
+
+
+def draws_nothing(arguments: argparse.Namespace, flag: str) -> None:
+    """Refuse options that say what to draw beside ``flag``, with which nothing is drawn.
+
+    Raises:
+        UsageError: the first such option.
+    """
+    for name in ("max_examples", "thorough", "seconds", "seed", "cache_len"):
+        if getattr(arguments, name) not in (None, False):
+            given = "--" + name.replace("_", "-")
+            raise UsageError(f"{given}: says what to draw, but {flag} draws nothing")

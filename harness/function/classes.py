@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from harness.serving.attended import attended, explained
 from harness.serving.contract import Abilities, ContractError
 from harness.serving.judging import HOLDS, ProgramJudgement, judge_program
 from harness.serving.session import CacheClass
+from harness.verdict import Verdict
 
 # Features that a class may declare; what else it takes shows in its methods and arguments.
 _DECLARED = ("nonfinite_tail",)
@@ -36,8 +37,8 @@ class ClassTarget:
     device: str
     precisions: dict[str, Precision]
     reuses_output: bool
-    around: Callable[[], AbstractContextManager[None]]
-    begun: Callable[[int], None]
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
+    begun: Callable[[int], None] = lambda number: None
 
     @classmethod
     def of(cls, given: type, declared: Declarations, **others: Any) -> ClassTarget:
@@ -75,7 +76,7 @@ class ClassTarget:
         except InvalidCase as error:
             return Outcome(invalid=str(error))
         outcome = Outcome(judged.findings, utilisation=judged.utilisation, rows=judged.rows)
-        if not judged.findings:
+        if not judged.findings or judged.verdict is Verdict.UNSUPPORTED:
             return outcome
         return outcome.in_step(judged.number, program)
 

@@ -79,14 +79,16 @@ class ProgramResult:
     @property
     def repro(self) -> str | None:
         """The command that runs the failing program again, or None where none fails."""
-        if self.program is None:
-            return None
-        case, spec = self.program.case, self.spec
-        words = ["python", "-m", "harness", "check", spec.target, "--case", str(case)]
-        words += ["--steps", self.program.words, *spec.declared.words(case)]
-        if spec.device != "cpu":
-            words += ["--device", spec.device]
-        return shlex.join(words)
+        return None if self.program is None else program_command(self.spec, self.program)
+
+
+def program_command(spec: TargetSpec, program: Program) -> str:
+    """The command ``python -m harness check TARGET --case ID --steps STEPS``."""
+    words = ["python", "-m", "harness", "check", spec.target, "--case", str(program.case)]
+    words += ["--steps", program.words, *spec.declared.words(program.case)]
+    if spec.device != "cpu":
+        words += ["--device", spec.device]
+    return shlex.join(words)
 
 
 class _Failed(Exception):
@@ -157,16 +159,16 @@ def check_class(
     named: Program | None = None,
 ) -> ProgramResult:
     """Run a cache class on drawn programs until one fails, and shrink that one; or on the one that
-    is ``named``."""
+    is ``named``, which without a call is the geometry of those that are drawn."""
     start = time.monotonic()
     facts, search = runner.facts, _Search(runner, progress, seconds)
     assert facts.abilities is not None
     interrupted = False
     try:
-        if named is not None:
+        if named is not None and named.calls:
             search.fails(named)
         else:
-            _drawn(search, runner, facts.domain, programs, seed)
+            _drawn(search, runner, facts.domain, programs, seed, named)
         outcome = Outcome()
         if search.small is not None:
             small, outcome = search.small
@@ -181,17 +183,32 @@ def check_class(
     )
 
 
-def _drawn(search: _Search, runner: Runner, domain: Domain, programs: int, seed: int) -> None:
+def _drawn(
+    search: _Search,
+    runner: Runner,
+    domain: Domain,
+    programs: int,
+    seed: int,
+    geometry: Program | None,
+) -> None:
     # A named program needs no Hypothesis.
     from harness.strategies.programs import search_programs  # noqa: PLC0415
 
     assert runner.facts.abilities is not None
     try:
-        search_programs(search, runner.facts.abilities, domain, programs=programs, chosen=seed)
+        search_programs(
+            search,
+            runner.facts.abilities,
+            domain,
+            programs=programs,
+            chosen=seed,
+            geometry=geometry,
+        )
     except _Failed:
         search.more(_SHRINK_SECONDS / 2)
         _without_needless_steps(search)
-        _in_smallest_geometry(search, domain)
+        if geometry is None:
+            _in_smallest_geometry(search, domain)
 
 
 def _in_smallest_geometry(search: _Search, domain: Domain) -> None:

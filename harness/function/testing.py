@@ -108,7 +108,7 @@ def assert_decodes(
         return
     RECORD.failed = case
     lines = [*_found(name, judgement.findings), f"case:  {case}"]
-    if (target := _target_of(function)) is not None:
+    if (target := target_of(function)) is not None:
         usual = declared.domain()
         missing = Declarations(
             supports=None if set(features_of(case)) <= set(usual.features) else features_of(case),
@@ -130,7 +130,7 @@ def _leave_out(reason: str) -> None:
     pytest.skip(reason)
 
 
-def _target_of(function: Callable[..., Any]) -> str | None:
+def target_of(function: Callable[..., Any]) -> str | None:
     """The TARGET with which ``check`` can import a function, or None where it cannot."""
     name, module = getattr(function, "__qualname__", "<"), getattr(function, "__module__", "")
     if "<" in name:

@@ -115,8 +115,9 @@ class Abilities:
                 return f"{step}: it has no method {' and no '.join(lacking)}"
             counted = step.word in ("admit", "decode", "rollback")
             counts = before.counts(step) if counted else (1,)
-            if not self.ragged and (len(set(counts)) > 1 or counts[0] == 0):
-                return f"{step}: its decode takes no {QUERY_LENS}"
+            alone = step.word in ("reset", "release") and program.case.batch > 1
+            if not self.ragged and (len(set(counts)) > 1 or counts[0] == 0 or alone):
+                return f"{step}: its decode takes no {QUERY_LENS}, so that all go together"
         return None
 
     def make(self, cache: type, program: Program, device: str) -> Any:

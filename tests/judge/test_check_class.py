@@ -161,7 +161,11 @@ def test_a_class_that_refuses_some_programs_is_judged_on_the_others(
         ([f"{T}:NoDecode"], "NoDecode has no method decode(query, key, value)"),
         ([f"{T}:NoDtype"], "NoDtype(...) takes no dtype and no device"),
         ([f"{T}:DeclaresTooMuch"], "supports: a class may declare nonfinite_tail, not softcap"),
-        ([f"{T}:Lockstep", "--case", "S=8,pos=0"], "--case: needs --steps for a class"),
+        ([f"{T}:Lockstep", "--case", "S=8,pos=3,D=16"], "all sequences of a program start empty"),
+        (
+            [f"{T}:Lockstep", "--case", "S=8,pos=0,D=16", "--steps", "decode:1", "--seed", "1"],
+            "--seed: says what to draw, but --steps draws nothing",
+        ),
         ([f"{T}:Lockstep", "--steps", "decode:1"], "--steps: needs --case"),
         ([f"{T}:Lockstep", "--compile"], "--compile: for a function; a class takes --steps"),
         ([f"{T}:Lockstep", "--case", "S=8,pos=0,D=16", "--steps", "decode:1 reset:0"], "no method"),

@@ -6,9 +6,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
 
+from harness import cache_machine
 from harness.case.domain import Domain
 from harness.case.program import Program
+from harness.function.load import TargetError
 from harness.oracle.budget import Precision
 from harness.serving.attended import attended, explained
 from harness.serving.caches import DenseCache, FixedPath, RingCache
@@ -232,3 +236,22 @@ def test_a_paged_kernel_needs_attend_alone() -> None:
 
     program = Program.from_text("S=9,B=2,pos=0,H=2,Hkv=1,D=16 page:2 decode:3/1 fork:0:1 decode:2")
     assert judge_program(cache_class(Mine), program).verdict is Verdict.OK
+
+
+def test_a_project_can_run_the_machine_in_its_own_tests() -> None:
+    """A sound class passes; a failure names the program, what was attended, and the command."""
+    few = settings(cache_machine(DenseCache).TestCase.settings, max_examples=20, database=None)
+    run_state_machine_as_test(cache_machine(DenseCache), settings=few)
+    few = settings(few, phases=[Phase.generate])
+    with pytest.raises(AssertionError) as error:
+        run_state_machine_as_test(cache_machine(WrittenOneSlotLate), settings=few)
+    message = str(error.value)
+    assert message.startswith("WrittenOneSlotLate is WRONG: ")
+    assert "does not attend token 0 of sequence 0, which came with it" in message
+    assert "repro: python -m harness check harness.serving.faults:WrittenOneSlotLate" in message
+
+
+def test_a_machine_of_no_cache_is_refused() -> None:
+    """At once, with what it lacks."""
+    with pytest.raises(TargetError, match="has no method decode"):
+        cache_machine(cache_classes.NoDecode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import random
@@ -20,6 +21,7 @@ import triton.language as tl
 from torch._inductor.runtime import triton_helpers
 
 from harness.case import DecodeCase
+from harness.case.program import Program
 from harness.function.declarations import Declarations
 from harness.function.run import LocalRunner, TargetSpec
 from harness.interpreter import arithmetic, kernels, templates
@@ -27,8 +29,14 @@ from harness.interpreter.overhead import without_overhead
 from harness.issue233.answer import answer_report
 from harness.paths import PATHS
 from harness.paths import Path as DecodePath
+from harness.paths.compile import Compiled
+from harness.paths.interpreted import interpreting
 from harness.paths.path import CONTRACT_CASE
 from harness.script.function_script import target_script
+from harness.serving.compiled import FixedPathCompiled, step
+from harness.serving.contract import Abilities
+from harness.serving.judging import judge_program
+from harness.serving.session import CacheClass
 from harness.verdict import Problem, Verdict, contract, judge, relations
 from tests.support import ROOT
 from tests.support.drawn import shuffled
@@ -65,6 +73,25 @@ def watched(name: str, case: str) -> list[str]:
         spec = dataclasses.replace(spec, declared=Declarations(supports=("strided",)))
     outcome = LocalRunner(spec).run(DecodeCase.from_text(case))
     return [f"{finding.verdict}: {finding.evidence}" for finding in outcome.findings]
+
+
+def served(program: str) -> dict[str, Any]:
+    """The fixed path, compiled to Triton kernels, on a program: the verdict, what was found, how
+    many rows were judged, in how many graphs, and which kernels were generated."""
+    ran: list[templates.Ran] = []
+
+    class Interpreted(FixedPathCompiled):
+        graph = Compiled(step, dynamic=False, within=functools.partial(interpreting, ran))
+
+    cache = CacheClass(Interpreted, Abilities.of(Interpreted))
+    judged = judge_program(cache, Program.from_text(program))
+    return {
+        "verdict": judged.verdict,
+        "evidence": [finding.evidence for finding in judged.findings],
+        "rows": judged.rows,
+        "graphs": Interpreted.graph.graphs,
+        "kernels": sorted({one.template for one in ran}),
+    }
 
 
 def report_answered(case: str) -> dict[str, Any]:
