@@ -31,10 +31,12 @@ from harness.case.fields import (
     Spec,
 )
 from harness.case.kinds import argument_types, forms, stated
-from harness.case.layouts import LAYOUTS, QUERY_LAYOUTS, Layout, clash
+from harness.case.layouts import LAYOUTS, QUERY_LAYOUTS, Layout
 from harness.case.masks import MASKS, MaskKind
+from harness.case.quantised import QUANTISED, Quantised
 from harness.case.scores import SCORES, ScoreKind
 from harness.case.tails import TAILS, TailKind
+from harness.case.together import clash
 from harness.support.strict_json import JsonError, anything, fields, parse
 
 RECIPES = ("fresh", "row", "kv-blocks")
@@ -98,6 +100,12 @@ class DecodeCase:
     query_layout: str = _field(
         "qlayout", Choice(QUERY_LAYOUTS), "how the query does", default="contiguous"
     )
+    cache: str = _field(
+        "cache",
+        Choice(("none", *QUANTISED)),
+        "the caches' format: none (the dtype), or 8 bits with scales",
+        default="none",
+    )
     views: str = _field(
         "views",
         Choice(("outside", "inside")),
@@ -156,29 +164,7 @@ class DecodeCase:
             except FieldError as error:
                 raise CaseError(f"{f.name} ({f.metadata['key']}): {error}") from None
             object.__setattr__(self, f.name, value)
-        self._check_together()
-
-    def _check_together(self) -> None:
-        if self.heads % self.kv_heads:
-            raise CaseError(f"kv_heads (Hkv): {self.kv_heads} does not divide H {self.heads}")
-        last = self.cache_len - self.q_len
-        if last < 0:
-            raise CaseError(f"q_len (Q): {self.q_len} exceeds cache_len (S) {self.cache_len}")
-        if (most := max(self.input_pos, default=0)) > last:
-            allowed = f"allowed are -1 (idle) and 0 to S - Q = {last}"
-            raise CaseError(f"input_pos (pos): {most} is beyond the cache; {allowed}")
-        if self.dynamic and self.mode == "eager":
-            raise CaseError("dynamic: needs mode=compiled or mode=reduce-overhead")
-        if self.kernels != "cpp" and self.mode != "compiled":
-            raise CaseError(f"kernels: {self.kernels} needs mode=compiled")
-        for name, argument in self.mask_kind.arguments.items():
-            value = self.mask_arguments[name]
-            if argument.in_cache and value > self.cache_len:
-                raise CaseError(f"mask: {name} {value} exceeds cache_len (S) {self.cache_len}")
-        name, arguments = Spec.parse_one(self.probe)
-        if name == "needle" and arguments[0] >= self.cache_len:
-            raise CaseError(f"probe: needle slot must be below cache_len (S) {self.cache_len}")
-        if reason := clash(self.layout_kind, self.value_layout_kind, self.batch, self.views):
+        if reason := clash(self):
             raise CaseError(reason)
 
     @property
@@ -240,6 +226,11 @@ class DecodeCase:
         """The value cache's layout, as its entry in the table of kinds."""
         same = self.value_layout == "same"
         return self.layout_kind if same else stated(LAYOUTS, self.value_layout, "vlayout")
+
+    @property
+    def quantised(self) -> Quantised | None:
+        """The kind of quantised cache, None where caches are of the case's dtype."""
+        return QUANTISED.get(self.cache)
 
     @property
     def shared_position(self) -> bool:

@@ -15,6 +15,7 @@ from harness.case import DTYPES, MASKS, MAX_CACHE_LEN, SCORES, DecodeCase, long_
 from harness.case.features import FEATURES, features_of
 from harness.case.kinds import Kind
 from harness.case.layouts import STRIDED
+from harness.case.quantised import QUANTISED_FEATURES
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 MAX_BATCH = 16
@@ -59,6 +60,12 @@ class Domain:
         masks = [kind.feature for kind in MASKS.values() if kind.feature in requires]
         if len(masks) > 1:
             raise DomainError(f"requires: {' and '.join(masks)}, but a case has one mask")
+        caches = [name for name in requires if name in QUANTISED_FEATURES]
+        if len(caches) > 1:
+            raise DomainError(f"requires: {' and '.join(caches)}, but a case has one cache")
+        for feature, cache in (("strided", "fp8"), ("strided", "int8"), ("nonfinite_tail", "int8")):
+            if {feature, cache} <= set(requires):
+                raise DomainError(f"requires: {feature} and {cache}, which no case has together")
         if high < self.least_slots:
             raise DomainError(f"cache_len {low}:{high}: requires needs {self.least_slots} slots")
 

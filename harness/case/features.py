@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from harness.case import MASKS, SCORES, DecodeCase
 from harness.case.kinds import Kind
+from harness.case.quantised import QUANTISED_FEATURES, options_of_feature
 
 
 def _asked(kinds: Mapping[str, Kind]) -> dict[str, str]:
@@ -23,6 +24,7 @@ FEATURES = {
     "value_dim": "Dv != D",
     "strided": "a query and caches that are not contiguous, with stride 1 over D",
     "nonfinite_tail": "slots that were never written may hold inf and NaN",
+    **QUANTISED_FEATURES,
 }
 _NEEDED: dict[str, Callable[[DecodeCase], bool]] = {
     "gqa": lambda case: case.heads != case.kv_heads,
@@ -42,6 +44,7 @@ def features_of(case: DecodeCase) -> tuple[str, ...]:
     """The features that a case needs, in the order of ``FEATURES``."""
     needed = {name for name, needs in _NEEDED.items() if needs(case)}
     needed |= {kind.feature for kind in (case.mask_kind, *case.score_kinds)}
+    needed |= {case.quantised.feature} if case.quantised else set()
     return tuple(name for name in FEATURES if name in needed)
 
 
@@ -56,6 +59,8 @@ def options_of(features: Iterable[str]) -> tuple[str, ...]:
         if kind.feature in wanted and kind.parameter is not None:
             options.append(kind.parameter.name)
     options += ["scale"] if "scale" in wanted else []
+    for feature in QUANTISED_FEATURES:
+        options += options_of_feature(feature) if feature in wanted else ()
     return tuple(dict.fromkeys(options))
 
 

@@ -144,6 +144,8 @@ class Loop:
     def __post_init__(self) -> None:
         if not self.steps:
             return
+        if self.case.quantised:
+            raise CaseError(f"calls: cache={self.case.cache} is not written token by token")
         if self.case.layout_kind.shared:
             raise CaseError(f"calls: layout={self.case.layout} shares the storage of sequences")
         for step in self.steps:

@@ -62,7 +62,8 @@ def variations(case: DecodeCase) -> Iterator[DecodeCase]:
     yield case.replace(tail="poison")
     yield plain
     yield plain.replace(probe="uniform", seed=2)
-    yield from (plain.replace(probe=f"needle:{slot}") for slot in (0, newest) if slot >= 0)
+    if case.quantised is None:
+        yield from (plain.replace(probe=f"needle:{slot}") for slot in (0, newest) if slot >= 0)
     for step in (1, -1, block, -block, 2 * block, last // 2):
         moved = tuple(min(max(p + step, 0), last) if p >= 0 else p for p in case.input_pos)
         if moved != case.input_pos:

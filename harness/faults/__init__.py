@@ -1,6 +1,6 @@
 """Fault models: what really goes wrong in KV-cache decoding, with public reports of it.
 
-Each fault is a small change of the sound call in ``harness.faults.model``, and its number, 1 to 39,
+Each fault is a small change of the sound call in ``harness.faults.model``, and its number, 1 to 44,
 is its class. A fault planted in a path makes a mutant that the harness must catch; its prediction,
 what it would put out, is compared with wrong outputs. Faults of state between calls
 (``harness.faults.state``) are paths of their own.
@@ -8,7 +8,7 @@ what it would put out, is compared with wrong outputs. Faults of state between c
 
 from __future__ import annotations
 
-from harness.faults import arithmetic, content, offset, state, table
+from harness.faults import arithmetic, content, offset, quantised, state, table
 from harness.faults.fault import Fault, FaultKind
 
 __all__ = ["FAULTS", "Fault", "FaultKind"]
@@ -19,5 +19,6 @@ _ALL = [
     *content.fault.faults,
     *arithmetic.fault.faults,
     *state.FAULTS,
+    *quantised.fault.faults,
 ]
 FAULTS: dict[str, Fault] = {f.name: f for f in sorted(_ALL, key=lambda f: f.number)}

@@ -29,7 +29,9 @@ class Fault:
     ``change`` plants the fault in a sound call and gives None where the case cannot show it; a
     fault of state between calls has a ``path`` instead. ``number`` is the fault's class, ``source``
     the public report behind it. A fault that rounds has in ``rounding`` the fields of ``Precision``
-    that give a budget for a path with the fault: a path may round a value near a tie either way."""
+    that give a budget for a path with the fault: a path may round a value near a tie either way.
+    One that is ``quantised`` needs a quantised cache to show, and one that is ``narrow`` inputs of
+    16 bits."""
 
     name: str
     number: int
@@ -40,13 +42,17 @@ class Fault:
     kind: FaultKind = FaultKind.OUTPUT
     path: Callable[[], Path] | None = None
     rounding: Mapping[str, str] | None = None
+    quantised: bool = False
+    narrow: bool = False
 
 
 class Register:
-    """A decorator that collects the faults of one module, each named after its function."""
+    """A decorator that collects the faults of one module, each named after its function; those of
+    ``quantised`` caches show on no others."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quantised: bool = False) -> None:
         self.faults: list[Fault] = []
+        self._quantised = quantised
 
     def __call__(
         self,
@@ -56,12 +62,25 @@ class Register:
         source: str,
         kind: FaultKind = FaultKind.OUTPUT,
         rounding: Mapping[str, str] | None = None,
+        *,
+        narrow: bool = False,
     ) -> Callable[[Change], Change]:
         """Register the decorated function as the ``change`` of a fault with these fields."""
 
         def register(change: Change) -> Change:
             name = change.__name__.replace("_", "-")
-            fault = Fault(name, number, summary, remedy, source, change, kind, rounding=rounding)
+            fault = Fault(
+                name,
+                number,
+                summary,
+                remedy,
+                source,
+                change,
+                kind,
+                rounding=rounding,
+                quantised=self._quantised,
+                narrow=narrow,
+            )
             self.faults.append(fault)
             return change
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from harness.case import DecodeCase
+from harness.case.quantised import QUANTISED
 from harness.faults import Fault, FaultKind
 from harness.faults.mutants import MODEL, Scope, mutant, scopes
 from harness.paths import PATHS, Path
@@ -101,9 +103,37 @@ def kill_matrix(
     Mutants of contract faults run the checks of ``harness.verdict.contract`` instead, which counts
     as one example."""
     cells = []
-    for dtype in dtypes:
+    chosen = [fault for fault in faults if fault.quantised], [f for f in faults if not f.quantised]
+    for own, some in zip((list(stored(cases)), cases), chosen, strict=True):
+        cells += _cells(some, dtypes, own, progress, only)
+    # In the order of the faults, whatever cases they need.
+    order = {fault.name: place for place, fault in enumerate(faults)}
+    return sorted(cells, key=lambda cell: (dtypes.index(cell.dtype), order[cell.fault]))
+
+
+def stored(cases: Sequence[DecodeCase]) -> Iterator[DecodeCase]:
+    """The cases with quantised caches, each kind in turn, and what such a cache cannot have left
+    out."""
+    kinds = itertools.cycle(QUANTISED.values())
+    for case in cases:
+        kind = next(kinds)
+        plain = {"layout": "contiguous", "value_layout": "same"}
+        plain |= {} if case.probe == "uniform" else {"probe": "none"}
+        spoilt = not case.tail_kind.finite and kind.feature != "fp8"
+        yield case.replace(cache=kind.name, **plain, **({"tail": "poison"} if spoilt else {}))
+
+
+def _cells(
+    faults: Sequence[Fault],
+    dtypes: Sequence[str],
+    cases: Sequence[DecodeCase],
+    progress: Progress,
+    only: Sequence[Scope],
+) -> list[Cell]:
+    cells = []
+    for dtype in dtypes if faults else ():
         alive: list[tuple[Cell, Path]] = []
-        for fault in faults:
+        for fault in (f for f in faults if not (f.narrow and dtype == "float32")):
             for scope in (s for s in scopes(fault) if s in only):
                 cell = Cell(fault.name, fault.number, fault.kind, scope, dtype)
                 cells.append(cell)

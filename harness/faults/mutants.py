@@ -55,7 +55,12 @@ def _model(
         return output.to(inputs.query.dtype), logsumexp
 
     return Path(
-        name, doc, lambda inputs: Call(function, {"inputs": inputs}), ignores="any", flex=False
+        name,
+        doc,
+        lambda inputs: Call(function, {"inputs": inputs}),
+        ignores="any",
+        flex=False,
+        quantised=True,
     )
 
 

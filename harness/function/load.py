@@ -19,6 +19,7 @@ from torch import Tensor
 from harness.case.domain import Domain
 from harness.case.features import given_options, options_of
 from harness.inputs import Inputs
+from harness.inputs.quantised import CODES
 from harness.oracle.budget import Precision
 from harness.paths import Path, Result
 from harness.paths.calls import Call
@@ -28,6 +29,8 @@ from harness.support.frames import raised_at
 Function = Callable[..., Tensor]
 Watch = Callable[[Sequence[Tensor]], AbstractContextManager[None]]
 FORMS = "package.module:function or path/to/file.py:function"
+# Where caches are quantised, a function gets their codes.
+_STORED = dict(zip(("key_cache", "value_cache"), CODES, strict=True))
 ARGUMENTS = ("query", "key_cache", "value_cache", "input_pos")
 
 
@@ -53,7 +56,9 @@ class TargetPath(Path):
                 stack.enter_context(context())
             if self.watch is not None:
                 given = [getattr(inputs, name) for name in ARGUMENTS]
-                stack.enter_context(self.watch([*given, *inputs.parameters.values()]))
+                stack.enter_context(
+                    self.watch([*given, *inputs.parameters.values(), *inputs.stored.values()])
+                )
             return Result(call())
 
 
@@ -73,6 +78,8 @@ def target_path(
 
     def prepare(inputs: Inputs) -> Call:
         tensors = {name: getattr(inputs, name) for name in ARGUMENTS}
+        if inputs.case.quantised:
+            tensors |= {name: inputs.stored[codes] for name, codes in _STORED.items()}
         return Call(call, dict(options=call_options(inputs), **tensors))
 
     return TargetPath(
@@ -83,6 +90,7 @@ def target_path(
         ignores="any" if "nonfinite_tail" in domain.features else "finite",
         precision=precision,
         flex=False,
+        quantised=True,
         within=within,
         watch=watch,
     )
@@ -93,6 +101,7 @@ def call_options(inputs: Inputs) -> dict[str, Any]:
     case = inputs.case
     options: dict[str, Any] = dict(given_options(case))
     options |= inputs.parameters
+    options |= {name: value for name, value in inputs.stored.items() if name not in CODES}
     if case.scale is not None:
         options["scale"] = case.scale
     return options

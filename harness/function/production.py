@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from harness.case import DecodeCase
+from harness.case import CaseError, DecodeCase
 from harness.case.domain import Domain
 
 # As in Llama 3 8B, Mistral 7B and Qwen 3 8B; KV heads where the function takes groups.
@@ -30,6 +30,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "scale": {"scale": 0.1},
     "value_dim": {"value_dim": 64},
     "nonfinite_tail": {"tail": "nan"},
+    "fp8": {"cache": "e4m3-head", "probe": "none"},
+    "int8": {"cache": "int8-token", "probe": "none"},
 }
 
 
@@ -74,7 +76,11 @@ def production_cases(domain: Domain, seed: int, mode: str = "eager") -> Iterator
             probe=numbers.choice((needle, "none")),
             seed=numbers.randrange(2**32),
             mode=mode,
-        ).replace(**changes)
+        )
+        try:
+            case = case.replace(**changes)
+        except CaseError:
+            continue  # An option that cannot go with what is required.
         refused = 0 if domain.refuses(case) is None else refused + 1
         if not refused:
             yield case

@@ -221,7 +221,10 @@ class Worker:
         # The child's answer may have come just before it was killed; the nursery's message about
         # its death then follows.
         while (reply := self._receive(GRACE)) is not None and "died" not in reply:
-            pass
+            if "pid" in reply:
+                # The child had left by itself, spoilt by its last answer; its successor is there.
+                self._child, self.history = reply["pid"], []
+                return
 
     def _death(self, status: int) -> Outcome:
         time.sleep(0.05)  # The thread that reads stderr may be a moment behind.

@@ -15,6 +15,7 @@ from harness.case.layouts import Layout, projected
 from harness.case.tails import POISON, Fill, TailKind
 from harness.case.visible import tail, written
 from harness.inputs.pieces import Piece, normal_pieces
+from harness.inputs.quantised import quantised
 from harness.inputs.tensors import Inputs, TailDraws
 
 # Chosen slots get a chosen score by coordinate 0 of query and key, the lever: the query holds
@@ -57,7 +58,7 @@ def make_inputs(case: DecodeCase) -> Inputs:
     )
     _fill_tail(inputs, None)
     _plant_needle(inputs)
-    return inputs
+    return quantised(inputs, case.quantised, free_slots(case)) if case.quantised else inputs
 
 
 def with_tail(inputs: Inputs, tail: str) -> Inputs:

@@ -32,7 +32,9 @@ class Inputs:
     ``[B, Hkv, S, D]`` and ``value_cache`` ``[B, Hkv, S, Dv]``, views of the buffers as the case's
     layout says. ``parameters`` are what the case's score_mods need, float32 ``[Hq, ...]``, by name:
     ``alibi_slopes`` ``[Hq]``, ``bias_table`` ``[Hq, R]``, ``sink_logits`` ``[Hq]``. ``tail_draws``
-    are those of inputs that were drawn, None where they come from elsewhere.
+    are those of inputs that were drawn, None where they come from elsewhere. Where caches are
+    quantised, ``stored`` has what a function gets of them, by name: codes, scales, zero points; the
+    caches here then are the numbers that they stand for, float32.
     """
 
     case: DecodeCase
@@ -42,6 +44,7 @@ class Inputs:
     input_pos: Tensor
     parameters: Mapping[str, Tensor]
     tail_draws: TailDraws | None = None
+    stored: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def key_cache(self) -> Tensor:
@@ -58,7 +61,7 @@ class Inputs:
         """Every tensor, by name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         own = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        return own | dict(self.parameters)
+        return own | dict(self.parameters) | dict(self.stored)
 
     def parameter(self, kind: str) -> Tensor:
         """The tensor ``[Hq, ...]`` that a kind of score_mod needs."""
@@ -74,10 +77,12 @@ class Inputs:
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """A copy with every tensor changed."""
         values: dict[str, Any] = {name: change(value) for name, value in self.tensors.items()}
-        parameters = {name: values.pop(name) for name in self.parameters}
+        parameters, stored = (
+            {name: values.pop(name) for name in of} for of in (self.parameters, self.stored)
+        )
         if self.case.query_layout == "projected":
             values["query"] = projected(values["query"], self.case.kv_heads)
-        return dataclasses.replace(self, **values, parameters=parameters)
+        return dataclasses.replace(self, **values, parameters=parameters, stored=stored)
 
     def checksums(self) -> dict[str, int]:
         """A checksum of each cache's buffer (on the CPU), by name."""

@@ -14,6 +14,11 @@ Here ``u`` are unit roundoffs, ``p_j`` is the weight, ``v_j`` the value, ``o`` t
 the number of slots attended. A path that declares an operand dtype may scale the query in it before
 the product, which rounds the query once more; nothing is stored as TF32, so not there.
 
+With quantised caches a path may scale scores and weights instead of keys and values, and take zero
+points off sums: four roundings more in each product, ``D + 7`` and ``n + 8``; a zero point counts
+with ``2 |zero point| scale`` in the size of its key, and of its value. What a declared operand
+dtype rounds are then the numbers that the codes stand for, even if it is the query's own.
+
 A logit in the softmax without a value (``score=sink``) is one slot more in ``n``, in ``max s`` and
 in ``sum_j p_j ds_j``. A path may also apply it to the finished output, as sigmoid(logsumexp -
 logit): then the output is rounded once more, and the factor carries the error of the logsumexp. So
@@ -53,6 +58,11 @@ TENSOR_CORE_ROUNDOFF = 2.0**-23
 # number is 2^-25.
 _TINY = {"float16": 2.0**-25}
 _TINY_OTHERWISE = 2.0**-124
+# With quantised caches, the products and sums with scales and zero points in each of the two matrix
+# products; and how much larger than its number a code may be, where a weight that has taken up the
+# scale is flushed to zero.
+SCALINGS = 4
+LARGEST_CODE = 2.0**6
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,12 @@ def _logit(inputs: Inputs, like: Tensor) -> Tensor | None:
     return None if column is None else column.double().reshape(*like.shape[:2], 1).expand_as(like)
 
 
+def _magnitude(chunk: Chunk) -> Tensor:
+    """The size of each value, or of what a code contributes before its zero point is taken off."""
+    size = chunk.value().abs()
+    return size if chunk.more is None else size + chunk.more.unsqueeze(-1)
+
+
 def budget(  # noqa: PLR0915  # one formula, term by term
     inputs: Inputs,
     golden: Golden,
@@ -140,7 +156,10 @@ def budget(  # noqa: PLR0915  # one formula, term by term
     u_score = u_score if u_score > u_accumulator else 0.0
     u_operand = UNIT_ROUNDOFF[precision.operand or case.dtype]
     u_scaled = u_operand if precision.stores_operands else 0.0
-    u_operand = u_operand if u_operand > UNIT_ROUNDOFF[case.dtype] else 0.0
+    # Where caches are quantised, what is converted to the inputs' own dtype is rounded as well.
+    stored = case.quantised is not None and precision.operand is not None
+    u_operand = u_operand if stored or u_operand > UNIT_ROUNDOFF[case.dtype] else 0.0
+    scaling = SCALINGS if case.quantised else 0
     u_weight, u_output = UNIT_ROUNDOFF[weight_dtype], UNIT_ROUNDOFF[output_dtype]
     u_weight = u_weight if precision.weight else max(u_weight, u_operand)
 
@@ -162,7 +181,7 @@ def budget(  # noqa: PLR0915  # one formula, term by term
             p = torch.exp(chunk.score - normaliser)
             gap = (highest - s).masked_fill(~attended, 0.0)
             size = s.abs() + chunk.intermediate
-            ds = (case.head_dim + 3) * u_accumulator * chunk.product
+            ds = (case.head_dim + 3 + scaling) * u_accumulator * chunk.product
             ds = ds + 2 * u_accumulator * (gap + size)
             ds = ds + u_score * size + (2 * u_operand + u_scaled) * chunk.product
             growth = p * torch.expm1(ds)
@@ -171,7 +190,7 @@ def budget(  # noqa: PLR0915  # one formula, term by term
             mean_ds += (p * ds).sum(dim=-1)
             mean_growth += growth.sum(dim=-1)
             # One product for all, since reading the values takes most of the time.
-            sizes += (factors.flatten(1, 3) @ chunk.value().abs()).view_as(sizes)
+            sizes += (factors.flatten(1, 3) @ _magnitude(chunk)).view_as(sizes)
 
         grown, magnitude, flushed = sizes.unbind(-2)
         size = normaliser.squeeze(-1).abs()
@@ -185,13 +204,14 @@ def budget(  # noqa: PLR0915  # one formula, term by term
             mean_growth = mean_growth + p * torch.expm1(ds)
 
         # The sum over j uses expm1(ds_j + m) = exp(m) expm1(ds_j) + expm1(m), m = sum_j p_j ds_j.
-        sums = (count + 4) * u_accumulator
+        sums = (count + 4 + scaling) * u_accumulator
         total = torch.log1p(mean_growth) + sums + 4 * u_accumulator * (size + 1)
         common = torch.expm1(mean_ds) + u_weight + u_operand + sums
         if logit is not None:
             common = common + u_output + total + 2 * u_accumulator * (size + logit.abs() + 4)
         error = torch.exp(mean_ds).unsqueeze(-1) * grown + common.unsqueeze(-1) * magnitude
-        error = (error + tiny(weight_dtype) * flushed).flatten(0, 1)
+        smallest = tiny(weight_dtype) * (LARGEST_CODE if case.quantised else 1)
+        error = (error + smallest * flushed).flatten(0, 1)
         error = error + u_output * golden.output[sequence].abs() + tiny(output_dtype)
         bound.output[sequence] = error.masked_fill(empty.flatten(0, 1).unsqueeze(-1), 0.0)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from harness.case import DecodeCase, InvalidCase, stated
 from harness.case.visible import attended, visible_slots
 from harness.inputs import Inputs
+from harness.inputs.quantised import slack
 
 CHUNK_ELEMENTS = 2**21
 MIN_CHUNK = 16
@@ -36,13 +37,15 @@ class Chunk:
 
     ``score`` ``[Hkv, G, Q, n]`` is taken after all score_mods, -inf where a row may not attend.
     Of the same shape are ``product``, (sum over d of |q_d k_d|) * scale, and ``intermediate``, the
-    sum of absolute intermediate values of the score_mods. ``value()`` is ``[Hkv, n, Dv]``.
+    sum of absolute intermediate values of the score_mods. ``value()`` is ``[Hkv, n, Dv]``, and
+    ``more`` ``[Hkv, n]``, or None, how much larger than a value an intermediate may be.
     """
 
     score: Tensor
     product: Tensor
     intermediate: Tensor
     value: Callable[[], Tensor]
+    more: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def chunks(inputs: Inputs, sequence: int, *, kept: bool = False) -> Iterator[Chu
     rows = case.heads * case.q_len + case.kv_heads * (case.head_dim + case.value_dim)
     together = max(MIN_CHUNK, CHUNK_ELEMENTS // rows)
     count = slots.numel()
+    extra = {name: _of_sequence(slack(inputs, name), sequence) for name in ("key", "value")}
     room = None
     if kept and count > together:
         # Small tensors that are kept would lie scattered, and take what is free between them.
@@ -86,7 +90,10 @@ def chunks(inputs: Inputs, sequence: int, *, kept: bool = False) -> Iterator[Chu
         key, value = (functools.partial(_taken, cache, part) for cache in caches)
         keys = key()
         score = (query @ keys.mT * case.softmax_scale).unflatten(1, grouped)
-        product = (size @ keys.abs_().mT).mul_(case.softmax_scale).unflatten(1, grouped)
+        product = size @ keys.abs_().mT
+        if (more := _at(extra["key"], part)) is not None:
+            product += size.sum(-1, keepdim=True) * more.unsqueeze(1)
+        product = product.mul_(case.softmax_scale).unflatten(1, grouped)
         score, intermediate = _score_mods(inputs, score, position - part)
         allowed = visible_slots(case, sequence, part)
         score = score.masked_fill(~allowed, -math.inf)
@@ -95,7 +102,17 @@ def chunks(inputs: Inputs, sequence: int, *, kept: bool = False) -> Iterator[Chu
             for place, tensor in zip(own, (score, product, intermediate), strict=True):
                 place.copy_(tensor)
             score, product, intermediate = own
-        yield Chunk(score, product, intermediate, value)
+        yield Chunk(score, product, intermediate, value, _at(extra["value"], part))
+
+
+def _of_sequence(slack: Tensor | None, sequence: int) -> Tensor | None:
+    """What ``slack`` ``[B or 1, Hkv or 1, S or 1]`` has of a sequence."""
+    return None if slack is None else slack[sequence if slack.size(0) > 1 else 0]
+
+
+def _at(slack: Tensor | None, slots: Tensor) -> Tensor | None:
+    """What ``slack`` ``[Hkv or 1, S or 1]`` has of some slots."""
+    return slack if slack is None or slack.size(-1) == 1 else slack[:, slots]
 
 
 def _taken(cache: Tensor, slots: Tensor) -> Tensor:

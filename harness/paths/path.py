@@ -50,7 +50,8 @@ class Path:
     it calls flex_attention, and ``avoids_known_failures`` that it avoids what compiled
     FlexAttention on CPU is known to get wrong. A ``static`` path promises one graph for all
     positions; ``contract_case`` is the case on which such promises are checked. A path that is
-    ``known_wrong`` is there to be shown wrong, and is left out where paths must be right.
+    ``known_wrong`` is there to be shown wrong, and is left out where paths must be right. One that
+    is ``quantised`` takes quantised caches.
     """
 
     name: str
@@ -65,9 +66,12 @@ class Path:
     static: bool = True
     contract_case: DecodeCase = CONTRACT_CASE
     known_wrong: bool = False
+    quantised: bool = False
 
     def refuses(self, case: DecodeCase) -> str | None:
         """Why this path does not take ``case`` on any device, or None."""
+        if case.quantised and not self.quantised:
+            return f"takes no cache={case.cache}"
         if not case.tail_kind.finite and self.ignores == "finite":
             return f"promises to ignore finite tails only, not tail={case.tail}"
         operand = self.precision.operand

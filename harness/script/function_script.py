@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.case import DecodeCase
+from harness.case import TAILS, DecodeCase
 from harness.case.features import features_of, given_options
 from harness.case.layouts import PROJECTED
 from harness.case.visible import tail
@@ -25,6 +25,7 @@ from harness.script.oracle import (
     product_lines,
     score_lines,
 )
+from harness.script.quantised import copied, junk_scales, quantised
 from harness.script.text import both, bracketed, laid_out, quoted, script
 from harness.script.watch import INTERPRET, WATCHED, in_reverse, watched_call, watching
 from harness.verdict import Verdict
@@ -81,6 +82,8 @@ def _body(
     rule = case.mask_kind.script.format(**case.mask_arguments)
     yield f"allowed = ({rule}) & (pos[b] >= 0)"
     yield from filled(case)
+    if case.quantised:
+        yield from quantised(case, case.quantised)
     yield ""
     yield INPUTS_END
     if verdict in WATCHED:
@@ -126,6 +129,12 @@ def _options(case: DecodeCase, device: str) -> Iterator[str]:
 
 
 def _copies(case: DecodeCase, indent: str = "") -> Iterator[str]:
+    if case.quantised:
+        yield from copied(case.quantised, indent)
+        if case.query_layout != "contiguous":
+            yield from laid_out("q", PROJECTED[0], indent)
+            yield f"{indent}q = q{PROJECTED[1]}"
+        return
     yield f"{indent}q, k, v, p = (x.to(DEVICE, copy=True) for x in (query, key, value, pos))"
     if case.query_layout != "contiguous":
         yield from laid_out("q", PROJECTED[0], indent)
@@ -147,12 +156,14 @@ def _call(case: DecodeCase, device: str, verdict: Verdict) -> Iterator[str]:
     yield from bracketed("options = dict(", list(_options(case, device)), ")")
     if verdict is Verdict.MUTATED:
         yield from _copies(case)
+        if case.quantised:
+            yield "options = given"
         return
     yield ""
     yield ""
     yield "def call(key, value):"
     yield from _copies(case, "    ")
-    call = "return decode(q, k, v, p, **options)"
+    call = f"return decode(q, k, v, p, **{'given' if case.quantised else 'options'})"
     if _has_gaps(case, verdict):
         yield "    hand(q, k, v, p)"
     yield "    with torch.no_grad():"
@@ -187,11 +198,18 @@ def _others(case: DecodeCase, device: str) -> Iterator[str]:
     junk in new memory."""
     if tail(case).any():
         yield "given = key, value"
-        yield from other_tail(case)
+        yield from _other_tail(case)
         yield "call(key, value)  # other values in slots that nobody attends"
         yield "key, value = given"
     yield from _junk(device)
     yield "call(key, value)  # with junk in new memory"
+
+
+def _other_tail(case: DecodeCase) -> Iterator[str]:
+    yield from other_tail(case)
+    if case.quantised:
+        finite = TAILS[case.tail_kind.other].finite
+        yield from junk_scales(case, case.quantised, finite=finite)
 
 
 def _junk(device: str) -> Iterator[str]:
@@ -207,9 +225,11 @@ def _repeats(case: DecodeCase, device: str, more: list[str]) -> Iterator[str]:
     yield "again = {}"
     if tail(case).any():
         yield "given = key, value"
-        yield from other_tail(case)
+        yield from _other_tail(case)
         yield 'again["other values in slots that nobody attends"] = call(key, value).cpu().clone()'
         yield "key, value = given"
+        if case.quantised:
+            yield from junk_scales(case, case.quantised, finite=case.tail_kind.finite)
     yield from _junk(device)
     yield 'again["junk in new memory"] = call(key, value).cpu().clone()'
     yield from more

@@ -11,7 +11,14 @@ import math
 from collections.abc import Iterator
 
 from harness.case import DecodeCase
-from harness.oracle.budget import TENSOR_CORE_ROUNDOFF, UNIT_ROUNDOFF, Precision, tiny
+from harness.oracle.budget import (
+    LARGEST_CODE,
+    SCALINGS,
+    TENSOR_CORE_ROUNDOFF,
+    UNIT_ROUNDOFF,
+    Precision,
+    tiny,
+)
 from harness.script.inputs import spoilt
 from harness.script.text import added
 
@@ -86,22 +93,29 @@ def budget_lines(
         u = max(u, TENSOR_CORE_ROUNDOFF)
     operand = UNIT_ROUNDOFF[precision.operand or case.dtype]
     scaled = operand if precision.stores_operands else 0.0
-    operand = operand if operand > inputs else 0.0
+    stored = case.quantised is not None and precision.operand is not None
+    operand = operand if stored or operand > inputs else 0.0
     weight = UNIT_ROUNDOFF[precision.weight or case.dtype]
     weight = weight if precision.weight else max(weight, operand)
     output = precision.output or case.dtype
     score = UNIT_ROUNDOFF[precision.score]
-    flushed = tiny(precision.weight or case.dtype), tiny(output)
+    largest = LARGEST_CODE if case.quantised else 1
+    flushed = largest * tiny(precision.weight or case.dtype), tiny(output)
+    scaling = SCALINGS if case.quantised else 0
+    zeros = case.quantised is not None and case.quantised.zero_point
     u_out = _power(UNIT_ROUNDOFF[output])
     with_column = column(case) is not None
     yield f"u, tiny = {_power(u)}, {_power(flushed[0])}"
     yield f"w = {_product('query.double().abs()', 'k.abs().mT', case)} * SCALE"
+    if zeros:
+        yield "w = w + query.double().abs().sum(-1, keepdim=True) * k_more.mT * SCALE"
     size = "s.abs()"
     if intermediates or score > u:
         yield from added("size", ["s.abs()", *intermediates])
         size = "size"
     highest = "both" if with_column else "s"
-    yield f"ds = (D + 3) * u * w + 2 * u * ({highest}.amax(-1, keepdim=True) - s + {size})"
+    gap = f"{highest}.amax(-1, keepdim=True) - s + {size}"
+    yield f"ds = (D + {3 + scaling}) * u * w + 2 * u * ({gap})"
     terms = [f"{_power(score)} * size"] if score > u else []
     terms += [f"{2 * operand + scaled!r} * w"] if operand or scaled else []
     if terms:
@@ -112,8 +126,10 @@ def budget_lines(
     if with_column:
         yield from _column_lines(u_out, _power(score) if score > u else "")
         mean, rest = "mean", f"{rest} + more"
-    yield f"e = torch.expm1(ds + {mean}) + {rest} + (n + 4) * u"
+    yield f"e = torch.expm1(ds + {mean}) + {rest} + (n + {4 + scaling}) * u"
     yield f"budget = {_product('p * e + tiny * allowed', 'v.abs()', case)}"
+    if zeros:
+        yield "budget = budget + (p * e + tiny * allowed) @ v_more"
     yield f"budget = budget + {u_out} * golden.abs() + {_power(flushed[1])} * (n > 0)"
 
 

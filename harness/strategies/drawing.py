@@ -26,6 +26,7 @@ from harness.case.domain import HEAD_DIMS, MAX_BATCH, MAX_Q_LEN, Domain
 from harness.case.kinds import Argument, Kind
 from harness.case.layouts import LAYOUTS, QUERY_LAYOUTS, STRIDED
 from harness.case.probes import needle_slots
+from harness.case.quantised import QUANTISED
 
 T = TypeVar("T")
 
@@ -170,6 +171,9 @@ def geometry(
     layout, value_layout, query_layout = "contiguous", "same", "contiguous"
     if has("strided"):
         layout, value_layout, query_layout = _layouts(numbers)
+    cache = _cache(numbers, domain)
+    if cache != "none":
+        layout, value_layout = "contiguous", "same"
     return DecodeCase(
         cache_len=cache_len,
         input_pos=(0,) * batch,
@@ -186,7 +190,21 @@ def geometry(
         layout=layout,
         value_layout=value_layout,
         query_layout=query_layout,
+        cache=cache,
     )
+
+
+def _cache(numbers: Random, domain: Domain) -> str:
+    """A kind of quantised cache of the domain, or none, half of the time where it need not be."""
+    kinds = [kind for kind in QUANTISED.values() if kind.feature in domain.features]
+    if "nonfinite_tail" in domain.requires:
+        kinds = [kind for kind in kinds if kind.feature == "fp8"]
+    if "strided" in domain.requires:
+        kinds = []
+    required = [kind for kind in kinds if kind.feature in domain.requires]
+    if not kinds or not (required or _coin(numbers)):
+        return "none"
+    return numbers.choice(required or kinds).name
 
 
 def _layouts(numbers: Random) -> tuple[str, str, str]:
@@ -231,15 +249,19 @@ def data(numbers: Random, geometry: DecodeCase, domain: Domain) -> DecodeCase:
         fits = range(lowest, geometry.cache_len - geometry.q_len + 1)
         near = [p for p in (input_pos[0] - 1, input_pos[0] + 1) if p in fits]
         input_pos = (*input_pos[:-1], numbers.choice(near))
+    kind = geometry.quantised
+    spoilt = has("nonfinite_tail") and (kind is None or kind.feature == "fp8")
     case = geometry.replace(
         input_pos=input_pos,
-        tail=numbers.choice(NONFINITE_TAILS if has("nonfinite_tail") else FINITE_TAILS),
+        tail=numbers.choice(NONFINITE_TAILS if spoilt else FINITE_TAILS),
         logits=numbers.choice(_LOGITS) if _coin(numbers) else "normal",
         seed=numbers.randrange(2**32),
     )
     # A needle goes to the edges of blocks that a kernel may have. The case's own block size is that
     # of a block mask, which a user's function does not see.
     block = min(block, LARGEST_BLOCK)
+    if kind is not None:
+        return case.replace(probe=numbers.choice(("none", "none", "none", "uniform")))
     return case.replace(probe=_probe(numbers, case.replace(block_size=(block, block))))
 
 

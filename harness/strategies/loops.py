@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from harness.case import CaseError, DecodeCase
 from harness.case.domain import MAX_BATCH, Domain
 from harness.case.loop import STEPS, Loop, Step
+from harness.case.quantised import QUANTISED_FEATURES
 from harness.strategies.drawing import domain_cases
 
 # What a stale cache shows, it shows in few slots; every call of a loop is judged.
@@ -29,6 +30,8 @@ def domain_loops(domain: Domain, seed: int, long_run: Callable[[], int]) -> Iter
     Args:
         long_run: how many calls a long run may have now; below 1 there is none.
     """
+    if set(QUANTISED_FEATURES) & set(domain.requires):
+        return  # No loop writes into a quantised cache.
     chance = random.Random(seed)
     kinds = itertools.cycle(_KINDS)
     for count, case in enumerate(_cases(domain, seed)):
@@ -46,7 +49,7 @@ def _cases(domain: Domain, seed: int) -> Iterator[DecodeCase]:
     small = (min(high, max(low, fewest)), max(low, min(high, most)))
     domain = dataclasses.replace(domain, cache_len=small)
     for case in domain_cases(domain, seed):
-        if not case.layout_kind.shared:
+        if not case.layout_kind.shared and not case.quantised:
             yield case.replace(probe="none", logits="normal")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from harness.case import DecodeCase
 from harness.case.domain import Domain
+from harness.case.quantised import QUANTISED_FEATURES
 from harness.strategies.drawing import domain_cases
 
 ROWS = 64
@@ -21,11 +22,14 @@ def precision_cases(domain: Domain, source: int) -> Iterator[DecodeCase]:
     """Cases of a domain that show how precise a function is, the same for the same ``source``:
     drawn ones with random data and at least ``ROWS`` rows, at the end of their caches. Dtypes and
     head dims come in turn, so that each is met with each."""
+    if set(QUANTISED_FEATURES) & set(domain.requires):
+        return  # What such caches lose is not emulated.
     pairs = [(dtype, dim) for dim in reversed(domain.head_dims) for dtype in domain.dtypes]
     turns = zip(itertools.cycle(pairs), itertools.cycle(_SLOTS), strict=False)
     (dtype, dim), slots = next(turns)
     for drawn in domain_cases(domain, f"{source}/precision"):
-        case = _telling(drawn.replace(dtype=dtype, head_dim=dim), min(slots, domain.cache_len[1]))
+        plain = drawn.replace(dtype=dtype, head_dim=dim, cache="none")
+        case = _telling(plain, min(slots, domain.cache_len[1]))
         elements = case.cache_len * max(case.head_dim, case.value_dim)
         if elements <= _MOST and not case.has_column and domain.refuses(case) is None:
             yield case

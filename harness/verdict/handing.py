@@ -124,4 +124,6 @@ def changed_tensors(before: Inputs, after: Inputs) -> list[str]:
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same bits in the same order."""
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+    # A tensor without dims has no view of its bytes.
+    first, second = (x.contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
+    return torch.equal(first, second)

@@ -187,7 +187,8 @@ def counted(case: DecodeCase) -> bool:
 def observe(problem: Problem, judgement: Judgement, precision: Precision) -> Counts:
     """Count some rows of a judged output, where its case's rows are counted and an emulation can
     tell what the declared precision may lose."""
-    if judgement.output is None or not counted(problem.case) or unordered(precision):
+    odd = problem.case.quantised is not None or unordered(precision)
+    if judgement.output is None or not counted(problem.case) or odd:
         return Counts()
     threads = torch.get_num_threads()
     # With many small tensors, threads that wait for each other would take most of the time.

@@ -105,7 +105,7 @@ def test_a_script_shows_what_the_judge_saw(
     program = Program.from_text(f"S=8,B={batch},pos=0,D=16 {steps}")
     verdict = Verdict.CRASH if name == "Crashes" else Verdict.WRONG
     text = program_script(
-        TargetSpec(f"tests.support.cache_classes:{name}"),
+        TargetSpec(f"{CLASSES}:{name}"),
         program,
         Abilities.of(getattr(cache_classes, name)),
         Outcome.found(verdict, ""),

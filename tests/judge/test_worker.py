@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.case import DecodeCase
+from harness.function.limits import GRACE
 from harness.function.load import TargetError
 from harness.function.outcome import Outcome
 from harness.function.run import TargetSpec
@@ -81,6 +83,17 @@ def test_a_fault_is_named_and_the_next_case_is_judged(worker: Worker, slots: int
     after = worker.run(of_length(20))
     assert after.verdict is Verdict.OK
     assert after.utilisation is not None
+
+
+def test_a_fresh_process_is_had_after_one_that_left_by_itself(worker: Worker) -> None:
+    """A result that cannot be judged spoils its process, whose successor is there already."""
+    assert "cannot be judged" in worker.run(of_length(122)).findings[0].evidence
+    time.sleep(1.0)  # It leaves once it has answered; what is asked at once still finds it.
+    begun = time.monotonic()
+    assert worker.fresh()
+    assert worker.run(of_length(20)).verdict is Verdict.OK
+    # Waiting for the greeting of another successor would end in a refusal only minutes later.
+    assert time.monotonic() - begun < GRACE
 
 
 def test_what_is_changed_is_put_back(worker: Worker) -> None:

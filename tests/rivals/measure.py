@@ -18,7 +18,10 @@ from tests.support.sound import SOUND
 _ROUNDING = 1e-12
 
 OUTPUT_FAULTS: dict[str, Fault] = {
-    name: fault for name, fault in FAULTS.items() if fault.kind is FaultKind.OUTPUT
+    name: fault
+    for name, fault in FAULTS.items()
+    # Their tests have inputs of their own, none with a quantised cache.
+    if fault.kind is FaultKind.OUTPUT and not fault.quantised
 }
 
 

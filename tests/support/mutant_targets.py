@@ -14,12 +14,15 @@ from torch import Tensor
 from harness.case import MASKS, SCORES, DecodeCase
 from harness.case.features import FEATURES
 from harness.case.kinds import Kind
+from harness.case.quantised import QUANTISED, options_of_feature
 from harness.faults import FAULTS, FaultKind
 from harness.faults.mutants import MODEL, mutant, scopes
 from harness.inputs import Inputs
+from harness.inputs.quantised import CODES, decoded
 from harness.paths import Path
 
 Decode = Callable[..., Tensor]
+STORED = options_of_feature("int8")
 
 
 def _decode(path: Path) -> Decode:
@@ -31,7 +34,9 @@ def _decode(path: Path) -> Decode:
         scale: float | None = None,
         **options: Any,
     ) -> Tensor:
-        parameters = {name: x for name, x in options.items() if isinstance(x, Tensor)}
+        given = {name: x for name, x in options.items() if isinstance(x, Tensor)}
+        stored = {name: x for name, x in given.items() if name in STORED}
+        parameters = {name: x for name, x in given.items() if name not in STORED}
         case = DecodeCase(
             cache_len=key_cache.size(2),
             input_pos=tuple(input_pos.tolist()),
@@ -46,14 +51,34 @@ def _decode(path: Path) -> Decode:
             scale=scale,
             # The caches are views already, of whichever layout.
             layout="contiguous" if key_cache.is_contiguous() else "longer",
+            cache=_kind(key_cache, stored),
         )
-        inputs = _Views(case, query, key_cache, value_cache, input_pos, parameters)
+        if stored:
+            stored |= dict(zip(CODES, (key_cache, value_cache), strict=True))
+            key_cache, value_cache = (
+                decoded(
+                    stored[f"{name}_codes"],
+                    stored[f"{name}_scale"],
+                    stored.get(f"{name}_zero_point", torch.zeros(())),
+                )
+                for name in ("key", "value")
+            )
+        inputs = _Views(case, query, key_cache, value_cache, input_pos, parameters, stored=stored)
         output = path(inputs).output
         assert isinstance(output, torch.Tensor)
         return output
 
     decode.supports = set(FEATURES)  # type: ignore[attr-defined]
     return decode
+
+
+def _kind(codes: Tensor, stored: Mapping[str, Tensor]) -> str:
+    """The kind of quantised cache that a call was given."""
+    if not stored:
+        return "none"
+    dims = {0: "tensor", 1: "head", 3: "token"}[stored["key_scale"].dim()]
+    dtype = str(codes.dtype).removeprefix("torch.")
+    return next(k.name for k in QUANTISED.values() if (k.dtype, k.grain) == (dtype, dims))
 
 
 def _text(kinds: Mapping[str, Kind], options: Mapping[str, Any]) -> str:

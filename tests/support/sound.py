@@ -252,7 +252,7 @@ def _path(name: str, run: Callable[[Attention], Result], precision: Precision) -
     def prepare(inputs: Inputs) -> Call:
         return Call(function, {"inputs": inputs})
 
-    return Path(name, run.__doc__ or name, prepare, precision=precision, flex=False)
+    return Path(name, run.__doc__ or name, prepare, precision=precision, flex=False, quantised=True)
 
 
 # Weights stay float32 unless an implementation rounds them: its budget is to be the tight one.

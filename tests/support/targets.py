@@ -32,8 +32,14 @@ def sound(
     alibi_slopes: Tensor | None = None,
     sink_logits: Tensor | None = None,
     scale: float | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
+    key_zero_point: Tensor | None = None,
+    value_zero_point: Tensor | None = None,
 ) -> Tensor:
     """The whole contract, dense, in float32."""
+    key_cache = _numbers(key_cache, key_scale, key_zero_point)
+    value_cache = _numbers(value_cache, value_scale, value_zero_point)
     group = query.size(1) // key_cache.size(1)
     t = input_pos[:, None] + torch.arange(query.size(2), device=query.device)
     distance = t[:, :, None] - torch.arange(key_cache.size(2), device=query.device)
@@ -58,6 +64,15 @@ def sound(
         scores = torch.cat([scores, logits], -1)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)[..., : key.size(2)]
     return (weights @ value).to(query.dtype)
+
+
+def _numbers(codes: Tensor, scale: Tensor | None, zero_point: Tensor | None) -> Tensor:
+    if scale is None:
+        return codes
+    zeros = torch.zeros_like(scale) if zero_point is None else zero_point
+    by_head = (lambda x: x.view(1, -1, 1, 1)) if scale.dim() == 1 else lambda x: x[..., None]
+    scale, zeros = (by_head(x) if x.dim() else x for x in (scale, zeros))
+    return (codes.float() - zeros) * scale
 
 
 sound.supports = set(FEATURES)  # type: ignore[attr-defined]
