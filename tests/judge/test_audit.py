@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from harness.auditing.scenario import SCENARIOS, Scenario
 from harness.auditing.text import changes, render, to_json
 from harness.cli import USAGE, main
 from harness.verdict import Verdict
+from tests.support import ROOT
+from tests.support.processes import Preloaded
 from tests.support.tiny_decoder import WINDOWED, TinyModule, tiny_configuration
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -79,6 +82,32 @@ def test_a_planted_fault_is_named_at_its_layer_and_forward(
     assert (blame.cause, blame.name, found.at, blame.layer) == (cause, name, forward, layer)
 
 
+BY_FLEX = [planted for planted in PLANTED if planted[2] is not Cause.KERNEL]
+
+
+@pytest.mark.parametrize(
+    ("fault", "scenario", "cause", "name", "forward", "layer"),
+    BY_FLEX,
+    ids=[f"{fault}-{scenario}" for fault, scenario, *_ in BY_FLEX],
+)
+def test_a_fault_planted_under_flex_attention_is_named_alike(
+    fault: str, scenario: str, cause: Cause, name: str, forward: int, layer: int
+) -> None:
+    """The mask is then what its block mask says."""
+    found = audit(tiny_configuration(fault, attention="flex_attention"), BY_NAME[scenario])
+    blame = found.blame
+    assert blame is not None
+    assert (blame.cause, blame.name, found.at, blame.layer) == (cause, name, forward, layer)
+
+
+@pytest.mark.parametrize("name", ["tokens", "drafts", "left-padding"])
+def test_sound_decoding_under_flex_attention_is_ok(name: str) -> None:
+    """Every call is seen."""
+    found = audit(tiny_configuration(attention="flex_attention"), BY_NAME[name])
+    assert found.verdict is Verdict.OK, render([found], "")
+    assert found.calls == 3 * sum(step > 0 for step in (1, *BY_NAME[name].steps))
+
+
 def test_every_name_and_every_cause_has_a_remedy() -> None:
     """Those of the claims, which are all names that an audit gives, among them those of shifts."""
     texts = [inspect.getsource(module) for module in (naming, deciding)]
@@ -123,6 +152,15 @@ def test_results_are_strict_json() -> None:
     assert [entry["verdict"] for entry in read] == ["OK", "WRONG"]
     assert read[1]["blame"]["name"] == "one-slot-late"
     assert read[1]["blame"]["remedy"] == "write the token at input_pos to slot input_pos"
+
+
+def test_the_cost_of_an_audit_can_be_measured(preloaded: Preloaded, tmp_path: Path) -> None:
+    """A row for each rate of sampling, in units of the decode without one."""
+    ran = preloaded.run(ROOT / "examples" / "audit_cost.py", "2", folder=tmp_path, path=[ROOT])
+    assert ran.returncode == 0, ran.stderr
+    rows = re.findall(r"^\| ([^|]*) \| [\d.]+ \| ([\d.]+) \|$", ran.stdout, re.M)
+    assert [name for name, _ in rows] == ["no audit", "every=1", "every=10", "every=100"]
+    assert float(rows[0][1]) == 1
 
 
 def test_a_later_audit_says_what_changed() -> None:

@@ -8,6 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from harness.auditing.model import Configuration, Refused
 from harness.auditing.observe import like_sdpa
@@ -89,14 +90,31 @@ def with_modulo(
     return F.scaled_dot_product_attention(query, key[:, order], value[:, order], attn_mask)
 
 
+def by_flex(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, enable_gqa: bool = True
+) -> Tensor:
+    """flex_attention with a block mask that says what the mask ``[B, 1, n, S]`` does."""
+
+    def visible(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return attn_mask[b, 0, q, kv]
+
+    batch, _, rows, slots = attn_mask.shape
+    mask = create_block_mask(visible, batch, None, rows, slots, device="cpu")
+    out = flex_attention(query, key, value, block_mask=mask, enable_gqa=enable_gqa)
+    assert isinstance(out, Tensor)
+    return out
+
+
 KERNELS = {"kernel-hides-oldest": without_oldest, "kernel-modulo": with_modulo}
 
 
 class TinySession:
     """Decodes with a cache; ``fault`` names what goes wrong, "" for nothing."""
 
-    def __init__(self, model: TinyDecoder, batch: int, slots: int, fault: str) -> None:
-        self.model, self.fault = model, fault
+    def __init__(
+        self, model: TinyDecoder, batch: int, slots: int, fault: str, attention: str = "sdpa"
+    ) -> None:
+        self.model, self.fault, self.attention = model, fault, attention
         shape = (LAYERS, batch, KV_HEADS, slots + 1, DIM)
         self.keys, self.values = (torch.zeros(shape, dtype=model.embedding.dtype) for _ in "kv")
         self.real = torch.zeros(batch, slots + 1, dtype=torch.bool)
@@ -131,7 +149,11 @@ class TinySession:
             if modulo:
                 order = torch.arange(HEADS) % KV_HEADS
                 key, value = key[:, order], value[:, order]
-            attend = KERNELS.get(self.fault, F.scaled_dot_product_attention)
+            # SDPA is looked up at the call, since an audit replaces it.
+            usual = (
+                by_flex if self.attention == "flex_attention" else F.scaled_dot_product_attention
+            )
+            attend = KERNELS.get(self.fault, usual)
             mask = self.mask(layer, slots, decoding)
             attended = attend(query, key, value, mask, enable_gqa=not modulo)
             kept = torch.zeros_like(hidden) if self.fault == "residual-lost" else hidden
@@ -169,7 +191,9 @@ class TinySession:
 
 
 @functools.cache
-def tiny_configuration(fault: str = "", dtype: torch.dtype = torch.float32) -> Configuration:
+def tiny_configuration(
+    fault: str = "", dtype: torch.dtype = torch.float32, attention: str = "sdpa"
+) -> Configuration:
     """The tiny model with a fault planted, as an audit takes it."""
     model, exact = TinyDecoder(dtype), TinyDecoder(dtype)
     for name, low in list(vars(exact).items()):
@@ -178,7 +202,7 @@ def tiny_configuration(fault: str = "", dtype: torch.dtype = torch.float32) -> C
     return Configuration(
         f"tiny/{fault or 'sound'}",
         VOCABULARY,
-        lambda batch, slots: TinySession(model, batch, slots, fault),
+        lambda batch, slots: TinySession(model, batch, slots, fault, attention),
         exact.uncached,
         Precision(),
     )
