@@ -32,10 +32,11 @@ class Recorder:
     """Gets each call; ``forward()`` starts a forward, from which layers are counted.
 
     With ``exactly`` a call returns what float64 says instead of what it computed, in the dtype of
-    its own output."""
+    its own output. ``asleep``, it lets calls pass."""
 
     receive: Callable[[AttentionCall], None]
     exactly: bool = False
+    asleep: bool = False
     layer: int = 0
     inside: bool = field(default=False, init=False)
 
@@ -46,7 +47,7 @@ class Recorder:
     @property
     def watches(self) -> bool:
         """Whether a call that begins now is to be recorded."""
-        return not self.inside and not torch.compiler.is_compiling()
+        return not (self.inside or self.asleep or torch.compiler.is_compiling())
 
     def record(self, function: Callable[[Tensor], Tensor], **tensors: Any) -> Tensor:
         """Call ``function(value)`` and record it; ``tensors`` are those of ``AttentionCall``."""

@@ -23,8 +23,9 @@ from harness.verdict import Verdict
 class Report:
     """What the calls in a block showed.
 
-    ``calls`` were made in forwards of the model, of which ``judged`` were judged; of ``placed`` it
-    was known in which slots their tokens lie. ``blame`` is of the first that was off, or None;
+    ``calls`` were made in forwards of the model, taken to be as many in one that was not watched as
+    in the last that was; ``judged`` of them were judged; of ``placed`` it was known in which slots
+    their tokens lie. ``blame`` is of the first that was off, or None;
     ``forward`` counts from 0.
     """
 
@@ -69,7 +70,7 @@ def audit(
     own affair.
 
     Args:
-        every: judge each so many forwards; the others cost a copy of their keys.
+        every: judge each so many forwards; the one before each of them costs a copy of its calls.
         precision: what attention declares, by default float32 arithmetic on its inputs' dtype.
 
     Raises:
@@ -100,9 +101,14 @@ def audit(
     def starts(*_: object) -> None:
         forwards.count, forwards.running = forwards.count + 1, True
         recorder.forward()
+        # The forward before one that is judged is watched too, since it shows what the keys were.
+        recorder.asleep = forwards.count % every not in (0, every - 1)
+        report.calls += forwards.calls if recorder.asleep else 0
 
     def ends(*_: object) -> None:
         forwards.running = False
+        if not recorder.asleep:
+            forwards.calls = recorder.layer
 
     before = model.register_forward_pre_hook(starts)
     after = model.register_forward_hook(ends, always_call=True)
@@ -118,6 +124,7 @@ def audit(
 class _Forwards:
     count: int = field(default=-1)
     running: bool = False
+    calls: int = 0
 
 
 def _own_slots(before: Tensor | None, call: AttentionCall) -> Tensor | None:
