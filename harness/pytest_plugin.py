@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+_EXPLANATION = re.compile(r"^Explanation:\n(?:[ ]+.*\n?)+", re.MULTILINE)
 FOLDER = Path("fixtures") / "decode-cases"
 
 
@@ -82,7 +83,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Empty the record of the previous test."""
     if testing := sys.modules.get("harness.function.testing"):
-        testing.RECORD.utilisation = testing.RECORD.failed = None
+        testing.RECORD.clear()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -96,12 +97,23 @@ def pytest_runtest_makereport(
     record = testing.RECORD
     if record.utilisation is not None:
         item.user_properties.append(("decode_max_utilisation", f"{record.utilisation:.3g}"))
+    # Hypothesis ends with the smallest failing example, so the latest one is explained and kept.
+    if call.excinfo is not None and record.explain is not None:
+        _explain(call.excinfo.value, record.explain())
     report = yield
-    # Hypothesis ends with the smallest failing example, so the latest is the one to keep.
     if report.failed and record.failed is not None and _drawn_argument(item) is not None:
         file = _keep(item, record.failed)
         report.sections.append(("decode", f"kept as {file}, to be run first from now on"))
     return report
+
+
+def _explain(error: BaseException, lines: list[str]) -> None:
+    """Add the diagnosis to the error, and take out the lines of the harness that Hypothesis lists
+    as its explanation."""
+    # Each line is a note of its own.
+    if notes := getattr(error, "__notes__", []):
+        error.__notes__ = [_EXPLANATION.sub("", "\n".join(notes))]
+    error.add_note("\n".join(["diagnosis:", *(f"  {line}" for line in lines)]))
 
 
 def _folder(config: pytest.Config) -> Path:

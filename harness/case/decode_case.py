@@ -48,7 +48,7 @@ def _field(key: str, type_: FieldType, help: str, **default: Any) -> Any:
     return field(metadata={"key": key, "type": type_, "help": help}, **default)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DecodeCase:
     """One decode call: attention of a few new query tokens over a KV cache.
 
@@ -263,6 +263,13 @@ class DecodeCase:
             if f.default is dataclasses.MISSING or value != default:
                 parts[f.metadata["key"]] = f.metadata["type"].format(value)
         return ",".join(f"{key}={text}" for key, text in parts.items())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.from_text({str(self)!r})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # IPython's protocol
+        """Print one line where IPython and Hypothesis would print all fields."""
+        printer.text(repr(self))
 
     @classmethod
     def from_text(cls, text: str) -> DecodeCase:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
+from harness.diagnosis.region import regions
 from harness.faults import FaultKind
 from harness.faults.model import Attention
 from harness.oracle.budget import Budget
@@ -37,6 +37,11 @@ class Observation:
         """The dense model of the sound call on the same inputs, in float64."""
         return Attention.of(self.problem.inputs, torch.float64)
 
+    @functools.cached_property
+    def regions(self) -> Tensor:
+        """The rows of each region, bool ``[regions, B, H, Q]``."""
+        return regions(self.problem.case)
+
     def release(self) -> None:
         """Forget the dense model where it takes much memory; it is made again where needed."""
         if self.problem.inputs.key_cache.numel() > KEPT_ELEMENTS:
@@ -46,28 +51,6 @@ class Observation:
         """The wrong rows, bool ``[B, H, Q]``, of what a kind of fault shows in: the logsumexp for
         auxiliary faults, else the output."""
         return self.wrong_logsumexp if kind is FaultKind.AUXILIARY else self.wrong_output
-
-
-def variations(case: DecodeCase) -> Iterator[DecodeCase]:
-    """Variations of a case: the same call at other positions, and on values that show more."""
-    last, block = case.cache_len - case.q_len, case.block_size[1]
-    newest = max(case.input_pos, default=0) + case.q_len - 1
-    plain = case.replace(tail="poison", logits="normal", probe="none")
-    yield plain.replace(logits="x5", seed=1)
-    if case.mode == "eager" and case.dtype != "float32":
-        # In float32 the budget hides less. Eager arithmetic is the same there; a compiled call
-        # would be another kernel.
-        yield plain.replace(dtype="float32")
-        yield plain.replace(dtype="float32", logits="x5", seed=1)
-    yield case.replace(tail="poison")
-    yield plain
-    yield plain.replace(probe="uniform", seed=2)
-    if case.quantised is None:
-        yield from (plain.replace(probe=f"needle:{slot}") for slot in (0, newest) if slot >= 0)
-    for step in (1, -1, block, -block, 2 * block, last // 2):
-        moved = tuple(min(max(p + step, 0), last) if p >= 0 else p for p in case.input_pos)
-        if moved != case.input_pos:
-            yield case.replace(input_pos=moved, tail="poison", probe="none")
 
 
 def observe(path: Path, problem: Problem, device: str) -> Observation | None:

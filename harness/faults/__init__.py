@@ -8,14 +8,25 @@ what it would put out, is compared with wrong outputs. Faults of state between c
 
 from __future__ import annotations
 
-from harness.faults import arithmetic, content, offset, quantised, state, table
+from harness.faults import (
+    arithmetic,
+    content,
+    offset,
+    quantised,
+    splits,
+    state,
+    table,
+    window,
+)
 from harness.faults.fault import Fault, FaultKind
 
 __all__ = ["FAULTS", "Fault", "FaultKind"]
 
 _ALL = [
     *offset.fault.faults,
+    *window.fault.faults,
     *table.fault.faults,
+    *splits.fault.faults,
     *content.fault.faults,
     *arithmetic.fault.faults,
     *state.FAULTS,

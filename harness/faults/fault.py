@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from harness.case import DTYPES
 from harness.faults.model import Attention
 from harness.paths import Path
 
@@ -30,8 +31,8 @@ class Fault:
     fault of state between calls has a ``path`` instead. ``number`` is the fault's class, ``source``
     the public report behind it. A fault that rounds has in ``rounding`` the fields of ``Precision``
     that give a budget for a path with the fault: a path may round a value near a tie either way.
-    One that is ``quantised`` needs a quantised cache to show, and one that is ``narrow`` inputs of
-    16 bits."""
+    One that is ``quantised`` needs a quantised cache to show, and each needs inputs of one of
+    its ``dtypes``."""
 
     name: str
     number: int
@@ -43,7 +44,7 @@ class Fault:
     path: Callable[[], Path] | None = None
     rounding: Mapping[str, str] | None = None
     quantised: bool = False
-    narrow: bool = False
+    dtypes: tuple[str, ...] = DTYPES
 
 
 class Register:
@@ -63,7 +64,7 @@ class Register:
         kind: FaultKind = FaultKind.OUTPUT,
         rounding: Mapping[str, str] | None = None,
         *,
-        narrow: bool = False,
+        dtypes: tuple[str, ...] = DTYPES,
     ) -> Callable[[Change], Change]:
         """Register the decorated function as the ``change`` of a fault with these fields."""
 
@@ -79,7 +80,7 @@ class Register:
                 kind,
                 rounding=rounding,
                 quantised=self._quantised,
-                narrow=narrow,
+                dtypes=dtypes,
             )
             self.faults.append(fault)
             return change

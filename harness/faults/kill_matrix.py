@@ -133,7 +133,7 @@ def _cells(
     cells = []
     for dtype in dtypes if faults else ():
         alive: list[tuple[Cell, Path]] = []
-        for fault in (f for f in faults if not (f.narrow and dtype == "float32")):
+        for fault in (f for f in faults if dtype in f.dtypes):
             for scope in (s for s in scopes(fault) if s in only):
                 cell = Cell(fault.name, fault.number, fault.kind, scope, dtype)
                 cells.append(cell)

@@ -1,4 +1,4 @@
-"""Fault models of the query offset and the mask: classes 1 to 13."""
+"""Fault models of the query offset and the mask: classes 1 to 6 and 9 to 13."""
 
 from __future__ import annotations
 
@@ -67,6 +67,16 @@ def stale_position(a: Attention) -> Attention | None:
 
 
 @fault(
+    4,
+    "the position is advanced before mask and score_mods read it",
+    "advance the position after the call, or pass a copy",
+    "onnxruntime-genai PR#2354; vllm#3385",
+)
+def position_advanced_early(a: Attention) -> Attention | None:
+    return shifted(a, a.position + a.case.q_len)
+
+
+@fault(
     5,
     "score_mods count the query from 0 while the mask has the offset",
     "wrap score_mod with the offset as mask_mod is",
@@ -94,95 +104,6 @@ def chunk_top_left(a: Attention) -> Attention | None:
 )
 def aligned_to_buffer_end(a: Attention) -> Attention | None:
     return a.mask(a.visible((a.case.cache_len - a.case.q_len + a.token).expand_as(a.position)))
-
-
-def _window(a: Attention) -> int | None:
-    return a.case.mask_arguments.get("window")
-
-
-@fault(
-    7,
-    "the window is one slot too wide: `<=` for `<`",
-    "a window of W holds the token itself and W - 1 before it",
-    "vllm#3385, mlx-lm PR#390",
-)
-def window_one_wide(a: Attention) -> Attention | None:
-    width = _window(a)
-    return a.mask(a.visible(a.position, window=width + 1)) if width else None
-
-
-@fault(
-    7,
-    "the window is one slot too narrow",
-    "a window of W holds the token itself and W - 1 before it",
-    "vllm#3385, nanochat PR#456",
-)
-def window_one_narrow(a: Attention) -> Attention | None:
-    width = _window(a)
-    return a.mask(a.visible(a.position, window=width - 1)) if width else None
-
-
-@fault(
-    7,
-    "the window is ignored where there is one query token",
-    "apply the window to decode steps too",
-    "mlx-lm PR#390, lalamo PR#200",
-)
-def window_ignored_in_decode(a: Attention) -> Attention | None:
-    decodes = _window(a) and a.case.q_len == 1
-    return a.mask(a.visible(a.position, window=a.case.cache_len)) if decodes else None
-
-
-@fault(
-    7,
-    "the window is measured from the query's number in the call, not from its position",
-    "measure it from q_idx + input_pos[b]",
-    "vllm#3385, nanochat PR#456",
-)
-def window_without_offset(a: Attention) -> Attention | None:
-    width = _window(a)
-    if not width:
-        return None
-    # This window is as wide as it must be to begin where that of the query's number would.
-    return a.mask(a.visible(a.position, window=width + a.position - a.token))
-
-
-@fault(
-    8,
-    "a ring buffer wraps one slot early: the window's oldest token is gone, an empty slot attended",
-    "a ring for a window of W has W slots",
-    "transformers#37574",
-)
-def ring_wraps_early(a: Attention) -> Attention | None:
-    width = _window(a)
-    if not width:
-        return None
-    # The model cannot give rows different keys, so the slot that is lost becomes the empty one:
-    # its score is 0, and its value adds nothing.
-    lost = a.allowed & ~a.visible(a.position, window=width - 1)
-
-    def scores(inner: Attention) -> Tensor:
-        return a.scores(inner).masked_fill(lost, 0.0)
-
-    def combine(inner: Attention, weights: Tensor) -> Tensor:
-        return a.combine(inner, weights.masked_fill(lost, 0.0))
-
-    return a.but(scores=scores, combine=combine)
-
-
-@fault(
-    8,
-    "a ring buffer wraps one slot late: the newest token overwrote the one before it, an outdated"
-    " one is still there",
-    "slot t % W belongs to token t",
-    "transformers#37574",
-)
-def ring_wraps_late(a: Attention) -> Attention | None:
-    width = _window(a)
-    if not width:
-        return None
-    overwritten = (a.slot == a.position - 1) & (a.position >= width)
-    return a.mask(a.visible(a.position, window=width + 1) & ~overwritten)
 
 
 @fault(
@@ -286,28 +207,3 @@ def score_mods_missing(a: Attention) -> Attention | None:
 )
 def sink_logit_missing(a: Attention) -> Attention | None:
     return None if a.column is None else a.but(column=None)
-
-
-@fault(
-    7,
-    "the dilation is ignored: every slot of the window is attended",
-    "attend a slot only where its distance is a multiple of the dilation",
-    "no public report known",
-)
-def dilation_ignored(a: Attention) -> Attention | None:
-    if "dilation" not in a.case.mask_arguments:
-        return None
-    return a.mask(a.visible(a.position, dilation=1))
-
-
-@fault(
-    7,
-    "the dilation is counted from slot 0 instead of from the query",
-    "take the distance of the query's position, not the slot's number",
-    "no public report known",
-)
-def dilation_from_slot_zero(a: Attention) -> Attention | None:
-    dilation = a.case.mask_arguments.get("dilation")
-    if dilation is None:
-        return None
-    return a.mask(a.visible(a.position, dilation=1) & (a.slot % dilation == 0))

@@ -116,7 +116,7 @@ def token_scale_one_off(a: Attention) -> Attention | None:
     "keys and values are rounded to the query's dtype when they are dequantised",
     "scale scores and weights in float32, or declare the dtype as operand",
     "no report found",
-    narrow=True,
+    dtypes=("bfloat16", "float16"),
 )
 def dequantised_to_dtype(a: Attention) -> Attention | None:
     if a.case.quantised is None:

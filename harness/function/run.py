@@ -22,10 +22,9 @@ from harness.case import DTYPES, DecodeCase, InvalidCase
 from harness.case.domain import Domain, DomainError
 from harness.case.loop import Loop
 from harness.case.program import Program, Task
-from harness.diagnosis.smaller import fits_dense_model
-from harness.diagnosis.suspects import Diagnosis, diagnose
 from harness.function.classes import ClassTarget
 from harness.function.declarations import Declarations, hints
+from harness.function.explanation import BLOCKS, FURTHER, explain
 from harness.function.load import TargetError, Watch, check_signature, load, target_path
 from harness.function.outcome import Outcome
 from harness.function.repeats import Repeats
@@ -46,9 +45,6 @@ from harness.verdict import (
 )
 from harness.verdict.precision import Counts, observe
 
-# The sizes of blocks in which a kernel may go through the cache, the likeliest first.
-BLOCKS = (128, 64, 32, 16, 256)
-FURTHER = 200
 # What Triton says where there is no GPU.
 _TRITON_WITHOUT_GPU = ("active drivers", "Cannot call @triton.jit")
 
@@ -251,33 +247,16 @@ class LocalRunner:
         if isinstance(case, Program):
             assert self.cache is not None
             return self.cache.explained(case, outcome)
-        threads = torch.get_num_threads()
-        # With many tiny tensors, threads that wait for each other would take most of the time.
-        torch.set_num_threads(1)
-        try:
-            diagnosis = self._diagnosis(Problem.of(case), brief)
-        finally:
-            torch.set_num_threads(threads)
-        return dataclasses.replace(outcome, names=diagnosis.names, sentences=tuple(diagnosis.lines))
-
-    def _diagnosis(self, problem: Problem, brief: bool) -> Diagnosis:
-        path = self.paths[problem.case.dtype]
         blocks = dict.fromkeys((self.block, *BLOCKS))
-        if self.spec.target in PATHS:
-            blocks = {problem.case.block_size[1]: None}
-        found = Diagnosis((), ())
-        for block in blocks:
-            size = (block, block) if len(blocks) > 1 else problem.case.block_size
-            inputs = dataclasses.replace(problem.inputs, case=problem.case.replace(block_size=size))
-            blocked = dataclasses.replace(problem, case=inputs.case, inputs=inputs)
-            further = (c.replace(block_size=size) for c in self._further) if not brief else ()
-            diagnosis = diagnose(path, blocked, self.spec.device, further)
-            found = found if found.evidence else diagnosis
-            if diagnosis.names:
-                self.block = block
-            if diagnosis.names or not fits_dense_model(problem.case):
-                return diagnosis
-        return found
+        diagnosis, block = explain(
+            self.paths[case.dtype],
+            Problem.of(case),
+            self.spec.device,
+            () if self.spec.target in PATHS else blocks,
+            tuple if brief else lambda: self._further,
+        )
+        self.block = block or self.block
+        return dataclasses.replace(outcome, names=diagnosis.names, sentences=tuple(diagnosis.lines))
 
     @functools.cached_property
     def _further(self) -> list[DecodeCase]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import inspect
+import itertools
 import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any
 
 from harness.case import DecodeCase, InvalidCase
 from harness.case.domain import outside
 from harness.case.features import features_of
 from harness.function.declarations import Declarations
+from harness.function.explanation import FURTHER, explain
 from harness.function.item import Single
 from harness.function.load import target_path
 from harness.function.run import TargetSpec
 from harness.function.search import repro_command
+from harness.paths import Path
 from harness.verdict import Finding, Problem, Verdict, judge
 
 
@@ -47,11 +52,18 @@ def _found(name: str, findings: Sequence[Finding]) -> list[str]:
 
 @dataclass
 class Record:
-    """What ``assert_decodes`` saw in the running test: the largest utilisation of the budget, and
-    the latest case that failed. The pytest plugin empties the record before each test."""
+    """What ``assert_decodes`` saw in the running test: the largest utilisation of the budget, the
+    latest case that failed, and a function that gives the diagnosis of it in lines, since only the
+    last and smallest failure is worth the seconds. The pytest plugin empties the record before each
+    test."""
 
     utilisation: float | None = None
     failed: DecodeCase | None = None
+    explain: Callable[[], list[str]] | None = None
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.utilisation = self.failed = self.explain = None
 
 
 RECORD = Record()
@@ -107,6 +119,7 @@ def assert_decodes(
     if not judgement.findings:
         return
     RECORD.failed = case
+    RECORD.explain = functools.partial(_explained, path, case, device, declared)
     lines = [*_found(name, judgement.findings), f"case:  {case}"]
     if (target := target_of(function)) is not None:
         usual = declared.domain()
@@ -118,6 +131,17 @@ def assert_decodes(
         spec = TargetSpec(target, device, missing)
         lines.append(f"repro: {repro_command(spec, Single(case))}")
     raise AssertionError("\n".join(lines))
+
+
+def _explained(path: Path, case: DecodeCase, device: str, declared: Declarations) -> list[str]:
+    def further() -> list[DecodeCase]:
+        if importlib.util.find_spec("hypothesis") is None:
+            return []
+        from harness.strategies.drawing import domain_cases  # noqa: PLC0415  # Needs Hypothesis.
+
+        return list(itertools.islice(domain_cases(declared.domain(), 0), FURTHER))
+
+    return explain(path, Problem.of(case), device, further=functools.cache(further))[0].lines
 
 
 def _leave_out(reason: str) -> None:
@@ -141,4 +165,4 @@ def target_of(function: Callable[..., Any]) -> str | None:
         file = inspect.getsourcefile(function)
     except TypeError:
         return None
-    return None if file is None else f"{os.path.relpath(Path(file))}:{name}"
+    return None if file is None else f"{os.path.relpath(FilePath(file))}:{name}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
-from harness.diagnosis.suspects import Diagnosis, diagnose
+from harness.diagnosis.diagnosis import Diagnosis, diagnose
 from harness.inputs import make_inputs
 from harness.issue233.claims import FULL, REPORTED, SLICED, UNMASKED, Claim, claims
 from harness.oracle.golden import second_opinion, without_second_opinion

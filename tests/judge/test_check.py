@@ -78,7 +78,7 @@ def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "verdict", "case", "limits"),
     [
-        ("off_by_one", "WRONG", "S=3,pos=1,D=16", ()),
+        ("off_by_one", "WRONG", "S=2,pos=1,D=16", ()),
         ("crashes_on_two", "CRASH", "S=4,B=2,pos=3,D=16", ()),
         # Few cases to try, since each that hangs takes the whole limit.
         ("hangs", "TIMEOUT", "S=4,pos=0,D=16", ("--timeout", "2", "--cache-len", "1:8")),

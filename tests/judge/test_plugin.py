@@ -82,6 +82,9 @@ def test_a_failure_is_told_kept_and_run_first(
     text = result.stdout.str()
     assert "AssertionError: mine is WRONG" in text
     assert "repro: python -m harness check test_project.py:mine --case S=6,pos=0,D=16" in text
+    assert "case=DecodeCase.from_text('S=6,pos=0,D=16" in text
+    assert "Explanation:" not in text
+    assert "not explained by any known fault: output wrong in the sequence, the head" in text
     assert "decode: torch " + torch.__version__ in text
     # Frames of the harness are hidden.
     assert "def assert_decodes" not in text

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from harness.case import DecodeCase
 from harness.case.probes import needle_slots, sweep
+from harness.diagnosis.diagnosis import diagnose
+from harness.diagnosis.region import REGIONS, regions
 from harness.diagnosis.smaller import fits_dense_model, smaller
-from harness.diagnosis.suspects import diagnose
 from harness.faults import FAULTS
 from harness.faults.mutants import MODEL, Scope, mutant
 from harness.inputs import Inputs
@@ -29,10 +30,9 @@ def test_the_reports_slice_is_a_query_at_position_0() -> None:
 
 
 def test_a_missing_mask_is_named() -> None:
-    """For one query token it equals a mask aligned to the end of the buffer: one class."""
+    """For one query token it equals a mask aligned to the end of the buffer, for three not."""
     diagnosis = diagnose(PATHS["full-cache-unmasked"], PLAIN)
-    assert "no-mask" in diagnosis.names
-    assert "equal on every case tried" in diagnosis.evidence[0]
+    assert diagnosis.names == ("no-mask",)
 
 
 def test_a_sound_path_gets_no_name() -> None:
@@ -64,11 +64,39 @@ def test_a_wrong_logsumexp_beside_a_right_output_is_named() -> None:
     assert diagnose(mutant(FAULTS["logsumexp-base-two"]), PLAIN).names == ("logsumexp-base-two",)
 
 
+def test_a_region_is_part_of_the_rows() -> None:
+    """All rows first, and each region what its words say, with fewer heads too."""
+    case = DecodeCase.from_text("S=64,pos=15/40,B=2,Q=3,H=4,block=16")
+    rows = dict(zip(REGIONS, regions(case), strict=True))
+    assert rows[""].all()
+    assert (
+        rows["sequences: last; heads: last but one"].nonzero().unique(dim=0)[:, :2].tolist()
+        == [[1, 2]] * 3
+    )
+    assert rows["query tokens: block edges"].any(1).tolist() == [[True, True, False], [False] * 3]
+    single = regions(case.replace(heads=1, kv_heads=1))
+    assert single.shape == (len(REGIONS), 2, 1, 3)
+
+
+def test_a_fault_that_spares_rows_of_every_region_is_not_named() -> None:
+    """A row that is right where the fault would make it wrong is evidence against it."""
+    broken = mutant(FAULTS["scale-twice"])
+
+    def spared(inputs: Inputs, result: Result) -> Tensor:
+        sound = torch.arange(inputs.case.heads).view(-1, 1, 1) % 2 == 1
+        return torch.where(sound, result.output, broken(inputs).output)
+
+    diagnosis = diagnose(altered(spared), Problem.of(PLAIN.case.replace(heads=6, kv_heads=6)))
+    assert diagnosis.names == ()
+
+
 def test_an_unknown_fault_is_described_instead() -> None:
     """No name is better than a false one."""
     diagnosis = diagnose(altered(times(2)), PLAIN)
     assert diagnosis.names == ()
-    assert diagnosis.evidence[0].startswith("output wrong in the sequence, all heads")
+    assert diagnosis.evidence[0].startswith(
+        "not explained by any known fault: output wrong in the sequence, all heads"
+    )
 
 
 def test_an_unknown_fault_at_block_edges_is_described_by_its_period() -> None:

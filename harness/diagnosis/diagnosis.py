@@ -1,0 +1,159 @@
+"""Diagnosis: what explains a wrong output, in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from harness.case import DecodeCase
+from harness.diagnosis.observation import Observation, observe, observe_case
+from harness.diagnosis.pattern import pattern
+from harness.diagnosis.smaller import fits_dense_model, smaller
+from harness.diagnosis.suspects import MAX_TOGETHER, Suspect, culprits
+from harness.diagnosis.variations import variations
+from harness.faults import FAULTS, Fault, FaultKind
+from harness.paths import Path, Result
+from harness.verdict import Problem, attempt, handed, judge, judgeable, leaks, malformed
+from harness.verdict.junk import JUNK, junk_memory
+
+BIG, BIG_VARIATIONS = 2**21, 3  # with caches of more elements, only so many variations are run
+UNEXPLAINED = "not explained by any known fault"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What explains a wrong output.
+
+    ``names`` are those of the faults that explain it, the best first; they are empty where no fault
+    does. ``evidence`` says how well they fit, or else where the output is wrong; ``remedy`` and
+    ``source``, the public report, are the first fault's."""
+
+    names: tuple[str, ...]
+    evidence: tuple[str, ...]
+    remedy: str = ""
+    source: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The diagnosis as lines of text."""
+        ends = ("remedy", self.remedy), ("reported before", self.source)
+        return [*self.evidence, *(f"{what}: {text}" for what, text in ends if text)]
+
+
+def diagnose(
+    path: Path,
+    problem: Problem,
+    device: str = "cpu",
+    further: Iterable[DecodeCase] = (),
+    faults: Iterable[Fault] = tuple(FAULTS.values()),
+) -> Diagnosis:
+    """Name the fault that explains a wrong output.
+
+    Args:
+        problem: the problem on which ``path`` failed.
+        further: cases that the path supports, run to tell suspects apart, after variations of the
+            problem's own case.
+        faults: the faults that are suspected.
+    """
+    if not fits_dense_model(problem.case):
+        return _of_a_smaller_case(path, problem, device, further, faults)
+    further = filter(fits_dense_model, further)
+    if unwritten(path, problem, device):
+        fault = FAULTS["rows-never-written"]
+        evidence = f"{fault.name}: {fault.summary}: a second run returns the junk in new memory"
+        return Diagnosis((fault.name,), (evidence,), fault.remedy, fault.source)
+    first = observe(path, problem, device)
+    if first is None:
+        return Diagnosis((), ())
+    seen = [first]
+    big = problem.inputs.key_cache.numel() > BIG
+    for case in itertools.islice(variations(problem.case), BIG_VARIATIONS if big else None):
+        # A path that is not static compiles another kernel for another position, and compiling one
+        # for each variation would take minutes.
+        if path.static or case.mode == "eager" or case.input_pos == problem.case.input_pos:
+            seen += observe_case(path, case, device)
+    # Where the output is wrong, the logsumexp may be wrong because of it, but not the other way
+    # round, so the output comes first.
+    for kind in (FaultKind.OUTPUT, FaultKind.AUXILIARY):
+        if any(o.wrong(kind).any() for o in seen):
+            # A fault of the output may show in the logsumexp alone, where one slot is attended.
+            possible = [f for f in faults if f.path is None and f.kind in (FaultKind.OUTPUT, kind)]
+            return _named(culprits(possible, path, device, kind, further, seen), seen, kind)
+    return Diagnosis((), _unexplained(path, problem, device))
+
+
+def _of_a_smaller_case(
+    path: Path,
+    problem: Problem,
+    device: str,
+    further: Iterable[DecodeCase],
+    faults: Iterable[Fault],
+) -> Diagnosis:
+    """The diagnosis of the first smaller case that fails too, or else where the output is wrong."""
+    large = f"{problem.case} is too large for the fault models"
+    for small in judgeable(smaller(problem.case)):
+        judgement = judge(path, small, device)
+        if not judgement.verdict.passes and judgement.output is not None:
+            found = diagnose(path, small, device, further, faults)
+            what = f"{large}: this is of a smaller case that fails, {small.case}"
+            return dataclasses.replace(found, evidence=(*found.evidence, what))
+    first = observe(path, problem, device)
+    wrong = first is not None and first.wrong(FaultKind.OUTPUT).any()
+    where = pattern([first], FaultKind.OUTPUT) if first is not None and wrong else ()
+    return Diagnosis((), (f"not diagnosed: {large}, and no smaller case tried fails", *where))
+
+
+def _named(best: list[Suspect], seen: list[Observation], kind: FaultKind) -> Diagnosis:
+    wrong = [o for o in seen if o.wrong(kind).any()]
+    if not best or len(best) > MAX_TOGETHER:
+        where, *more = pattern(wrong, kind)
+        return Diagnosis((), (f"{UNEXPLAINED}: {where}", *more))
+    fault = best[0].fault
+    return Diagnosis(
+        tuple(s.fault.name for s in best),
+        tuple(_evidence(best, wrong, kind, len(seen))),
+        fault.remedy,
+        fault.source,
+    )
+
+
+def _evidence(
+    best: list[Suspect], wrong: list[Observation], kind: FaultKind, tried: int
+) -> Iterator[str]:
+    first = best[0]
+    rows = f"{first.explained} of {first.explained} wrong rows, {tried} cases tried"
+    if len(best) == 1:
+        yield f"{first.fault.name}: {first.fault.summary} (fits {rows})"
+    else:
+        names = ", ".join(s.fault.name for s in best)
+        yield f"{names}: equal on every case tried (fit {rows})"
+        yield from (f"{s.fault.name}: {s.fault.summary}" for s in best)
+    if first.region:
+        yield f"only in part ({first.region}): {'; '.join(pattern(wrong, kind))}"
+
+
+def unwritten(path: Path, problem: Problem, device: str) -> bool:
+    """Whether a run with junk in newly allocated memory returns that junk."""
+    with handed(problem, device) as given:
+        with junk_memory(device):
+            result = attempt(path, given.inputs)
+        if not isinstance(result, Result) or malformed(given.inputs, result):
+            return False
+        output = result.output.clone(memory_format=torch.contiguous_format)
+    pattern = output.view(torch.uint8).unflatten(-1, (-1, output.element_size())) == JUNK
+    return bool(pattern.all(-1).any())
+
+
+def _unexplained(path: Path, problem: Problem, device: str) -> tuple[str, ...]:
+    """The evidence where no row is further off than rounding, so that an exact relation failed."""
+    with handed(problem, device) as given:
+        result = attempt(path, given.inputs)
+        if isinstance(result, Result):
+            result = Result(result.output.clone())
+    if isinstance(result, Result) and leaks(path, problem, result, device):
+        return ("slots that no query may attend change the output, by less than rounding",)
+    return ("the numbers are within rounding",)
