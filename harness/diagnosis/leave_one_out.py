@@ -7,8 +7,7 @@ are the same where it is planted. Any name in the second diagnosis is a false on
 from __future__ import annotations
 
 import enum
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,15 +51,14 @@ class Trial:
     false_names: tuple[str, ...] = ()
 
 
-def trials(dtypes: Sequence[str], scopes: Iterable[Scope] = Scope) -> list[tuple[str, Scope, str]]:
+def trials(dtypes: Sequence[str]) -> list[tuple[str, Scope, str]]:
     """All mutants that can be diagnosed by name: fault, scope and dtype."""
-    chosen = tuple(scopes)
     return [
         (fault.name, scope, dtype)
         for dtype in dtypes
         for fault in FAULTS.values()
         if fault.path is None and dtype in fault.dtypes
-        for scope in chosen
+        for scope in Scope
     ]
 
 
@@ -127,8 +125,3 @@ class LeaveOneOut:
     def _others(self, fault: Fault, dtype: str) -> list[DecodeCase]:
         others: Iterable[DecodeCase] = stored(self._further) if fault.quantised else self._further
         return [fit(case, MODEL, dtype=dtype) for case in others]
-
-
-def counts(trials: Iterable[Trial], of: Callable[[Trial], Naming]) -> Counter[Naming]:
-    """How often each naming occurs among the trials."""
-    return Counter(map(of, trials))

@@ -70,6 +70,7 @@ def culprits(
     tried only where no other fault explains it."""
     exact = [Suspect(f, kind) for f in possible if f.rounding is None]
     rounding = [Suspect(f, kind) for f in possible if f.rounding is not None]
+    cases: list[DecodeCase] = []
     for suspects in (exact, rounding):
         left = suspects
         for observation in seen:
@@ -77,13 +78,18 @@ def culprits(
         # Further cases may be costly to draw, so they are drawn only where suspects are left.
         if not left:
             continue
-        # The fault may be in one kind of mask alone, so cases of the same kind come first.
-        mask = seen[0].problem.case.mask_kind
-        further = sorted(further, key=lambda case: case.mask_kind is not mask)
-        further = [*filter(fits_dense_model, structures(seen[0].problem.case)), *further]
-        if best := _best(_tell_apart(left, path, device, further, seen)):
+        cases = cases or _in_order(further, seen[0].problem.case)
+        done = {observation.problem.case for observation in seen}
+        others = [case for case in cases if case not in done]
+        if best := _best(_tell_apart(left, path, device, others, seen)):
             return best
     return []
+
+
+def _in_order(further: Iterable[DecodeCase], case: DecodeCase) -> list[DecodeCase]:
+    """Further cases, those like ``case`` first: the fault may be in one kind of mask alone."""
+    alike = sorted(further, key=lambda other: other.mask_kind is not case.mask_kind)
+    return [*filter(fits_dense_model, structures(case)), *alike]
 
 
 def _tell_apart(

@@ -50,6 +50,11 @@ def merged(a: Attention, merge: Merge) -> Attention:
     return a.but(normalise=normalise) if a.case.cache_len > 1 else a
 
 
+def _shares(logsumexp: Tensor, power: Callable[[Tensor], Tensor] = torch.exp) -> Tensor:
+    """The splits' sums over that of the largest, 0 where nothing is attended."""
+    return power(logsumexp - logsumexp.amax(-1, keepdim=True)).nan_to_num(0.0)
+
+
 def _normalised(share: Tensor) -> Tensor:
     total = share.sum(-1, keepdim=True)
     return share / total.masked_fill(total == 0, 1.0)
@@ -68,7 +73,7 @@ def empty_split_maximum_zero(a: Attention) -> Attention | None:
     def merge(highest: Tensor, sums: Tensor, logsumexp: Tensor) -> Tensor:
         empty = highest == -math.inf
         underflows = empty.any(-1) & (highest.amax(-1) < tiny) & ~empty.all(-1)
-        share = _normalised((logsumexp - logsumexp.amax(-1, keepdim=True)).exp().nan_to_num(0.0))
+        share = _normalised(_shares(logsumexp))
         return share.masked_fill(underflows[..., None], math.nan)
 
     return merged(a, merge)
@@ -102,7 +107,7 @@ def last_split_dropped(a: Attention) -> Attention | None:
 )
 def first_split_twice(a: Attention) -> Attention | None:
     def merge(highest: Tensor, sums: Tensor, logsumexp: Tensor) -> Tensor:
-        share = (logsumexp - logsumexp.amax(-1, keepdim=True)).exp().nan_to_num(0.0)
+        share = _shares(logsumexp)
         return _normalised(share * torch.tensor([2.0, 1.0], dtype=share.dtype))
 
     return merged(a, merge)
@@ -115,11 +120,7 @@ def first_split_twice(a: Attention) -> Attention | None:
     "sglang#40903, vllm PR#47079, flash-attention PR#2573",
 )
 def splits_merged_in_base_two(a: Attention) -> Attention | None:
-    def merge(highest: Tensor, sums: Tensor, logsumexp: Tensor) -> Tensor:
-        share = torch.exp2(logsumexp - logsumexp.amax(-1, keepdim=True)).nan_to_num(0.0)
-        return _normalised(share)
-
-    return merged(a, merge)
+    return merged(a, lambda highest, sums, logsumexp: _normalised(_shares(logsumexp, torch.exp2)))
 
 
 EIGHT = 8  # splits, as many as a kernel with room for so many merges

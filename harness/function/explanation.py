@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-
-import torch
+import itertools
+from collections.abc import Callable, Iterable
 
 from harness.case import DecodeCase
+from harness.case.domain import Domain
 from harness.diagnosis.diagnosis import Diagnosis, diagnose
 from harness.diagnosis.smaller import fits_dense_model
 from harness.paths import Path
+from harness.strategies.drawing import domain_cases
+from harness.support.threads import one_thread
 from harness.verdict import Problem
 
 # The sizes of blocks in which a kernel may go through the cache, the likeliest first.
 BLOCKS = (128, 64, 32, 16, 256)
 FURTHER = 200  # cases that tell faults apart
+
+
+def further_cases(domain: Domain) -> list[DecodeCase]:
+    """Drawn cases of a domain, which tell faults apart."""
+    return list(itertools.islice(domain_cases(domain, 0), FURTHER))
 
 
 def explain(
@@ -36,7 +42,7 @@ def explain(
     """
     sizes = [(block, block) for block in blocks] or [problem.case.block_size]
     found = Diagnosis((), ())
-    with _one_thread():
+    with one_thread():
         for size in sizes:
             inputs = dataclasses.replace(problem.inputs, case=problem.case.replace(block_size=size))
             blocked = dataclasses.replace(problem, case=inputs.case, inputs=inputs)
@@ -46,14 +52,3 @@ def explain(
             if diagnosis.names or not fits_dense_model(problem.case):
                 return diagnosis, size[1] if diagnosis.names else None
     return found, None
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """With many tiny tensors, threads that wait for each other would take most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

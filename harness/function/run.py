@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import itertools
 import json
 import time
 from collections.abc import Callable
@@ -24,14 +23,13 @@ from harness.case.loop import Loop
 from harness.case.program import Program, Task
 from harness.function.classes import ClassTarget
 from harness.function.declarations import Declarations, hints
-from harness.function.explanation import BLOCKS, FURTHER, explain
+from harness.function.explanation import BLOCKS, FURTHER, explain, further_cases
 from harness.function.load import TargetError, Watch, check_signature, load, target_path
 from harness.function.outcome import Outcome
 from harness.function.repeats import Repeats
 from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path, Result
 from harness.serving.contract import Abilities
-from harness.strategies.drawing import domain_cases
 from harness.support.environment import environment
 from harness.verdict import (
     Finding,
@@ -268,7 +266,7 @@ class LocalRunner:
 
             path = PATHS[self.spec.target]
             return [fit(case, path) for case in sampled_cases(FURTHER, 1)]
-        return list(itertools.islice(domain_cases(self.facts.domain, 0), FURTHER))
+        return further_cases(self.facts.domain)
 
 
 def _with_remedy(finding: Finding) -> Finding:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
-import itertools
 import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path as FilePath
 from typing import Any
 
 from harness.case import DecodeCase, InvalidCase
 from harness.case.domain import outside
 from harness.case.features import features_of
 from harness.function.declarations import Declarations
-from harness.function.explanation import FURTHER, explain
+from harness.function.explanation import explain, further_cases
 from harness.function.item import Single
 from harness.function.load import target_path
 from harness.function.run import TargetSpec
@@ -134,14 +131,8 @@ def assert_decodes(
 
 
 def _explained(path: Path, case: DecodeCase, device: str, declared: Declarations) -> list[str]:
-    def further() -> list[DecodeCase]:
-        if importlib.util.find_spec("hypothesis") is None:
-            return []
-        from harness.strategies.drawing import domain_cases  # noqa: PLC0415  # Needs Hypothesis.
-
-        return list(itertools.islice(domain_cases(declared.domain(), 0), FURTHER))
-
-    return explain(path, Problem.of(case), device, further=functools.cache(further))[0].lines
+    cases = functools.cache(functools.partial(further_cases, declared.domain()))
+    return explain(path, Problem.of(case), device, further=cases)[0].lines
 
 
 def _leave_out(reason: str) -> None:
@@ -165,4 +156,4 @@ def target_of(function: Callable[..., Any]) -> str | None:
         file = inspect.getsourcefile(function)
     except TypeError:
         return None
-    return None if file is None else f"{os.path.relpath(FilePath(file))}:{name}"
+    return None if file is None else f"{os.path.relpath(file)}:{name}"

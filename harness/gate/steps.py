@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path as File
 
-import torch
-
 from harness.case import DTYPES, DecodeCase
 from harness.case.kept import FOLDER, load_all
 from harness.case.probes import sweep
@@ -29,6 +27,7 @@ from harness.ledger.measure import Unrecordable, measure_all
 from harness.paths import PATHS, Path
 from harness.strategies.paths import fitted, sampled_cases
 from harness.support.progress import Progress
+from harness.support.threads import one_thread
 from harness.verdict import Finding, Verdict, contract
 from harness.verdict.known_failures import known_failure
 
@@ -177,15 +176,12 @@ class Gate:
         if self.ledger is None:
             yield Item("ledger", not_run="there is no ledger for this device")
             return
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
-            measured = list(measure_all(self.device, DTYPES, ["eager"], self.progress))
+            with one_thread():
+                measured = list(measure_all(self.device, DTYPES, ["eager"], self.progress))
         except Unrecordable as error:
             yield Item("ledger", Verdict.WRONG, str(error))
             return
-        finally:
-            torch.set_num_threads(threads)
         missing = 0
         for change, entry, record in self.ledger.compare(measured):
             step.counted += 1

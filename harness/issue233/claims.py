@@ -17,6 +17,7 @@ from harness.paths.calls import Call
 from harness.paths.compile import Compiled
 from harness.paths.masks import fresh_block_mask, mask_mod
 from harness.support.progress import Progress
+from harness.support.threads import one_thread
 from harness.verdict import Finding, Judgement, Problem, Verdict, attempt, errors_of
 
 GRAPH_STEPS = 10
@@ -102,9 +103,8 @@ def median_seconds(call: Callable[[], object], device: str, repeats: int = 7) ->
 
     One thread is used, since threads that wait for each other on a busy machine would measure the
     scheduler."""
-    on_gpu, threads = torch.device(device).type == "cuda", torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    on_gpu = torch.device(device).type == "cuda"
+    with one_thread():
         call()
         times = []
         for _ in range(repeats):
@@ -115,8 +115,6 @@ def median_seconds(call: Callable[[], object], device: str, repeats: int = 7) ->
             if on_gpu:
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
     return statistics.median(times)
 
 

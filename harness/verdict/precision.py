@@ -28,6 +28,7 @@ from harness.oracle.places import in_last_place
 from harness.oracle.rounding import rounded, spacing
 from harness.oracle.rows import Rows, some_rows
 from harness.oracle.steps import undeclared
+from harness.support.threads import one_thread
 from harness.verdict.judgement import Judgement, Problem
 
 # Elements near zero may be many units off; beyond this number they count as this far.
@@ -190,13 +191,8 @@ def observe(problem: Problem, judgement: Judgement, precision: Precision) -> Cou
     odd = problem.case.quantised is not None or unordered(precision)
     if judgement.output is None or not counted(problem.case) or odd:
         return Counts()
-    threads = torch.get_num_threads()
-    # With many small tensors, threads that wait for each other would take most of the time.
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return count(problem, judgement.output, precision, on_gpu=judgement.device != "cpu")
-    finally:
-        torch.set_num_threads(threads)
 
 
 def count(
