@@ -19,17 +19,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+from torch.nn.functional import pad
 
 from harness.decoding.block_mask import (
     MaskMod,
     captured,
     check_at_least,
     check_positions,
-    cpp_kernels,
     decode_block_mask,
     unpack_row,
 )
+from harness.decoding.cpp_kernels import LEAST_SAFE_HEAD_DIM, cpp_kernels, stays_in_bounds
 
 __all__ = ["decode_attention", "decode_block_mask", "offset_score_mod"]
 
@@ -172,6 +174,12 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
         # such splits, and so may a caller's mask. No cache has two splits of the size set here.
         if batch > 1 or block_mask.full_kv_num_blocks is None:
             options = {"PARTITION_SIZE": 1 << 30}
+        in_bounds = stays_in_bounds(head_dim, block_mask.BLOCK_SIZE[1], cache_len)
+        if not statically_known_true(in_bounds):
+            # More dims, all of them 0, change no score.
+            scale = head_dim**-0.5 if scale is None else scale
+            more = (0, LEAST_SAFE_HEAD_DIM - head_dim)
+            query, key_cache = pad(query, more), pad(key_cache, more)
     elif not cpp_kernels(query.device):
         rows, shared = query.size(2), query.size(1) // kv_heads
         options = _tile_options(*block_mask.BLOCK_SIZE, rows, shared)

@@ -15,8 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch._dynamo.comptime import comptime
-from torch._inductor import config as inductor_config
 from torch.nn.attention.flex_attention import BlockMask
+
+from harness.decoding.cpp_kernels import cpp_kernels
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Range = tuple[Tensor, Tensor]  # the first block, and the one after the last
@@ -204,15 +205,6 @@ def _stored(table: Tensor) -> Tensor:
     row = sizes[1] if table.dim() == 2 else sizes[1] * sizes[2]
     strides = (row, row, 1) if table.dim() == 2 else (row, row, sizes[2], 1)
     return table.contiguous().as_strided((sizes[0], 1, *sizes[1:]), strides)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def cpp_kernels(device: torch.device) -> bool:
-    """Whether flex_attention compiled for this device runs inductor's C++ kernels.
-
-    Those of a GPU are written in Triton, for which a CPU's can be set as well.
-    """
-    return device.type == "cpu" and inductor_config.cpu_backend == "cpp"
 
 
 def captured(positions: Tensor) -> Tensor:

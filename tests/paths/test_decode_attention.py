@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor import config as inductor_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import flex_attention
 
@@ -176,6 +177,20 @@ def test_very_negative_scores_lose_no_sequence_of_a_long_cache(masked: bool) -> 
         dynamic=False,
     )
     assert torch.equal(run(query, key, value, input_pos), torch.ones_like(query))
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(("slots", "block"), [(8, 128), (40, 128), (48, 8), (520, 8)])
+@inductor_config.patch({"cpp.simdlen": 256})
+def test_keys_behind_those_of_a_head_do_not_count_with_short_vectors(
+    slots: int, block: int
+) -> None:
+    """In code for AVX2, for which torch reads them (flexcpu-cut-tile): those of the next head."""
+    query, value = torch.ones(1, 2, 1, 16), torch.ones(1, 2, slots, 16)
+    key = torch.stack([torch.zeros(1, slots, 16), torch.full((1, slots, 16), 1000.0)], 1)
+    run = Compiled(lambda *args: decode_attention(*args, block_size=block), dynamic=False)
+    out = run(query, key, value, torch.tensor([slots - 1]))
+    assert torch.equal(out.round(decimals=2), torch.ones_like(out))
 
 
 def test_shapes_come_out_under_fake_tensors() -> None:

@@ -15,9 +15,11 @@ import pytest
 import torch
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
+from torch._inductor import config as inductor_config
 
 from harness.case import DecodeCase
 from harness.case.kept import KeptCase, load_all
+from harness.decoding.cpp_kernels import TILE, lanes
 from harness.function.testing import assert_clean
 from harness.paths import PATHS
 from harness.verdict import Problem, judge
@@ -136,7 +138,14 @@ def test_the_script_finds_the_defect_fixed(name: str, preloaded: Preloaded) -> N
         raise DefectShows(output)
 
 
-@pytest.mark.parametrize("kept", [running(kept) for kept in KNOWN if kept.known_failure in SHOWN])
+def kept_cases() -> list[KeptCase]:
+    """Those that fail here; the scripts of the others make a machine like this show them."""
+    narrow = lanes() < TILE
+    shown = [kept for kept in KNOWN if kept.known_failure in SHOWN]
+    return [kept for kept in shown if narrow or kept.known_failure != "flexcpu-cut-tile"]
+
+
+@pytest.mark.parametrize("kept", [running(kept) for kept in kept_cases()])
 def test_the_kept_case_of_a_known_failure_still_fails(kept: KeptCase) -> None:
     """An explicit example that must fail; it turns red once the path is OK on it."""
     assert torch.get_num_threads() == 1
@@ -156,8 +165,10 @@ def test_the_kept_case_of_a_known_failure_still_fails(kept: KeptCase) -> None:
 
 
 @pytest.mark.parametrize("kept", KNOWN, ids=lambda kept: kept.name)
+@inductor_config.patch({"cpp.simdlen": 256})
 def test_the_kept_case_lies_in_the_excluded_region(kept: KeptCase) -> None:
-    """The exclusion of its name, and no other, takes it out of the drawn space."""
+    """The exclusion of its name, and no other, takes it out of the drawn space; where vectors are
+    short, as some need."""
     known = known_failure(PATHS[kept.path], Problem.of(kept.case))
     assert known is not None
     assert known.name == kept.known_failure

@@ -17,7 +17,11 @@ from harness.verdict import Verdict
 from tests.support import NIGHTLY, ROOT
 
 PROGRAMS = 200
-FOUND: dict[str, ProgramResult] = {}
+RECORDED = {
+    row["fault"]: row
+    for row in json.loads((ROOT / "fixtures" / "state-faults.json").read_text(encoding="utf-8"))
+}
+SOON = 20
 SOUND = ("caches:DenseCache", "caches:RingCache", "pages:GatheredPages", "faults:CompactPages")
 
 
@@ -31,20 +35,21 @@ def searched(target: str, *, seed: int = 0) -> ProgramResult:
     "fault", STATE_FAULTS if NIGHTLY else STATE_FAULTS[::3], ids=lambda fault: fault.name
 )
 def test_a_fault_of_state_is_found_as_a_short_program(fault: StateFault) -> None:
-    """Within 200 programs; at most 6 steps; it stays found when the seed changes."""
+    """Within 200 programs, and about as soon as recorded; at most 6 steps; it stays found when the
+    seed changes."""
     for seed in (0, 1, 2) if NIGHTLY else (0,):
         result = searched(f"faults:{fault.cls.__name__}", seed=seed)
         assert result.verdict in (Verdict.WRONG, Verdict.NONFINITE)
         assert result.tried <= PROGRAMS
         assert result.program is not None
         assert len(result.program.steps) <= 6
-        FOUND[fault.name] = result
+        if not seed:
+            assert result.tried <= max(2 * RECORDED[fault.name]["programs"], SOON)
 
 
 def test_the_median_fault_is_found_among_the_first_programs() -> None:
-    """Of those found above by this process."""
-    if FOUND:
-        assert statistics.median(result.tried for result in FOUND.values()) <= 20
+    """Of all that are recorded, of which the test above runs a part again."""
+    assert statistics.median(row["programs"] for row in RECORDED.values()) <= SOON
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -58,9 +63,8 @@ def test_the_classes_in_which_they_are_planted_are_sound(name: str) -> None:
 def test_the_docs_name_every_fault_method_and_step() -> None:
     """And what is recorded of the faults is that table."""
     text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    recorded = json.loads((ROOT / "fixtures" / "state-faults.json").read_text(encoding="utf-8"))
-    assert [row["fault"] for row in recorded] == [fault.name for fault in STATE_FAULTS]
-    for row in recorded:
+    assert [*RECORDED] == [fault.name for fault in STATE_FAULTS]
+    for row in RECORDED.values():
         assert f"| {row['fault']} | {row['programs']} | {row['program']} |" in text
         assert Program.from_text(row["text"]).sentence == row["program"]
     for signature, meaning in contract():

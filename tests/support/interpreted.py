@@ -232,6 +232,6 @@ def numbers_of_16_bits() -> dict[str, bool]:
 
 def untouched() -> bool:
     """Whether torch is as it was after kernels were interpreted: a C++ kernel is compiled."""
-    case = DecodeCase.from_text("S=40,pos=30,D=16,mode=compiled")
+    case = DecodeCase.from_text("S=48,pos=30,D=16,mode=compiled")
     judgement = judge(PATHS["full-cache"], Problem.of(case))
     return judgement.verdict.passes and not PATHS["full-cache"].kernels(case)

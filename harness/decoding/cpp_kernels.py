@@ -1,0 +1,41 @@
+"""The C++ kernels that compiled FlexAttention runs on a CPU: whether they run, and one defect.
+
+Their product of query and key comes in tiles of 16 slots. Where the end of a KV block or of the
+cache cuts a tile short, one way of computing it (torch 2.13, ``tail_n`` in inductor's
+``cpp_micro_gemm.py``) still reads and writes 16 slots: keys behind the end of the cache, and scores
+over the running maximum of the softmax, which lies behind the scores. It is taken in heads of less
+than 24 dims where a vector's lanes divide the head dim and what is left of the tile. A vector of
+AVX-512 has 16 lanes, which divide nothing that is left; one of AVX2 has 8.
+"""
+
+import torch
+from torch._inductor import config as inductor_config
+from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+TILE = 16
+LEAST_SAFE_HEAD_DIM = 24
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def cpp_kernels(device: torch.device) -> bool:
+    """Whether flex_attention compiled for this device runs inductor's C++ kernels.
+
+    Those of a GPU are written in Triton, for which a CPU's can be set as well.
+    """
+    return device.type == "cpu" and inductor_config.cpu_backend == "cpp"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def lanes() -> int:
+    """How many float32 numbers a vector has in the kernels that inductor generates here."""
+    return int(pick_vec_isa().nelements(torch.float))
+
+
+def stays_in_bounds(head_dim: int, kv_block: int, cache_len: int) -> bool:
+    """Whether every tile of keys is whole or computed no further than it reaches; an expression of
+    symbols where ``cache_len`` is one."""
+    if lanes() >= TILE or head_dim % lanes() or head_dim >= LEAST_SAFE_HEAD_DIM:
+        return True
+    if kv_block % TILE:
+        return False
+    return (cache_len % TILE == 0) | (cache_len % lanes() != 0)
