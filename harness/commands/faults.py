@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from harness.commands import leave_one_out
 from harness.commands.options import NOT_OK, OK, UsageError, sharing, whole
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
@@ -38,6 +39,14 @@ def add(commands: Any) -> None:
         help="faults between the calls of a decode loop instead: a table of those found",
     )
     parser.add_argument(
+        "--diagnose",
+        action="store_true",
+        help="is each fault named rightly, and is none named where its model is left out?",
+    )
+    parser.add_argument(
+        "--jobs", type=whole(1), metavar="N", help="processes for --diagnose (default 1)"
+    )
+    parser.add_argument(
         "--max-examples", type=whole(1), default=2000, metavar="N", help="drawn (default 2000)"
     )
 
@@ -46,6 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     """List the faults or run the kill matrix, and return the exit code."""
     from harness.faults import FAULTS
 
+    if arguments.jobs is not None and not arguments.diagnose:
+        raise UsageError("--jobs: goes with --diagnose alone")
+    if arguments.state and arguments.diagnose:
+        raise UsageError("--diagnose: not with --state, whose faults have no diagnosis by name")
     if arguments.state:
         return _of_state(arguments)
     for name in arguments.names:
@@ -61,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"needs {error.name}: pip install 'flexdecode-harness[strategies]'"
         ) from error
+    if arguments.diagnose:
+        return leave_one_out.run(arguments)
     matrix = measure_power(
         chosen, arguments.dtypes, arguments.max_examples, arguments.seed, progress_to_stderr()
     )

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from harness.case import DecodeCase
-from harness.diagnosis.observation import Observation, observe, observe_case
+from harness.diagnosis.needs import needs
+from harness.diagnosis.observation import Observation, Observer, observe
 from harness.diagnosis.pattern import pattern
 from harness.diagnosis.smaller import fits_dense_model, smaller
 from harness.diagnosis.suspects import MAX_TOGETHER, Suspect, culprits
 from harness.diagnosis.variations import variations
+from harness.diagnosis.weights import effective_weights
 from harness.faults import FAULTS, Fault, FaultKind
 from harness.paths import Path, Result
 from harness.verdict import Problem, attempt, handed, judge, judgeable, leaks, malformed
@@ -50,6 +52,7 @@ def diagnose(
     device: str = "cpu",
     further: Iterable[DecodeCase] = (),
     faults: Iterable[Fault] = tuple(FAULTS.values()),
+    observer: Observer | None = None,
 ) -> Diagnosis:
     """Name the fault that explains a wrong output.
 
@@ -58,6 +61,7 @@ def diagnose(
         further: cases that the path supports, run to tell suspects apart, after variations of the
             problem's own case.
         faults: the faults that are suspected.
+        observer: of this path, which remembers earlier runs.
     """
     if not fits_dense_model(problem.case):
         return _of_a_smaller_case(path, problem, device, further, faults)
@@ -66,7 +70,8 @@ def diagnose(
         fault = FAULTS["rows-never-written"]
         evidence = f"{fault.name}: {fault.summary}: a second run returns the junk in new memory"
         return Diagnosis((fault.name,), (evidence,), fault.remedy, fault.source)
-    first = observe(path, problem, device)
+    observer = observer or Observer(path, device)
+    first = observer.problem(problem)
     if first is None:
         return Diagnosis((), ())
     seen = [first]
@@ -75,14 +80,15 @@ def diagnose(
         # A path that is not static compiles another kernel for another position, and compiling one
         # for each variation would take minutes.
         if path.static or case.mode == "eager" or case.input_pos == problem.case.input_pos:
-            seen += observe_case(path, case, device)
+            seen += observer.case(case)
     # Where the output is wrong, the logsumexp may be wrong because of it, but not the other way
     # round, so the output comes first.
     for kind in (FaultKind.OUTPUT, FaultKind.AUXILIARY):
         if any(o.wrong(kind).any() for o in seen):
             # A fault of the output may show in the logsumexp alone, where one slot is attended.
             possible = [f for f in faults if f.path is None and f.kind in (FaultKind.OUTPUT, kind)]
-            return _named(culprits(possible, path, device, kind, further, seen), seen, kind)
+            best = culprits(possible, observer, kind, further, seen)
+            return _named(best, seen, kind) if _certain(best) else _located(observer, seen, kind)
     return Diagnosis((), _unexplained(path, problem, device))
 
 
@@ -107,11 +113,22 @@ def _of_a_smaller_case(
     return Diagnosis((), (f"not diagnosed: {large}, and no smaller case tried fails", *where))
 
 
+def _certain(best: list[Suspect]) -> bool:
+    return 0 < len(best) <= MAX_TOGETHER
+
+
+def _located(observer: Observer, seen: list[Observation], kind: FaultKind) -> Diagnosis:
+    """No name: where it is wrong, with which options, and what the worst row attends."""
+    wrong = [o for o in seen if o.wrong(kind).any()]
+    where, *more = pattern(wrong, kind)
+    more += needs(observer, wrong[0].problem.case, kind)
+    weights = effective_weights(observer.path, wrong[0], observer.device)
+    more += weights.sentences() if weights is not None else ()
+    return Diagnosis((), (f"{UNEXPLAINED}: {where}", *more))
+
+
 def _named(best: list[Suspect], seen: list[Observation], kind: FaultKind) -> Diagnosis:
     wrong = [o for o in seen if o.wrong(kind).any()]
-    if not best or len(best) > MAX_TOGETHER:
-        where, *more = pattern(wrong, kind)
-        return Diagnosis((), (f"{UNEXPLAINED}: {where}", *more))
     fault = best[0].fault
     return Diagnosis(
         tuple(s.fault.name for s in best),

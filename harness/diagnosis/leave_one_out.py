@@ -6,7 +6,10 @@ are the same where it is planted. Any name in the second diagnosis is a false on
 
 from __future__ import annotations
 
+import concurrent.futures
 import enum
+import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +17,11 @@ import torch
 
 from harness.case import DecodeCase
 from harness.diagnosis.diagnosis import diagnose
+from harness.diagnosis.observation import Observer
 from harness.faults import FAULTS, Fault
 from harness.faults.kill_matrix import stored
-from harness.faults.mutants import MODEL, Scope, mutant
+from harness.faults.mutants import MODEL, Scope
+from harness.faults.mutants import mutant as planted
 from harness.paths import Path
 from harness.strategies.paths import fit, fitted, sampled_cases
 from harness.support.progress import Progress
@@ -51,7 +56,10 @@ class Trial:
     false_names: tuple[str, ...] = ()
 
 
-def trials(dtypes: Sequence[str]) -> list[tuple[str, Scope, str]]:
+Mutant = tuple[str, Scope, str]
+
+
+def trials(dtypes: Sequence[str]) -> list[Mutant]:
     """All mutants that can be diagnosed by name: fault, scope and dtype."""
     return [
         (fault.name, scope, dtype)
@@ -69,23 +77,22 @@ class LeaveOneOut:
         self._drawn = sampled_cases(examples, seed)
         self._further = sampled_cases(FURTHER, seed + 1)
 
-    def measure(
-        self, mutants: Sequence[tuple[str, Scope, str]], progress: Progress
-    ) -> Iterator[Trial]:
-        """The trials of the mutants, one after the other."""
-        for number, (name, scope, dtype) in enumerate(mutants, 1):
-            progress(f"{number} of {len(mutants)}: {name}, {scope}, {dtype}")
-            yield self.tried(FAULTS[name], scope, dtype)
+    def mutant(self, mutant: Mutant) -> Trial:
+        """The trial of one of ``trials``."""
+        name, scope, dtype = mutant
+        return self.tried(FAULTS[name], scope, dtype)
 
     def tried(self, fault: Fault, scope: Scope, dtype: str) -> Trial:
         """Plant a fault and diagnose it with and without the model of it."""
-        path = mutant(fault, scope)
+        path = planted(fault, scope)
         problem = self._failure(path, fault, dtype)
         if problem is None:
             return Trial(fault.name, scope, dtype, Naming.UNSEEN, Naming.UNSEEN)
 
+        observer, others = Observer(path, "cpu"), self._others(fault, dtype)
+
         def named(faults: Iterable[Fault]) -> tuple[str, ...]:
-            return diagnose(path, problem, "cpu", self._others(fault, dtype), faults).names
+            return diagnose(path, problem, "cpu", others, faults, observer).names
 
         def alike(name: str) -> bool:
             return self.planted_alike(fault.name, name, scope, dtype)
@@ -109,7 +116,7 @@ class LeaveOneOut:
     def planted_alike(self, one: str, other: str, scope: Scope, dtype: str) -> bool:
         """Whether two faults are one and the same where they are planted: the sequence after the
         last is the first."""
-        a, b = (mutant(FAULTS[name], scope) for name in (one, other))
+        a, b = (planted(FAULTS[name], scope) for name in (one, other))
         return all(
             torch.equal(a(problem.inputs).output, b(problem.inputs).output)
             for problem in fitted(self._further, MODEL, dtype=dtype)
@@ -125,3 +132,45 @@ class LeaveOneOut:
     def _others(self, fault: Fault, dtype: str) -> list[DecodeCase]:
         others: Iterable[DecodeCase] = stored(self._further) if fault.quantised else self._further
         return [fit(case, MODEL, dtype=dtype) for case in others]
+
+
+def measured(
+    mutants: Sequence[Mutant],
+    progress: Progress,
+    *,
+    seed: int = 0,
+    examples: int = EXAMPLES,
+    jobs: int | None = None,
+) -> Iterator[Trial]:
+    """The trials of the mutants, in their order, in this process or in ``jobs`` others; the same
+    whatever their number."""
+    if jobs is None or jobs == 1:
+        own = LeaveOneOut(seed, examples)
+        yield from _told(mutants, map(own.mutant, mutants), progress)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, context, _begin, (seed, examples)) as pool:
+        try:
+            yield from _told(mutants, pool.map(_in_worker, mutants), progress)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _told(mutants: Sequence[Mutant], found: Iterable[Trial], progress: Progress) -> Iterator[Trial]:
+    for number, (trial, mutant) in enumerate(zip(found, mutants, strict=True), 1):
+        progress(f"{number} of {len(mutants)}: {', '.join(mutant)}")
+        yield trial
+
+
+_WORKER: list[LeaveOneOut] = []
+
+
+def _begin(seed: int, examples: int) -> None:
+    # An interrupt is for the parent, which lets what runs come to its end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _WORKER.append(LeaveOneOut(seed, examples))
+
+
+def _in_worker(mutant: Mutant) -> Trial:
+    return _WORKER[0].mutant(mutant)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,17 +20,30 @@ KEPT_ELEMENTS = 2**18  # of the key cache of an observation whose dense model is
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A fault's prediction beside an observation that it explains: the ``regions`` of rows, bool
+    ``[regions]``, in which it may be, how many wrong rows it explains, and in how many of them the
+    prediction is ``shown`` to differ from the right result."""
+
+    regions: Tensor
+    explained: int
+    shown: int
+
+
+@dataclass(frozen=True)
 class Observation:
     """What a path returned on one problem, on the CPU, in float64.
 
     ``wrong_output`` and ``wrong_logsumexp``, bool ``[B, H, Q]``, are the rows whose output or
-    logsumexp is further from golden than the budget ``bound``."""
+    logsumexp is further from golden than the budget ``bound``. ``compared`` has what was compared
+    before, by fault and kind; None where the fault does not explain it."""
 
     problem: Problem
     result: Result
     bound: Budget
     wrong_output: Tensor
     wrong_logsumexp: Tensor
+    compared: dict[tuple[str, FaultKind], Comparison | None] = field(default_factory=dict)
 
     @functools.cached_property
     def sound(self) -> Attention:
@@ -53,6 +66,34 @@ class Observation:
         return self.wrong_logsumexp if kind is FaultKind.AUXILIARY else self.wrong_output
 
 
+class Observer:
+    """Runs a path on cases, on each once."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.path, self.device = path, device
+        self._seen: dict[DecodeCase, list[Observation]] = {}
+
+    def case(self, case: DecodeCase) -> list[Observation]:
+        """The observation of a case, or an empty list where the path does not take the case, where
+        no implementation can be judged on it, or where the path raised or returned something
+        malformed."""
+        if case not in self._seen:
+            runs = not self.path.unsupported(case, self.device)
+            found = (self._observe(p) for p in judgeable([case])) if runs else ()
+            self._seen[case] = [observation for observation in found if observation is not None]
+        return self._seen[case]
+
+    def problem(self, problem: Problem) -> Observation | None:
+        """The observation of one problem; None where the path raised or its result is malformed."""
+        if problem.case not in self._seen:
+            found = self._observe(problem)
+            self._seen[problem.case] = [] if found is None else [found]
+        return next(iter(self._seen[problem.case]), None)
+
+    def _observe(self, problem: Problem) -> Observation | None:
+        return observe(self.path, problem, self.device)
+
+
 def observe(path: Path, problem: Problem, device: str) -> Observation | None:
     """Run the path on the problem; None where it raised, or where its result is malformed."""
     with handed(problem, device) as given:
@@ -68,15 +109,6 @@ def observe(path: Path, problem: Problem, device: str) -> Observation | None:
     if logsumexp is not None:
         wrong_logsumexp = ~equal(logsumexp, gold.logsumexp, bound.logsumexp)
     return Observation(problem, result, bound, wrong, wrong_logsumexp)
-
-
-def observe_case(path: Path, case: DecodeCase, device: str) -> list[Observation]:
-    """The observation of one case, or an empty list where the path does not take the case, where
-    no implementation can be judged on it, or where ``observe`` gives None."""
-    if path.unsupported(case, device):
-        return []
-    observations = (observe(path, problem, device) for problem in judgeable([case]))
-    return [observation for observation in observations if observation is not None]
 
 
 def equal(actual: Tensor, wanted: Tensor, allowed: Tensor) -> Tensor:

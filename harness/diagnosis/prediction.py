@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.faults import Fault
 from harness.faults.model import Attention, products
-from harness.oracle.budget import Precision, budget
+from harness.oracle.budget import UNIT_ROUNDOFF, Precision, budget
 from harness.oracle.golden import Chunk, Golden
 
 
@@ -54,6 +54,10 @@ def predict(
     product = (broken.query.abs() @ _finite(broken.key).abs().mT) * broken.scale
     constant = sum(kind.constant(case.scores[kind.name]) for kind in case.score_kinds)
     intermediate = _finite(scores - products(broken)).abs() + constant
+    if broken.unsure is not None:
+        # The budget allows scores two roundings of their intermediate values.
+        roundoff = UNIT_ROUNDOFF[precision.accumulator]
+        intermediate = intermediate + broken.unsure(broken) / (2 * roundoff)
     value = _finite(broken.value)
     score, product, intermediate = (
         x.broadcast_to(score.shape).unsqueeze(2) for x in (score, product, intermediate)

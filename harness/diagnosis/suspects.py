@@ -16,12 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
-from harness.diagnosis.observation import (
-    Observation,
-    equal,
-    observe_case,
-    within,
-)
+from harness.diagnosis.observation import Comparison, Observation, Observer, equal, within
 from harness.diagnosis.prediction import Prediction, predict
 from harness.diagnosis.region import REGIONS
 from harness.diagnosis.smaller import fits_dense_model
@@ -60,8 +55,7 @@ class Suspect:
 
 def culprits(
     possible: list[Fault],
-    path: Path,
-    device: str,
+    observer: Observer,
     kind: FaultKind,
     further: Iterable[DecodeCase],
     seen: list[Observation],
@@ -74,14 +68,14 @@ def culprits(
     for suspects in (exact, rounding):
         left = suspects
         for observation in seen:
-            left = _left(left, path, observation)
+            left = _left(left, observer.path, observation)
         # Further cases may be costly to draw, so they are drawn only where suspects are left.
         if not left:
             continue
         cases = cases or _in_order(further, seen[0].problem.case)
         done = {observation.problem.case for observation in seen}
         others = [case for case in cases if case not in done]
-        if best := _best(_tell_apart(left, path, device, others, seen)):
+        if best := _best(_tell_apart(left, observer, others, seen)):
             return best
     return []
 
@@ -94,8 +88,7 @@ def _in_order(further: Iterable[DecodeCase], case: DecodeCase) -> list[DecodeCas
 
 def _tell_apart(
     suspects: list[Suspect],
-    path: Path,
-    device: str,
+    observer: Observer,
     further: list[DecodeCase],
     seen: list[Observation],
 ) -> list[Suspect]:
@@ -106,11 +99,11 @@ def _tell_apart(
         few = len(suspects) <= MAX_TOGETHER
         if not suspects or (len(suspects) == 1 and len(seen) >= enough) or len(seen) >= MAX_CASES:
             break
-        if len(seen) >= enough and few and not _differ(suspects, path, case):
+        if len(seen) >= enough and few and not _differ(suspects, observer.path, case):
             continue
-        for observation in observe_case(path, case, device):
+        for observation in observer.case(case):
             seen.append(observation)
-            suspects = _left(suspects, path, observation)
+            suspects = _left(suspects, observer.path, observation)
     return suspects
 
 
@@ -140,24 +133,35 @@ def _differ(suspects: list[Suspect], path: Path, case: DecodeCase) -> bool:
 
 def _explains(suspect: Suspect, path: Path, seen: Observation) -> bool:
     """Whether the fault explains every wrong row; if so, the suspect's counts are updated."""
+    key = suspect.fault.name, suspect.kind
+    if key not in seen.compared:
+        seen.compared[key] = _comparison(suspect, path, seen)
+    found = seen.compared[key]
+    if found is None:
+        return False
+    suspect.regions = suspect.regions & found.regions
+    suspect.explained += found.explained
+    suspect.shown += found.shown
+    return bool(suspect.regions.any())
+
+
+def _comparison(suspect: Suspect, path: Path, seen: Observation) -> Comparison | None:
     wrong = seen.wrong(suspect.kind)
     told = predict(suspect.fault, seen.sound, path.precision, heads := _some_heads(wrong))
     if told is None:
-        return not wrong.any()
+        everywhere = torch.ones(len(REGIONS), dtype=torch.bool)
+        return None if wrong.any() else Comparison(everywhere, 0, 0)
     if heads is not None:
         if not _compare(suspect, told, seen, heads)[0]:
-            return False
+            return None
         told = predict(suspect.fault, seen.sound, path.precision)
         assert told is not None
     fits, wrong, visible = _compare(suspect, told, seen)
     if not fits:
-        return False
+        return None
     outside = (wrong & ~seen.regions).flatten(1).any(1)
     right_inside = (visible & ~wrong & seen.regions).flatten(1).any(1)
-    suspect.regions = suspect.regions & ~outside & ~right_inside
-    suspect.explained += int(wrong.sum())
-    suspect.shown += int((visible & wrong).sum())
-    return bool(suspect.regions.any())
+    return Comparison(~outside & ~right_inside, int(wrong.sum()), int((visible & wrong).sum()))
 
 
 def _some_heads(wrong: Tensor) -> list[int] | None:

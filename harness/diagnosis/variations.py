@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.case import CaseError, DecodeCase
 
+WIDER = 4  # slots seen beside a token's own
 LONG = 4  # blocks of a cache in which the newest, first and second block are three
 
 
@@ -34,8 +35,8 @@ def variations(case: DecodeCase) -> Iterator[DecodeCase]:
 
 def structures(case: DecodeCase) -> Iterator[DecodeCase]:
     """Variations of another shape: a longer cache at positions around its blocks' edges, with
-    sequences that differ, more query tokens, and more heads. Each would be another kernel, so there
-    are none of a compiled case."""
+    sequences that differ, other arguments, more query tokens, and more heads. Each would be another
+    kernel, so there are none of a compiled case."""
     if case.mode != "eager":
         return
     block = case.block_size[1]
@@ -49,9 +50,27 @@ def structures(case: DecodeCase) -> Iterator[DecodeCase]:
         for count in (case.batch, batch):
             positions = tuple(min(turns[(b + count - 1) % 2], last) for b in range(count))
             yield from _valid(case, **plain, input_pos=positions)
+    # Without score_mods, with one that tells positions apart, and with a window in which more than
+    # one slot is seen: some faults are the same but for these.
+    edges = tuple((2 * block, 4 * block - 1)[b % 2] - case.q_len + 1 for b in range(batch))
+    plain_scores = {"score": "none", "logits": "x5"}
+    for changes in (plain_scores, {"score": "bias:4"}, *_other_window(case)):
+        yield from _valid(case, **plain, **changes, input_pos=edges)
     across = 2 * block - 1
-    yield from _valid(case, **plain, q_len=3, input_pos=(across,) * case.batch)
+    for q_len in {1, 3} - {case.q_len}:
+        yield from _valid(case, **plain, q_len=q_len, input_pos=(across,) * case.batch)
     yield from _valid(case, **plain, heads=2 * case.heads, input_pos=(across,) * case.batch)
+
+
+def _other_window(case: DecodeCase) -> Iterator[dict[str, str]]:
+    """The case's kind of mask with a window whose oldest slot, one of few, is seen; a window that
+    begins inside a block where the case has none."""
+    if "window" in case.mask_arguments:
+        width = 1 + WIDER * case.mask_arguments.get("dilation", 1)
+        numbers = [*{**case.mask_arguments, "window": width}.values()]
+        yield {"mask": ":".join([case.mask_kind.name, *map(str, numbers)])}
+    elif case.plainly_causal:
+        yield {"mask": f"window:{case.block_size[1] + WIDER}"}
 
 
 def _valid(case: DecodeCase, **changes: Any) -> Iterator[DecodeCase]:

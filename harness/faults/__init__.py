@@ -1,6 +1,6 @@
 """Fault models: what really goes wrong in KV-cache decoding, with public reports of it.
 
-Each fault is a small change of the sound call in ``harness.faults.model``, and its number, 1 to 44,
+Each fault is a small change of the sound call in ``harness.faults.model``, and its number, 1 to 45,
 is its class. A fault planted in a path makes a mutant that the harness must catch; its prediction,
 what it would put out, is compared with wrong outputs. Faults of state between calls
 (``harness.faults.state``) are paths of their own.
@@ -13,6 +13,8 @@ from harness.faults import (
     content,
     offset,
     quantised,
+    rounding,
+    softmax,
     splits,
     state,
     table,
@@ -29,6 +31,8 @@ _ALL = [
     *splits.fault.faults,
     *content.fault.faults,
     *arithmetic.fault.faults,
+    *rounding.fault.faults,
+    *softmax.fault.faults,
     *state.FAULTS,
     *quantised.fault.faults,
 ]

@@ -1,4 +1,4 @@
-"""Fault models of heads, scale and rounding: classes 28 to 32."""
+"""Fault models of heads, scale and logsumexp: classes 28 to 30 and 32."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.faults.fault import FaultKind, Register
-from harness.faults.model import Attention, Weights, softmax
+from harness.faults.model import Attention, Weights
 
 fault = Register()
 
@@ -105,50 +105,6 @@ def scale_after_score_mods(a: Attention) -> Attention | None:
     if all(kind.column for kind in a.case.score_kinds):
         return None
     return a.but(scores=lambda inner: a.scores(inner.but(scale=1.0)) * a.scale)
-
-
-def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype).to(x.dtype)
-
-
-@fault(
-    31,
-    "scores are rounded to bfloat16 before the softmax",
-    "keep scores in float32",
-    "pytorch#163588",
-    rounding={"weight": "bfloat16"},
-)
-def scores_rounded(a: Attention) -> Attention | None:
-    return a.but(scores=lambda inner: _rounded(a.scores(inner), torch.bfloat16))
-
-
-@fault(
-    31,
-    "sums are accumulated in bfloat16",
-    "accumulate in float32",
-    "pytorch#163588",
-    # The fault is planted with one slot summed after the other; a path that sums in another order
-    # ends some roundings away.
-    rounding={"weight": "bfloat16", "output": "bfloat16"},
-)
-def accumulated_in_bfloat16(a: Attention) -> Attention | None:
-    if a.column is not None:
-        return None  # With a sink, the weights of the slots do not add up to 1.
-
-    def normalise(inner: Attention, s: Tensor) -> Weights:
-        weights, logsumexp = softmax(inner, s)
-        return weights / weights.amax(-1, keepdim=True).clamp(min=1e-30), logsumexp
-
-    def combine(inner: Attention, weights: Tensor) -> Tensor:
-        # A column of ones is added to the values, so that the weights are summed alike.
-        value = torch.nn.functional.pad(inner.value.nan_to_num(0.0, 0.0, 0.0), (0, 1), value=1.0)
-        out = torch.zeros(*weights.shape[:3], value.size(-1), dtype=weights.dtype)
-        for slot in range(weights.size(-1)):
-            out = _rounded(out + weights[..., slot, None] * value[:, :, None, slot], torch.bfloat16)
-        total = out[..., -1:]
-        return out[..., :-1] / total.masked_fill(total == 0, 1.0)
-
-    return a.but(normalise=normalise, combine=combine)
 
 
 def _logsumexp(a: Attention, change: Callable[[Tensor], Tensor]) -> Attention:

@@ -36,7 +36,8 @@ class Attention:
     the score_mods take for position - slot; ``score_head`` int64 ``[H]``, the head whose slope and
     bias each head uses; ``column`` ``[H]`` the logit without a value in each head's softmax, None
     where there is none. ``scores`` gives ``[B, H, Q, S]`` before the mask, ``normalise`` the
-    weights ``[B, H, Q, S]`` and the logsumexp ``[B, H, Q]``, ``combine`` the output.
+    weights ``[B, H, Q, S]`` and the logsumexp ``[B, H, Q]``, ``combine`` the output. ``unsure``,
+    ``[B, H, Q, S]``, says how far scores that are rounded on purpose may be off.
     """
 
     inputs: Inputs
@@ -53,6 +54,7 @@ class Attention:
     scores: Callable[[Attention], Tensor]
     normalise: Callable[[Attention, Tensor], Weights]
     combine: Callable[[Attention, Tensor], Tensor]
+    unsure: Callable[[Attention], Tensor] | None = None
 
     @classmethod
     def of(cls, inputs: Inputs, dtype: torch.dtype) -> Attention:

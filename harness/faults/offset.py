@@ -38,6 +38,16 @@ def offset_one_low(a: Attention) -> Attention | None:
 
 @fault(
     2,
+    "the mask's offset is one too low, but not below 0: the newest slot is hidden from slot 1 on",
+    "the query's own slot is input_pos, and it attends it",
+    "onnxruntime-genai PR#2354",
+)
+def offset_one_low_clamped(a: Attention) -> Attention | None:
+    return a.mask(a.visible((a.position - 1).clamp(min=0)))
+
+
+@fault(
+    2,
     "the mask's offset is one too high: the first unused slot is attended",
     "input_pos is the slot of the query's token, not the count of filled slots",
     "vllm#3385",

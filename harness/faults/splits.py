@@ -101,6 +101,20 @@ def last_split_dropped(a: Attention) -> Attention | None:
 
 @fault(
     20,
+    "the splits are those of the first sequence's length: later slots of longer ones are dropped",
+    "split each sequence by its own length",
+    "flash-attention#778",
+)
+def splits_of_first_sequence(a: Attention) -> Attention | None:
+    """Two splits of a size, so that the second may reach one slot further."""
+    if a.case.batch < 2:
+        return None
+    length = (a.position[:1, :, -1:] + 1).clamp(min=0)
+    return a.mask(a.allowed & (a.slot < 2 * ((length + 1) // 2)))
+
+
+@fault(
+    20,
     "the first split is counted twice",
     "merge each split once",
     "flash-attention#778",

@@ -69,6 +69,26 @@ def _stale_capture() -> Path:
     return Path("captured-tensor-baked-in", "", prepare, _plain)
 
 
+def _cached_plan() -> Path:
+    """A path that keeps the blocks to attend of a geometry's first call, while the mask moves on.
+
+    The mask hides the other blocks, since eager FlexAttention reads no block table."""
+    first: dict[object, Tensor] = {}
+
+    def prepare(inputs: Inputs) -> Call:
+        case, size = inputs.case, inputs.case.block_size[1]
+        needed = (inputs.input_pos + case.q_len - 1) // size + 1
+        planned = first.setdefault(case.geometry, needed)
+        inner = masks.mask_mod(inputs)
+
+        def in_plan(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+            return inner(b, h, q, kv) & (kv < planned[b] * size)
+
+        return flex_call(inputs, masks.fresh_block_mask(inputs, in_plan, case.cache_len))
+
+    return Path("plan-cached", "", prepare, _plain)
+
+
 def _first_length() -> Path:
     """A path that drops slots past the cache_len of its first call."""
     first: list[int] = []
@@ -127,6 +147,15 @@ FAULTS = [
         "pytorch#146377",
         kind=FaultKind.CONTRACT,
         path=_stale_capture,
+    ),
+    Fault(
+        "plan-cached",
+        37,
+        "the plan of the first call, which blocks to attend, serves later positions",
+        "plan again in every step, or key the plan by the positions",
+        "pegainfer#291: a plan of lengths that have moved on",
+        kind=FaultKind.CONTRACT,
+        path=_cached_plan,
     ),
     Fault(
         "specialised-on-first-length",

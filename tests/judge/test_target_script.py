@@ -200,7 +200,7 @@ def test_a_declared_precision_widens_the_scripts_budget(
     tmp_path: Path, preloaded: Preloaded
 ) -> None:
     """Scores rounded to bfloat16 are wrong unless they are declared."""
-    name = "scores-rounded"
+    name = "scores-rounded-to-bfloat16"
     case, verdict = failures([name])[name]
     target = f"{MUTANT_TARGETS}:{identifier(name)}"
     declared = Precision(score="bfloat16")

@@ -1,5 +1,7 @@
 """Diagnosis: the fault behind a wrong output, or where the output is wrong."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from harness.faults import FAULTS
 from harness.faults.mutants import MODEL, Scope, mutant
 from harness.inputs import Inputs
 from harness.paths import PATHS, Path, Result
+from harness.paths.calls import Call
 from harness.verdict import Problem, Verdict, judge
 from tests.support.altered import altered, times
 
@@ -40,12 +43,46 @@ def test_a_sound_path_gets_no_name() -> None:
     assert diagnose(MODEL, PLAIN).names == ()
 
 
-def test_suspects_are_told_apart_by_further_cases() -> None:
+def test_suspects_are_told_apart_by_other_arguments() -> None:
     """A hidden newest slot is a stale position too, until a relative bias shows the distance."""
-    path = mutant(FAULTS["stale-position"])
-    assert diagnose(path, PLAIN).names == ("offset-one-low", "stale-position")
-    biased = PLAIN.case.replace(score="bias:8")
-    assert diagnose(path, PLAIN, "cpu", [biased] * 20).names == ("stale-position",)
+    assert diagnose(mutant(FAULTS["stale-position"]), PLAIN).names == ("stale-position",)
+
+
+def unnamed(name: str, problem: Problem) -> tuple[str, ...]:
+    """The evidence for a planted fault that is no suspect."""
+    suspects = [fault for fault in FAULTS.values() if fault.number != FAULTS[name].number]
+    found = diagnose(mutant(FAULTS[name]), problem, faults=suspects)
+    assert found.names == ()
+    return found.evidence
+
+
+def test_without_a_name_the_options_that_are_needed_are_said() -> None:
+    """By taking each away: here the window, not the score_mod."""
+    case = DecodeCase.from_text("S=64,pos=40,D=16,block=16,mask=window:9,score=softcap:5")
+    evidence = unnamed("window-one-wide", Problem.of(case))
+    assert "only with mask=window:9; wrong without block=16, score=softcap:5 too" in evidence
+
+
+def test_without_a_name_the_weights_of_a_row_are_said() -> None:
+    """Read off with unit vectors as values: one slot too many, and all others a little less."""
+    case = DecodeCase.from_text("S=64,pos=40,D=16,block=16,mask=window:9,probe=uniform")
+    [line] = (x for x in unnamed("window-one-wide", Problem.of(case)) if x.startswith("weights"))
+    assert line == (
+        "weights of sequence 0, head 0, query token 0, sum 1: attended, not visible: slot 31"
+        " (0.1 for 0); too little: slot 32 (0.1 for 0.111), slot 33 (0.1 for 0.111), slot 34"
+        " (0.1 for 0.111) and 6 more"
+    )
+
+
+def test_where_the_weights_are_right_the_values_are_to_blame() -> None:
+    """Values without their sign, of which unit vectors have none to lose."""
+
+    def unsigned(inputs: Inputs) -> Call:
+        return MODEL.prepare(dataclasses.replace(inputs, value_buffer=inputs.value_buffer.abs()))
+
+    path = dataclasses.replace(MODEL, name="unsigned", prepare=unsigned)
+    evidence = diagnose(path, PLAIN).evidence
+    assert any(x.endswith("are right: what is off is the values") for x in evidence)
 
 
 def test_a_fault_in_one_head_is_named_and_placed() -> None:

@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from harness.case import DTYPES, DecodeCase
 from harness.diagnosis.diagnosis import diagnose
-from harness.diagnosis.leave_one_out import LeaveOneOut, Naming, trials
+from harness.diagnosis.leave_one_out import Naming, measured, trials
 from harness.faults import FAULTS, FaultKind
 from harness.faults.kill_matrix import kill_matrix, measure_power
 from harness.faults.mutants import MODEL, Scope, mutant
@@ -34,8 +34,8 @@ def quiet(text: str) -> None:
 
 
 def test_the_faults_cover_every_fault_model() -> None:
-    """1 to 44, each with its report, its remedy, and a name of its own."""
-    assert {fault.number for fault in FAULTS.values()} == set(range(1, 45))
+    """1 to 45, each with its report, its remedy, and a name of its own."""
+    assert {fault.number for fault in FAULTS.values()} == set(range(1, 46))
     assert all(f.summary and f.remedy and f.source for f in FAULTS.values())
 
 
@@ -79,6 +79,7 @@ def test_each_contract_check_catches_the_fault_that_it_is_for() -> None:
     assert caught == {
         "int-position": "one graph for all positions",
         "captured-tensor-baked-in": "positions in turn",
+        "plan-cached": "positions in turn",
         "specialised-on-first-length": "cache lengths in turn",
         "block-mask-mutated": "the same call twice",
     }
@@ -98,7 +99,7 @@ def test_a_fault_in_one_head_leaves_all_other_rows_alone() -> None:
 def test_no_fault_gets_a_false_name_and_none_where_it_is_left_out() -> None:
     """At least 9 of 10 their own or that of their class; by day one in forty, all nightly."""
     mutants = trials(DTYPES)[:: 1 if NIGHTLY else 40]
-    done = list(LeaveOneOut().measure(mutants, quiet))
+    done = list(measured(mutants, quiet))
     false = [t for t in done if Naming.FALSE in (t.known, t.left_out)]
     assert false == []
     assert sum(t.known in (Naming.RIGHT, Naming.CLASS) for t in done) >= 0.9 * len(done)

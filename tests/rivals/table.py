@@ -41,7 +41,7 @@ TELLING: dict[str, str] = {
     "window-one-wide": "window one slot too wide",
     "splits-merged-in-base-two": "splits merged in base 2",
     "scale-one-percent-off": "scale 1 % off",
-    "scores-rounded": "scores rounded to bf16",
+    "scores-rounded-to-bfloat16": "scores rounded to bf16",
 }
 # Sound implementations there, where a catch is a false alarm.
 SOUND: dict[str, str] = {
