@@ -1,11 +1,14 @@
 """Power: every planted fault is caught, and no sound path is accused."""
 
 import functools
+import json
 import statistics
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from harness import cli
 from harness.case import DTYPES, DecodeCase
 from harness.diagnosis.diagnosis import diagnose
 from harness.diagnosis.leave_one_out import Naming, measured, trials
@@ -15,7 +18,7 @@ from harness.faults.mutants import MODEL, Scope, mutant
 from harness.paths import PATHS
 from harness.strategies.paths import fitted, sampled_cases
 from harness.verdict import Problem, Verdict, contract, judge
-from tests.support import NIGHTLY
+from tests.support import NIGHTLY, ROOT
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
@@ -105,8 +108,40 @@ def test_no_fault_gets_a_false_name_and_none_where_it_is_left_out() -> None:
     assert sum(t.known in (Naming.RIGHT, Naming.CLASS) for t in done) >= 0.9 * len(done)
 
 
+def test_the_docs_have_what_was_recorded_of_all_mutants() -> None:
+    """Each mutant once, no false name, and the table in docs/faults.md."""
+    data = json.loads((ROOT / "fixtures" / "diagnosis.json").read_text(encoding="utf-8"))
+    recorded = data["trials"]
+    assert [(t["fault"], t["scope"], t["dtype"]) for t in recorded] == trials(DTYPES)
+    docs = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    for dtype in DTYPES:
+        for key, suspects in (("known", "all"), ("left_out", "left out")):
+            found = [t[key] for t in recorded if t["dtype"] == dtype]
+            counts = [found.count(n) for n in Naming if n is not Naming.UNSEEN]
+            assert sum(counts) == len(found)
+            assert found.count(Naming.FALSE) == 0
+            assert f"| {dtype} | {suspects} | {' | '.join(map(str, counts))} |" in docs
+
+
+def test_the_command_diagnoses_the_same_whatever_the_number_of_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process and in two others; its JSON has each trial; --jobs alone is refused."""
+    found = []
+    for jobs in ("1", "2"):
+        file = tmp_path / f"{jobs}.json"
+        options = ["--diagnose", "--dtypes", "float32", "--max-examples", "40"]
+        command = ["faults", *options, "--jobs", jobs, "--json", str(file), "no-mask"]
+        assert cli.main(command) == cli.OK
+        found.append(json.loads(file.read_text())["trials"])
+    assert found[0] == found[1]
+    assert [t["scope"] for t in found[0]] == [*Scope]
+    assert "4 of 4 mutants diagnosed" in capsys.readouterr().out
+    assert cli.main(["faults", "--jobs", "2"]) == cli.USAGE
+
+
 def test_leaving_a_fault_out_shows_a_false_name() -> None:
     """The measurement can fail: with its neighbour as the only suspect, a fault gets that name."""
-    problem = Problem.of(DecodeCase.from_text("S=64,pos=40,D=16,block=16"))
-    neighbour = [FAULTS["offset-one-low"]]
-    assert diagnose(mutant(FAULTS["stale-position"]), problem, faults=neighbour).names
+    problem = Problem.of(DecodeCase.from_text("S=64,pos=10/60,D=16,block=16"))
+    path = mutant(FAULTS["table-of-next-sequence"], Scope.SEQUENCE)
+    assert diagnose(path, problem, faults=[FAULTS["table-of-first-sequence"]]).names
