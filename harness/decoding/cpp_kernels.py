@@ -34,7 +34,8 @@ def lanes() -> int:
 def stays_in_bounds(head_dim: int, kv_block: int, cache_len: int) -> bool:
     """Whether every tile of keys is whole or computed no further than it reaches; an expression of
     symbols where ``cache_len`` is one."""
-    if lanes() >= TILE or head_dim % lanes() or head_dim >= LEAST_SAFE_HEAD_DIM:
+    # The lanes are asked for last: finding them out compiles a test program.
+    if head_dim >= LEAST_SAFE_HEAD_DIM or lanes() >= TILE or head_dim % lanes():
         return True
     if kv_block % TILE:
         return False

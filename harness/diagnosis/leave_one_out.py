@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import enum
+import itertools
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +21,7 @@ from harness.diagnosis.diagnosis import diagnose
 from harness.diagnosis.observation import Observer
 from harness.faults import FAULTS, Fault
 from harness.faults.kill_matrix import stored
-from harness.faults.mutants import MODEL, Scope
-from harness.faults.mutants import mutant as planted
+from harness.faults.mutants import MODEL, Scope, mutant
 from harness.paths import Path
 from harness.strategies.paths import fit, fitted, sampled_cases
 from harness.support.progress import Progress
@@ -77,14 +77,10 @@ class LeaveOneOut:
         self._drawn = sampled_cases(examples, seed)
         self._further = sampled_cases(FURTHER, seed + 1)
 
-    def mutant(self, mutant: Mutant) -> Trial:
-        """The trial of one of ``trials``."""
-        name, scope, dtype = mutant
-        return self.tried(FAULTS[name], scope, dtype)
-
-    def tried(self, fault: Fault, scope: Scope, dtype: str) -> Trial:
-        """Plant a fault and diagnose it with and without the model of it."""
-        path = planted(fault, scope)
+    def tried(self, name: str, scope: Scope, dtype: str) -> Trial:
+        """Plant one of ``trials`` and diagnose it with and without the model of it."""
+        fault = FAULTS[name]
+        path = mutant(fault, scope)
         problem = self._failure(path, fault, dtype)
         if problem is None:
             return Trial(fault.name, scope, dtype, Naming.UNSEEN, Naming.UNSEEN)
@@ -116,7 +112,7 @@ class LeaveOneOut:
     def planted_alike(self, one: str, other: str, scope: Scope, dtype: str) -> bool:
         """Whether two faults are one and the same where they are planted: the sequence after the
         last is the first."""
-        a, b = (planted(FAULTS[name], scope) for name in (one, other))
+        a, b = (mutant(FAULTS[name], scope) for name in (one, other))
         return all(
             torch.equal(a(problem.inputs).output, b(problem.inputs).output)
             for problem in fitted(self._further, MODEL, dtype=dtype)
@@ -146,7 +142,7 @@ def measured(
     whatever their number."""
     if jobs is None or jobs == 1:
         own = LeaveOneOut(seed, examples)
-        yield from _told(mutants, map(own.mutant, mutants), progress)
+        yield from _told(mutants, itertools.starmap(own.tried, mutants), progress)
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, context, _begin, (seed, examples)) as pool:
@@ -157,8 +153,8 @@ def measured(
 
 
 def _told(mutants: Sequence[Mutant], found: Iterable[Trial], progress: Progress) -> Iterator[Trial]:
-    for number, (trial, mutant) in enumerate(zip(found, mutants, strict=True), 1):
-        progress(f"{number} of {len(mutants)}: {', '.join(mutant)}")
+    for number, (trial, planted) in enumerate(zip(found, mutants, strict=True), 1):
+        progress(f"{number} of {len(mutants)}: {', '.join(planted)}")
         yield trial
 
 
@@ -172,5 +168,5 @@ def _begin(seed: int, examples: int) -> None:
     _WORKER.append(LeaveOneOut(seed, examples))
 
 
-def _in_worker(mutant: Mutant) -> Trial:
-    return _WORKER[0].mutant(mutant)
+def _in_worker(planted: Mutant) -> Trial:
+    return _WORKER[0].tried(*planted)

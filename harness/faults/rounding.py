@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.faults.fault import Register
 from harness.faults.model import Attention, Weights, products, softmax
 from harness.oracle.budget import UNIT_ROUNDOFF
-from harness.oracle.rounding import spacing
+from harness.oracle.rounding import number, rounded
 
 fault = Register()
 
@@ -26,10 +26,7 @@ UNSCALED = 8  # roundings of a score beside those of its dot product
 
 def _rounded(x: Tensor, dtype: str) -> Tensor:
     """Rounded to the nearest number of ``dtype``, in the dtype that it has."""
-    if dtype != "tf32":
-        return x.to(getattr(torch, dtype)).to(x.dtype)
-    step = spacing(x.double(), dtype)
-    return torch.where(x.isfinite(), torch.round(x.double() / step) * step, x.double()).to(x.dtype)
+    return rounded(x.double(), dtype).to(x.dtype)
 
 
 def _scores_rounded(a: Attention, dtype: str) -> Attention:
@@ -142,7 +139,7 @@ def alibi_slopes_rounded(a: Attention) -> Attention | None:
     dtypes=("float32",),
 )
 def scale_rounded(a: Attention) -> Attention | None:
-    return a.but(scale=_rounded(torch.tensor(a.scale), "bfloat16").item())
+    return a.but(scale=number(a.scale, "bfloat16"))
 
 
 @fault(
@@ -153,7 +150,7 @@ def scale_rounded(a: Attention) -> Attention | None:
     dtypes=("float32", "float16"),
 )
 def log2e_rounded(a: Attention) -> Attention | None:
-    factor = _rounded(torch.tensor(math.log2(math.e)), "bfloat16").item() * math.log(2)
+    factor = number(math.log2(math.e), "bfloat16") * math.log(2)
     column = None if a.column is None else a.column * factor
     return a.but(scores=lambda inner: a.scores(inner) * factor, column=column)
 

@@ -9,12 +9,17 @@ from torch import Tensor
 
 from harness.faults.fault import Register
 from harness.faults.model import Attention, Weights, softmax
+from harness.verdict.known_failures import LOG_TINY
 
 fault = Register()
 
 EPSILON = 1e-5
 LOG_LARGEST = math.log(torch.finfo(torch.float32).max)
-LOG_TINY = math.log(torch.finfo(torch.float32).tiny)
+
+
+def _highest(a: Attention, s: Tensor) -> Tensor:
+    """The largest score that each row attends, -inf in one that attends nothing."""
+    return s.masked_fill(~a.allowed, -math.inf).amax(-1)
 
 
 @fault(
@@ -28,7 +33,7 @@ def no_maximum_subtracted(a: Attention) -> Attention | None:
 
     def normalise(inner: Attention, s: Tensor) -> Weights:
         weights, logsumexp = a.normalise(inner, s)
-        highest = s.masked_fill(~inner.allowed, -math.inf).amax(-1)
+        highest = _highest(inner, s)
         lost = (highest > LOG_LARGEST) | ((highest < LOG_TINY) & highest.isfinite())
         return weights.masked_fill(lost[..., None], math.nan), logsumexp
 
@@ -53,8 +58,7 @@ def maximum_of_previous_block(a: Attention) -> Attention | None:
         running = padded.unflatten(-1, (-1, size)).amax(-1).cummax(-1).values
         before = torch.nn.functional.pad(running[..., :-1], (1, 0), value=-math.inf)
         raised = torch.where(before == -math.inf, 0.0, running - before)
-        weights, logsumexp = softmax(inner, s + raised[..., inner.block])
-        return weights, logsumexp
+        return softmax(inner, s + raised[..., inner.block])
 
     return a.but(normalise=normalise)
 
@@ -70,8 +74,7 @@ def epsilon_in_denominator(a: Attention) -> Attention | None:
     def normalise(inner: Attention, s: Tensor) -> Weights:
         weights, logsumexp = a.normalise(inner, s)
         # The denominator of weights relative to the largest score.
-        highest = s.masked_fill(~inner.allowed, -math.inf).amax(-1)
-        total = (logsumexp - highest).exp().nan_to_num(1.0)
+        total = (logsumexp - _highest(inner, s)).exp().nan_to_num(1.0)
         return weights * (total / (total + EPSILON))[..., None], logsumexp
 
     return a.but(normalise=normalise)

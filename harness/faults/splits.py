@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.faults.fault import Register
 from harness.faults.model import Attention, Weights
+from harness.verdict.known_failures import LOG_TINY
 
 fault = Register()
 
@@ -68,11 +69,9 @@ def _normalised(share: Tensor) -> Tensor:
     "flash-attention#778; pytorch PR#134650; flexcpu-split-partition-max in FINDINGS.md",
 )
 def empty_split_maximum_zero(a: Attention) -> Attention | None:
-    tiny = math.log(torch.finfo(torch.float32).tiny)
-
     def merge(highest: Tensor, sums: Tensor, logsumexp: Tensor) -> Tensor:
         empty = highest == -math.inf
-        underflows = empty.any(-1) & (highest.amax(-1) < tiny) & ~empty.all(-1)
+        underflows = empty.any(-1) & (highest.amax(-1) < LOG_TINY) & ~empty.all(-1)
         share = _normalised(_shares(logsumexp))
         return share.masked_fill(underflows[..., None], math.nan)
 

@@ -18,7 +18,7 @@ from harness.paths import Path
 from harness.verdict import Problem
 
 # The exp of any smaller number is subnormal or 0 in float32.
-_LOG_TINY = math.log(torch.finfo(torch.float32).tiny)
+LOG_TINY = math.log(torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _partition_max(path: Path, problem: Problem, device: str) -> bool:
     if not _compiled_flex_on_cpu(path, problem.case, device) or not split_decode(problem.case):
         return False
     highest = problem.golden.highest
-    return bool((highest.isfinite() & (highest < _LOG_TINY)).any())
+    return bool((highest.isfinite() & (highest < LOG_TINY)).any())
 
 
 def _all_idle(path: Path, problem: Problem, device: str) -> bool:
