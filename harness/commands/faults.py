@@ -11,6 +11,7 @@ from harness.commands import leave_one_out
 from harness.commands.options import NOT_OK, OK, UsageError, sharing, whole
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
+from harness.support.strict_json import with_rows
 
 if TYPE_CHECKING:
     from harness.faults import Fault
@@ -159,6 +160,4 @@ def to_json(matrix: Matrix) -> str:
         "sound_verdicts": matrix.sound_verdicts,
         "false_alarms": matrix.false_alarms,
     }
-    cells = ",\n".join("  " + json.dumps(vars(cell)) for cell in matrix.cells)
-    text = json.dumps(head, indent=1)
-    return f'{text[:-2]},\n "cells": [\n{cells}\n ]\n}}\n'
+    return with_rows(head, "cells", map(vars, matrix.cells))

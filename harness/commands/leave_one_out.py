@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.commands.options import INTERRUPTED, NOT_OK, OK
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
+from harness.support.strict_json import with_rows
 
 if TYPE_CHECKING:
     from harness.diagnosis.leave_one_out import Trial
@@ -73,6 +73,5 @@ def to_json(done: Sequence[Trial]) -> str:
     """The trials as JSON, one on each line."""
     from harness.support.environment import environment
 
-    head = json.dumps({"schema": SCHEMA, "environment": environment()}, indent=1)
-    trials = ",\n".join("  " + json.dumps(vars(trial)) for trial in done)
-    return f'{head[:-2]},\n "trials": [\n{trials}\n ]\n}}\n'
+    head = {"schema": SCHEMA, "environment": environment()}
+    return with_rows(head, "trials", map(vars, done))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from harness.support.strict_json import (
     read_file,
     text,
     whole,
+    with_rows,
 )
 
 FOLDER = Path("fixtures") / "tolerances"
@@ -226,8 +226,7 @@ def save(ledger: Ledger, file: Path) -> None:
     }
     order = sorted(ledger.entries.values(), key=lambda e: e.key)
     known = ({name: x for name, x in vars(e).items() if x is not None} for e in order)
-    lines = ",\n".join("  " + json.dumps(values, allow_nan=False) for values in known)
-    write_atomically(file, f'{json.dumps(head, indent=1)[:-2]},\n "entries": [\n{lines}\n ]\n}}\n')
+    write_atomically(file, with_rows(head, "entries", known))
 
 
 _utilisation, _size = number(0.0, 1.0), number(0.0)

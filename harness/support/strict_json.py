@@ -1,4 +1,5 @@
-"""Strict reading of JSON files: a field that is unknown, missing or of the wrong type raises.
+"""Strict reading of JSON files: a field that is unknown, missing or of the wrong type raises; and
+writing of those that have a row on each line.
 
 A reader is a function from a decoded value to the value that is wanted. ``fields`` and ``list_of``
 build on other readers. The JsonError that a reader raises says where in the document the value is.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,3 +175,13 @@ def number(low: float = -math.inf, high: float = math.inf) -> Reader[float]:
         return float(value)
 
     return read
+
+
+def with_rows(head: Mapping[str, Any], name: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """JSON text of ``head``, which is not empty, and under ``name`` of the rows, one on each line.
+
+    Raises:
+        ValueError: a row has NaN or infinity.
+    """
+    lines = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in rows)
+    return f'{json.dumps(head, indent=1)[:-2]},\n "{name}": [\n{lines}\n ]\n}}\n'
