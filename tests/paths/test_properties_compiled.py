@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._inductor import config as inductor_config
 
 from harness.case import LAYOUTS, MASKS, SCORES, DecodeCase
+from harness.decoding.cpp_kernels import stays_in_bounds
 from harness.function.testing import assert_clean
 from harness.paths import PATHS
 from harness.strategies.paths import decode_data
@@ -97,3 +99,10 @@ def test_the_pool_holds_every_value_of_a_geometry() -> None:
     assert {case.batch for case in POOL} == {1, 2, 3, 4}
     assert {split_decode(case) for case in POOL} == {True, False}
     assert [split_decode(case) for case in POOL[: len(SPLIT)]] == [True] * len(SPLIT)
+
+
+@inductor_config.patch({"cpp.simdlen": 256})
+def test_no_geometry_of_the_pool_is_left_out_where_vectors_are_short() -> None:
+    """Whatever machine the tests run on, flexcpu-cut-tile leaves no geometry without a case."""
+    sizes = [(case.head_dim, case.block_size[1], case.cache_len) for case in POOL]
+    assert all(stays_in_bounds(*size) for size in sizes), sizes

@@ -10,7 +10,7 @@ SPLIT = [
     "S=1024,pos=0/0,H=2,D=80,Dv=96,dtype=fp16,block=64,score=softcap:30+alibi,mask=sinks:40:4",
     "S=640,pos=0,H=16,Hkv=2,D=16,recipe=row,layout=longer,block=32",
     "S=512,pos=0,H=3,D=40,mask=window:100,score=bias:16+shift:-30,layout=bshd,block=16",
-    "S=600,pos=0,H=2,D=16,mask=dilated:200:3",
+    "S=601,pos=0,H=2,D=16,mask=dilated:200:3",
     "S=1030,pos=0/0,H=2,D=32,layout=stepped,mask=document:300,dtype=bf16",
 ]
 GENERAL = [
