@@ -26,7 +26,8 @@ class AttentionCall:
 
     ``visible``, bool ``[B, Hq, Q, S]``, is what its mask says. ``sink`` ``[Hq]`` are logits without
     a value. ``layer`` counts from 0. ``again(value)`` makes the same call with other values, which
-    are of the same shape.
+    are of the same shape. ``operator`` is the function of torch that computes it, ``sdpa`` or
+    ``flex_attention``, where nothing but ``softcap`` and ``sink`` changes its scores, else "".
     """
 
     layer: int
@@ -39,6 +40,8 @@ class AttentionCall:
     again: Callable[[Tensor], Tensor]
     score_mod: ScoreMod | None = None
     sink: Tensor | None = None
+    softcap: float | None = None
+    operator: str = ""
 
     @property
     def group(self) -> int:

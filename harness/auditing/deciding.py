@@ -42,7 +42,7 @@ class Step:
 
 def blamed(call: AttentionCall, step: Step, precision: Precision | None = None) -> Blame | None:
     """What is wrong with the call, or None; of several sequences, the first that is off."""
-    looks = [_look(call, step, b) for b in range(call.query.size(0))]
+    looks = [look_at(call, step, b) for b in range(call.query.size(0))]
     for check in (_query, _slots):
         for look in looks:
             if look.rows.numel() and (found := check(look, step)):
@@ -51,7 +51,8 @@ def blamed(call: AttentionCall, step: Step, precision: Precision | None = None) 
     return _kernel(call, tokens, precision)
 
 
-def _look(call: AttentionCall, step: Step, b: int) -> Look:
+def look_at(call: AttentionCall, step: Step, b: int) -> Look:
+    """Sequence ``b`` of the call beside its reference."""
     # Queries and keys of deeper layers depend on all before them, so that those of a shifted
     # sequence say nothing there.
     next_to = (1, -1) if call.layer == 0 else ()

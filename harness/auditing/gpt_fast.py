@@ -23,10 +23,19 @@ from torch.nn.attention.flex_attention import create_block_mask
 from harness.auditing.model import Configuration, Refused
 
 VOCABULARY = 1024
-_SIZES: dict[str, dict[str, int]] = {
+POSITIONS = 512
+_HEADS: dict[str, dict[str, int]] = {
     "heads": dict(n_head=4, n_local_heads=4),
     "groups": dict(n_head=4, n_local_heads=2),
 }
+# Random weights are small, so that all tokens would look alike to the softmax.
+ENLARGED = 2
+
+
+def stated(name: str) -> dict[str, int]:
+    """What ``ModelArgs`` is given, by the name in a configuration's."""
+    sizes = dict(block_size=POSITIONS, vocab_size=VOCABULARY)
+    return {**sizes, **dict(n_layer=2, dim=64, intermediate_size=96), **_HEADS[name]}
 
 
 class CheckoutError(ValueError):
@@ -60,7 +69,8 @@ class Checkout:
 
     def configurations(self) -> Iterator[Configuration]:
         """With as many KV heads as query heads, and with groups."""
-        for name, sizes in _SIZES.items():
+        for name in _HEADS:
+            sizes = stated(name)
             yield Configuration(
                 f"gpt-fast/{name}",
                 VOCABULARY,
@@ -71,14 +81,11 @@ class Checkout:
     def transformer(self, sizes: dict[str, int], dtype: torch.dtype) -> Any:
         """A tiny model with random weights."""
         torch.manual_seed(0)
-        arguments = self.model.ModelArgs(
-            block_size=512, vocab_size=VOCABULARY, n_layer=2, dim=64, intermediate_size=96, **sizes
-        )
-        model = self.model.Transformer(arguments)
+        model = self.model.Transformer(self.model.ModelArgs(**sizes))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() > 1:
-                    parameter.mul_(2)
+                    parameter.mul_(ENLARGED)
         return model.to(dtype).eval()
 
     def _uncached(self, sizes: dict[str, int]) -> Callable[[Tensor], Tensor]:
@@ -88,7 +95,7 @@ class Checkout:
             if not models:
                 models.append(self.transformer(sizes, torch.float64))
             model, count = models[0], len(tokens)
-            model.setup_caches(1, 512)
+            model.setup_caches(1, POSITIONS)
             for layer in model.layers:
                 layer.attention.kv_cache = None
             mask = create_block_mask(_causal, 1, 1, count, count, device="cpu")

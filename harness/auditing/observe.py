@@ -163,6 +163,7 @@ def _sdpa(recorder: Recorder, function: Callable[..., Tensor], *args: Any, **kwa
         visible=visible,
         scale=scale if scale is not None else 1 / math.sqrt(query.size(-1)),
         score_mod=score_mod,
+        operator="sdpa" if function is F.scaled_dot_product_attention and not score_mod else "",
     )
 
 
@@ -210,6 +211,7 @@ def _flex(recorder: Recorder, original: Callable[..., Any], *args: Any, **kwargs
         visible=_block_mask_says(mask, shape),
         scale=named["scale"] if named["scale"] is not None else 1 / math.sqrt(query.size(-1)),
         score_mod=None if mod is None else _modified(mod, shape),
+        operator="flex_attention" if mod is None else "",
     )
     if named["return_lse"] or named["return_aux"] is not None:
         return original(**named)
@@ -252,7 +254,8 @@ def _interface_watched(recorder: Recorder) -> Iterator[None]:
         def watched(module: Any, query: Tensor, key: Tensor, *rest: Any, **options: Any) -> Any:
             if not recorder.watches:
                 return function(module, query, key, *rest, **options)
-            return _interface(recorder, function, module, query, key, *rest, **options)
+            of_torch = name if name in ("sdpa", "flex_attention") else ""
+            return _interface(recorder, function, of_torch, module, query, key, *rest, **options)
 
         return watched
 
@@ -266,6 +269,7 @@ def _interface_watched(recorder: Recorder) -> Iterator[None]:
 def _interface(
     recorder: Recorder,
     function: Callable[..., Any],
+    operator: str,
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -282,6 +286,7 @@ def _interface(
         if attention_mask is None and shape[2] > 1:
             # Where there is no mask, transformers lets SDPA make a causal one, to the top left.
             visible = torch.ones(shape, dtype=torch.bool).tril()
+    operator = operator if score_mod is None else ""
     if softcap := options.get("softcap"):
         score_mod = _softcapped(float(softcap), score_mod)
     scaling = options.get("scaling")
@@ -302,6 +307,8 @@ def _interface(
         scale=scaling if scaling is not None else 1 / math.sqrt(query.size(-1)),
         score_mod=score_mod,
         sink=sink,
+        softcap=softcap,
+        operator=operator,
     )
     return (output.transpose(1, 2).contiguous(), *weights)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.auditing.blame import Blame
 from harness.auditing.call import AttentionCall
 from harness.auditing.content import NOTHING
-from harness.auditing.deciding import Step, blamed
+from harness.auditing.deciding import Step, blamed, look_at
 from harness.auditing.model import Configuration, Refused
 from harness.auditing.observe import Recorder, observed
 from harness.auditing.reference import Reference, Uncached
@@ -21,11 +21,22 @@ from harness.verdict import Verdict
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """The call that is blamed, and of the row in question what each slot holds (the number of a
+    token, or ``NOTHING``) and the tokens that are due."""
+
+    call: AttentionCall
+    held: list[int]
+    due: list[int]
+
+
+@dataclass(frozen=True)
 class Audit:
     """What came of a configuration in a scenario.
 
     ``calls`` attention calls were judged in ``forwards`` forwards. ``blame`` is of the first that
-    is off, in forward number ``at``, or None. ``greedy`` of ``tokens`` next tokens that greedy
+    is off, or None, and ``evidence`` has its tensors. ``at`` is the number of the forward that is
+    off or raises. ``greedy`` of ``tokens`` next tokens that greedy
     decoding would choose differ from the reference's. ``error`` is the largest error of a logit,
     in units of the reference's largest. ``refusal`` says why it is UNSUPPORTED or an ERROR.
     """
@@ -36,12 +47,24 @@ class Audit:
     calls: int = 0
     forwards: int = 0
     blame: Blame | None = None
+    evidence: Evidence | None = None
     at: int = 0
     greedy: int = 0
     tokens: int = 0
     error: float = 0.0
     refusal: str = ""
     seconds: float = 0.0
+
+    def headline(self) -> list[str]:
+        """What is blamed and where, in two lines; nothing where nothing is blamed."""
+        if self.blame is None:
+            return []
+        name = f": {self.blame.name}" if self.blame.name else ""
+        where = f"forward {self.at}, layer {self.blame.layer}, sequence {self.blame.sequence}"
+        return [
+            f"{self.configuration}, {self.scenario.name}: {self.blame.cause}{name}, first in",
+            f"{where}, token {self.blame.token}.",
+        ]
 
 
 def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Audit:
@@ -61,7 +84,7 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
         return result(Verdict.UNSUPPORTED, refusal=str(refusal))
     calls: list[AttentionCall] = []
     recorder = Recorder(calls.append)
-    count, blame, at = 0, None, 0
+    count, blame, evidence, at = 0, None, None, 0
     outcome = Compared()
     for number, forward in enumerate(plan.forwards):
         try:
@@ -75,7 +98,7 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
             return result(Verdict.UNSUPPORTED, calls=count, refusal=str(refusal))
         except Exception as error:
             text = f"forward {number}: {_line(error)}"
-            return result(Verdict.ERROR, calls=count, refusal=text)
+            return result(Verdict.ERROR, calls=count, refusal=text, at=number)
         try:
             step = known.step(forward.numbers, forward.epoch)
         except Exception as error:
@@ -84,6 +107,7 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
             if blame is None:
                 count += 1
                 blame, at = blamed(call, step, configuration.precision), number
+                evidence = None if blame is None else _evidence(blame, call, step)
         calls.clear()
         outcome.add(logits, forward.numbers, step)
     return result(
@@ -91,11 +115,18 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
         calls=count,
         forwards=len(plan.forwards),
         blame=blame,
+        evidence=evidence,
         at=at,
         greedy=outcome.greedy,
         tokens=outcome.tokens,
         error=outcome.error,
     )
+
+
+def _evidence(blame: Blame, call: AttentionCall, step: Step) -> Evidence:
+    look = look_at(call, step, blame.sequence)
+    due = look.should[int((look.tokens == blame.token).nonzero()[0])]
+    return Evidence(call, look.held, due.nonzero().flatten().tolist())
 
 
 def _line(error: Exception) -> str:

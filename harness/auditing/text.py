@@ -35,7 +35,7 @@ def render(audits: Sequence[Audit], versions: str) -> str:
         "",
         *_table(audits),
     ]
-    for audit in _first_of_each(audits):
+    for audit in first_of_each(audits):
         lines += ["", *_wrong(audit)]
     refusals = {(a.configuration, a.refusal) for a in audits if a.verdict is Verdict.UNSUPPORTED}
     by_reason: dict[str, list[str]] = {}
@@ -68,7 +68,8 @@ def _cell(audit: Audit) -> str:
     return audit.blame.cause.value.removesuffix(" wrong").upper()
 
 
-def _first_of_each(audits: Sequence[Audit]) -> list[Audit]:
+def first_of_each(audits: Sequence[Audit]) -> list[Audit]:
+    """Of what is not right, the first of each configuration and cause."""
     first: dict[tuple[str, str], Audit] = {}
     for audit in audits:
         if not audit.verdict.passes:

@@ -16,6 +16,8 @@ from harness.oracle.budget import Precision
 
 VOCABULARY = 1024
 WINDOW = 8
+# Random weights are small, so that all tokens would look alike to the softmax.
+ENLARGED = 4
 MODELS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt-oss")
 CACHES = ("dynamic", "static")
 ATTENTIONS = ("eager", "sdpa", "flex_attention")
@@ -31,9 +33,8 @@ _SIZES = dict(
 )
 
 
-def _config(name: str) -> Any:
-    import transformers
-
+def stated(name: str) -> tuple[str, dict[str, Any]]:
+    """The name of a model's class of configurations, and what it is given."""
     more: dict[str, Any] = {}
     if name in ("mistral", "gemma2", "gemma3", "gpt-oss"):
         more["sliding_window"] = WINDOW
@@ -49,7 +50,14 @@ def _config(name: str) -> Any:
         "gemma3": "Gemma3TextConfig",
         "gpt-oss": "GptOssConfig",
     }
-    return getattr(transformers, kinds[name])(**_SIZES, **more)
+    return kinds[name], {**_SIZES, **more}
+
+
+def _config(name: str) -> Any:
+    import transformers
+
+    kind, arguments = stated(name)
+    return getattr(transformers, kind)(**arguments)
 
 
 def configurations(
@@ -78,7 +86,12 @@ def _precision(attention: str, dtype: torch.dtype) -> Precision:
     return Precision(score=name, weight=name) if attention == "eager" else Precision()
 
 
-def _model(name: str, attention: str, dtype: torch.dtype) -> Any:
+def made(name: str, attention: str, dtype: torch.dtype) -> Any:
+    """A model with the weights that it has in every audit.
+
+    Raises:
+        Refused: where the project refuses such attention.
+    """
     import transformers
 
     torch.manual_seed(0)
@@ -89,11 +102,10 @@ def _model(name: str, attention: str, dtype: torch.dtype) -> Any:
         )
     except (ValueError, NotImplementedError, ImportError) as error:
         raise Refused(str(error).splitlines()[0]) from None
-    # Random weights are small, so that all tokens would look alike to the softmax.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.mul_(4)
+                parameter.mul_(ENLARGED)
     # Weights are drawn in float32, so that the model is the same one in every dtype.
     return model.to(dtype).eval()
 
@@ -103,7 +115,7 @@ def _uncached(name: str) -> Callable[[Tensor], Tensor]:
 
     def uncached(tokens: Tensor) -> Tensor:
         if not models:
-            models.append(_model(name, "eager", torch.float64))
+            models.append(made(name, "eager", torch.float64))
         logits: Tensor = models[0](tokens.unsqueeze(0), use_cache=False).logits[0]
         return logits
 
@@ -117,10 +129,15 @@ def _beginning(
 
     def begin(batch: int, slots: int) -> Session:
         if not models:
-            models.append(_model(name, attention, dtype))
+            models.append(made(name, attention, dtype))
         return Session(models[0], _cache(cache, models[0].config, slots))
 
     return begin
+
+
+def cache_argument(model: Any) -> str:
+    """By which name a model's ``forward`` takes a cache, which changed within version 5."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _cache(kind: str, config: Any, slots: int) -> Any:
@@ -148,9 +165,7 @@ class Session:
             self.cache.activate_past_recording()
         mask = torch.cat(self.real, 1)
         position = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.size(1) :]
-        taken = inspect.signature(self.model.forward).parameters
-        # The name changed within version 5.
-        cache = {"cache" if "cache" in taken else "past_key_values": self.cache}
+        cache = {cache_argument(self.model): self.cache}
         try:
             logits: Tensor = self.model(
                 ids, attention_mask=mask.long(), position_ids=position, **cache

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from harness.commands.options import (
     UsageError,
     input_file,
     names,
+    output_folder,
     sharing,
 )
 from harness.support.files import write_atomically
@@ -24,6 +27,9 @@ from harness.support.progress import progress_to_stderr
 
 if TYPE_CHECKING:
     from harness.auditing.model import Configuration
+    from harness.auditing.run import Audit
+    from harness.auditing.scenario import Scenario
+    from harness.script.package import Package
 
 PROJECTS = ("transformers", "gpt-fast")
 
@@ -53,6 +59,13 @@ def add(commands: Any) -> None:
         help="JSON of an earlier audit: say what came out otherwise",
     )
     parser.add_argument(
+        "--scripts",
+        type=output_folder,
+        metavar="DIR",
+        help="write scripts of what is wrong there: the attention call, with torch alone, and the"
+        " model, with its package",
+    )
+    parser.add_argument(
         "--compile",
         action="store_true",
         help="compile flex_attention as the project does; without, it runs eagerly",
@@ -71,29 +84,26 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from harness.auditing.run import Audit, audit
     from harness.auditing.scenario import SCENARIOS
     from harness.auditing.text import changes, render, to_json, worst
     from harness.support.environment import environment, one_line
 
     wanted = _some("--scenarios", arguments.scenarios, tuple(s.name for s in SCENARIOS))
     scenarios = [s for s in SCENARIOS if s.name in wanted]
-    configurations, version = _configurations(arguments)
-    progress = progress_to_stderr()
+    project = _project(arguments)
     audits: list[Audit] = []
     interrupted = False
     try:
         with contextlib.nullcontext() if arguments.compile else _eagerly():
-            for configuration in configurations:
-                for scenario in scenarios:
-                    progress(f"{len(audits)} done, {configuration.name}, {scenario.name}")
-                    audits.append(audit(configuration, scenario, arguments.seed))
+            _run(project.configurations, scenarios, arguments.seed, audits)
     except KeyboardInterrupt:
         interrupted = True
-    versions = {**version, **environment(), "compiled": arguments.compile}
+    versions = {**project.version, **environment(), "compiled": arguments.compile}
     versions["threads"] = torch.get_num_threads()
     if audits:
         print(render(audits, one_line(versions)), end="")
+    if arguments.scripts is not None:
+        _write_scripts(audits, project, arguments)
     if arguments.against is not None:
         try:
             lines = list(changes(arguments.against.read_text(encoding="utf-8"), audits))
@@ -109,6 +119,37 @@ def run(arguments: argparse.Namespace) -> int:
     if not any(a.calls for a in audits):
         return USAGE
     return OK if verdict.passes else NOT_OK
+
+
+def _run(
+    configurations: Iterable[Configuration],
+    scenarios: list[Scenario],
+    seed: int,
+    audits: list[Audit],
+) -> None:
+    """Add an audit of each configuration in each scenario to ``audits``."""
+    from harness.auditing.run import audit
+
+    progress = progress_to_stderr()
+    for configuration in configurations:
+        for scenario in scenarios:
+            progress(f"{len(audits)} done, {configuration.name}, {scenario.name}")
+            audits.append(audit(configuration, scenario, seed))
+
+
+def _write_scripts(audits: list[Audit], project: _Project, arguments: argparse.Namespace) -> None:
+    from harness.commands.audit_scripts import written
+
+    print()
+    for line in written(
+        audits,
+        arguments.scripts,
+        project.package,
+        [] if arguments.checkout is None else [str(arguments.checkout)],
+        arguments.seed,
+        compiled=arguments.compile,
+    ):
+        print(line)
 
 
 @contextlib.contextmanager
@@ -132,9 +173,18 @@ def _some(flag: str, given: tuple[str, ...] | None, allowed: tuple[str, ...]) ->
     return given or allowed
 
 
-def _configurations(
-    arguments: argparse.Namespace,
-) -> tuple[Iterator[Configuration], dict[str, str | int | bool]]:
+@dataclass(frozen=True)
+class _Project:
+    """The configurations of a project, its version, and how scripts use it."""
+
+    configurations: Iterator[Configuration]
+    version: dict[str, str | int | bool]
+    package: Callable[[Audit], Package]
+
+
+def _project(arguments: argparse.Namespace) -> _Project:
+    from harness.script.package import gpt_fast_package, transformers_package
+
     if arguments.project == "transformers":
         import transformers
 
@@ -145,7 +195,9 @@ def _configurations(
             _some("--caches", arguments.caches, here.CACHES),
             _some("--attention", arguments.attention, here.ATTENTIONS),
         )
-        return found, {"transformers": transformers.__version__}
+        version = transformers.__version__
+        package = partial(transformers_package, version=version)
+        return _Project(found, {"transformers": version}, package)
 
     from harness.auditing import gpt_fast
 
@@ -155,4 +207,5 @@ def _configurations(
         checkout = gpt_fast.Checkout.at(arguments.checkout)
     except gpt_fast.CheckoutError as error:
         raise UsageError(f"--checkout: {error}") from None
-    return checkout.configurations(), {"gpt-fast": checkout.commit}
+    package = partial(gpt_fast_package, commit=checkout.commit)
+    return _Project(checkout.configurations(), {"gpt-fast": checkout.commit}, package)

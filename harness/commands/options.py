@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from harness.case import DTYPES, long_dtype
 from harness.interpreter.gpu import GPUS, environment, gpu_named, too_late
-from harness.support.files import UnwritableFile, check_writable
+from harness.support.files import UnwritableFile, check_folder, check_writable
 
 OK, NOT_OK, USAGE, INTERRUPTED = 0, 1, 2, 130
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -132,6 +132,15 @@ def output_file(text: str) -> Path:
     """Read the name of a file that can be written, which is checked before the work, not after."""
     try:
         check_writable(Path(text))
+    except UnwritableFile as error:
+        raise ArgumentTypeError(str(error)) from None
+    return Path(text)
+
+
+def output_folder(text: str) -> Path:
+    """Read the name of a folder that is there or can be made."""
+    try:
+        check_folder(Path(text))
     except UnwritableFile as error:
         raise ArgumentTypeError(str(error)) from None
     return Path(text)

@@ -94,7 +94,7 @@ def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
     yield from _placed(case, device)
     # The outputs of the report's calls are kept, to be compared with each other.
     yield ("outputs, wrong = [], []" if len(calls) > 2 else "wrong = []")
-    lines = [*_call(case), *_row(case)]
+    lines = [*_call(case), *row_lines(case)]
     if len(calls) > 2:
         lines.append("outputs.append(out)")
     if len(calls) == 1:
@@ -114,6 +114,23 @@ def _functions(case: DecodeCase) -> Iterator[str]:
     yield "def attends(b, h, q, kv):"
     yield "    t = pos[b] + q  # the query's position"
     yield f"    return ({case.mask_kind.script.format(**case.mask_arguments)}) & (pos[b] >= 0)"
+    yield from score_functions(case)
+    if case.mode == "eager":
+        return
+    mode = "" if case.mode == "compiled" else f', mode="{case.mode}"'
+    yield ""
+    yield ""
+    yield f"@torch.compile(fullgraph=True, dynamic={case.dynamic}{mode})"
+    if case.views == "inside":
+        yield "def attention(query, key, value, mask, n):"
+        yield from _cut(case, "    ")
+    else:
+        yield "def attention(query, k, v, mask):"
+    yield f"    return {flex_call(case)}"
+
+
+def score_functions(case: DecodeCase) -> Iterator[str]:
+    """The functions ``score_mod`` and ``flex_with_sink``, each where the case needs it."""
     if scores := score_lines(case):
         yield ""
         yield ""
@@ -127,18 +144,6 @@ def _functions(case: DecodeCase) -> Iterator[str]:
         yield "    out, aux = flex_attention(*arguments, return_aux=AuxRequest(lse=True))"
         factor = f"(aux.lse - {name}[:, None]).sigmoid()[..., None]"
         yield f"    return (out * {factor}).to(out.dtype)"
-    if case.mode == "eager":
-        return
-    mode = "" if case.mode == "compiled" else f', mode="{case.mode}"'
-    yield ""
-    yield ""
-    yield f"@torch.compile(fullgraph=True, dynamic={case.dynamic}{mode})"
-    if case.views == "inside":
-        yield "def attention(query, key, value, mask, n):"
-        yield from _cut(case, "    ")
-    else:
-        yield "def attention(query, k, v, mask):"
-    yield f"    return {_flex(case)}"
 
 
 def _cut(case: DecodeCase, indent: str = "") -> Iterator[str]:
@@ -150,7 +155,8 @@ def _cut(case: DecodeCase, indent: str = "") -> Iterator[str]:
         yield f"{indent}k, v = key{key}[:, :, :n], value{value}[:, :, :n]"
 
 
-def _flex(case: DecodeCase) -> str:
+def flex_call(case: DecodeCase) -> str:
+    """An expression that calls FlexAttention on ``query, k, v`` and a block mask, ``mask``."""
     score_mod = "score_mod" if score_lines(case) else "None"
     flex = "flex_with_sink" if column(case) else "flex_attention"
     return f"{flex}(query, k, v, {score_mod}, mask, SCALE, HQ != HKV)"
@@ -178,7 +184,7 @@ def _call(case: DecodeCase) -> Iterator[str]:
         call = "attention(query, key, value, mask, n)"
     else:
         yield from _cut(case)
-        call = _flex(case) if case.mode == "eager" else "attention(query, k, v, mask)"
+        call = flex_call(case) if case.mode == "eager" else "attention(query, k, v, mask)"
     yield f"out = {call}.cpu()"
 
 
@@ -199,8 +205,9 @@ def _block_mask(case: DecodeCase) -> Iterator[str]:
         yield f"mask = create_block_mask(mask_mod, B, None, Q, n, DEVICE, {block})"
 
 
-def _row(case: DecodeCase) -> Iterator[str]:
-    """Statements that print one row of the table of errors."""
+def row_lines(case: DecodeCase) -> Iterator[str]:
+    """Statements that print one row of the table of errors, of ``out`` against ``golden``, and add
+    to the list ``wrong``."""
     yield "error = (out - golden).abs()"
     yield "wrong.append(not (error <= budget).all())"
     yield f"worst = {'(error / budget.clamp(min=1e-300)).max()' if case.batch else '0.0'}"

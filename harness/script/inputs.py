@@ -33,15 +33,16 @@ def parameters(case: DecodeCase) -> Iterator[tuple[Parameter, str]]:
             yield kind.parameter, kind.parameter.script.format(**case.scores[kind.name])
 
 
-def drawn(case: DecodeCase, device: str) -> Iterator[str]:
-    """Statements for sizes and constants, ``pos``, ``query, key, value`` and parameters; the tail
-    is filled later."""
+def drawn(case: DecodeCase, device: str, *, positions: bool = True) -> Iterator[str]:
+    """Statements for sizes and constants, ``pos`` where ``positions`` are needed, ``query, key,
+    value`` and parameters; the tail is filled later."""
     sizes = [case.batch, case.heads, case.kv_heads, case.q_len]
     sizes += [case.cache_len, case.head_dim, case.value_dim]
     scale = "D**-0.5" if case.scale is None else repr(case.scale)
     yield f"B, HQ, HKV, Q, S, D, DV = {', '.join(map(str, sizes))}"
     yield f'DEVICE, DTYPE, SCALE = "{device}", torch.{case.dtype}, {scale}'
-    yield from integers("pos", case.input_pos)
+    if positions:
+        yield from integers("pos", case.input_pos)
     yield f"g = torch.Generator().manual_seed({case.seed})"
     yield "query = torch.randn(B, HQ, Q, D, generator=g)"
     yield "key, value = (torch.randn(B, HKV, S, n, generator=g) for n in (D, DV))"

@@ -27,17 +27,18 @@ _STDLIB = (
     "runpy",
     "subprocess",
     "sys",
+    "types",
     "zlib",
 )
 _FLEX = ("AuxRequest", "BlockMask", "create_block_mask", "flex_attention")
 
 
-def script(title: str, case: DecodeCase | Program, device: str, body: Iterable[str]) -> str:
+def script(title: str, case: DecodeCase | Program | None, device: str, body: Iterable[str]) -> str:
     """A whole script with the statements ``body``; the title says what its exit code means."""
     text = "\n".join(body) + "\n"
     head = [
         f'"""{title}',
-        f"Case: {case}",
+        *([] if case is None else [f"Case: {case}"]),
         *textwrap.wrap(f"Written with {one_line(environment(device))}.", WIDTH),
         '"""',
         "",
@@ -45,7 +46,8 @@ def script(title: str, case: DecodeCase | Program, device: str, body: Iterable[s
         "",
         "import torch",
     ]
-    names = [name for name in _FLEX if re.search(rf"\b{name}\b", text)]
+    # In quotation marks it is a word of transformers.
+    names = [name for name in _FLEX if re.search(rf"(?<!\")\b{name}\b", text)]
     if names:
         start = "from torch.nn.attention.flex_attention import "
         line = start + ", ".join(names)
@@ -62,6 +64,11 @@ def bracketed(start: str, items: list[str], end: str) -> Iterator[str]:
     yield start
     yield from (f"    {item}," for item in items)
     yield end
+
+
+def indented(lines: Iterable[str]) -> Iterator[str]:
+    """The lines one level deeper."""
+    yield from (f"    {line}" if line else "" for line in lines)
 
 
 def added(name: str, terms: list[str]) -> Iterator[str]:

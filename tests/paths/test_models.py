@@ -56,14 +56,19 @@ def test_a_static_cache_with_flex_attention_is_one_ahead() -> None:
     assert (found.at, found.blame.layer) == (1, 0)
 
 
-def test_the_command_prints_a_table_and_writes_json(
+def test_the_command_prints_a_table_and_writes_json_and_scripts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1 for a configuration that is wrong, with versions in the file."""
+    """Exit code 1 for a configuration that is wrong, with versions in the file; a script of the
+    call, which needs torch alone, and one of the model show it too."""
     file = tmp_path / "audit.json"
     words = "audit transformers --models llama --attention flex_attention --scenarios tokens"
-    assert main([*words.split(), "--json", str(file)]) == NOT_OK
+    assert main([*words.split(), "--json", str(file), "--scripts", str(tmp_path)]) == NOT_OK
     printed = capsys.readouterr().out
+    for kind in ("call", "model"):
+        script = tmp_path / f"llama-static-flex_attention-tokens-{kind}.py"
+        assert f"{script}: exit code 1, so it shows it alone" in printed
+        assert ("transformers import" in script.read_text(encoding="utf-8")) == (kind == "model")
     assert printed.startswith("WRONG 2 configurations in 1 scenarios")
     assert "mask wrong: offset-one-high" in printed
     read = json.loads(file.read_text(encoding="utf-8"))
