@@ -1,6 +1,9 @@
 """Audit of a model that decodes with a KV cache: which layer, which step, which slots, whose fault.
 
 ``call``       one attention call of a model, and what float64 says of it
+``recorder``   gets the attention calls
+``stated``     what masks and changes of scores say
+``in_graph``   calls within compiled code, handed over by an operator
 ``observe``    records the attention calls of any PyTorch model while it runs
 ``reference``  the same tokens in one uncached forward, in float64
 ``content``    which token each slot of a cache holds

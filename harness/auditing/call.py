@@ -26,8 +26,9 @@ class AttentionCall:
 
     ``visible``, bool ``[B, Hq, Q, S]``, is what its mask says. ``sink`` ``[Hq]`` are logits without
     a value. ``layer`` counts from 0. ``again(value)`` makes the same call with other values, which
-    are of the same shape. ``operator`` is the function of torch that computes it, ``sdpa`` or
-    ``flex_attention``, where nothing but ``softcap`` and ``sink`` changes its scores, else "".
+    are of the same shape; it is None where the call is a part of compiled code. ``operator`` is the
+    function of torch that computes it, ``sdpa`` or ``flex_attention``, where nothing but
+    ``softcap`` and ``sink`` changes its scores, else "".
     """
 
     layer: int
@@ -37,7 +38,7 @@ class AttentionCall:
     output: Tensor
     visible: Tensor
     scale: float
-    again: Callable[[Tensor], Tensor]
+    again: Callable[[Tensor], Tensor] | None
     score_mod: ScoreMod | None = None
     sink: Tensor | None = None
     softcap: float | None = None
@@ -135,7 +136,13 @@ class AttentionCall:
     def attended(self) -> Tensor:
         """The weight that the call itself gives each slot, float64 ``[B, Hq, Q, S]``, read off by
         giving slot j the unit vector e_j as its value, as many slots at a time as there are value
-        dims."""
+        dims.
+
+        Raises:
+            RuntimeError: where the call cannot be made again.
+        """
+        if self.again is None:
+            raise RuntimeError("a part of compiled code cannot be called again")
         slots, dims = self.value.shape[2:]
         pieces = []
         for start in range(0, slots, dims):

@@ -161,6 +161,8 @@ def _kernel(
 
 def _read_off(call: AttentionCall, b: int, row: int) -> list[str]:
     """What the call attends beside what its mask shows, as clauses."""
+    if call.again is None:
+        return ["it is a part of compiled code, so what it attends cannot be read off"]
     weights, shown = call.attended()[b][:, row], call.visible[b][:, row]
     due = call.weights()[b][:, row]
     # A weight may be so small that it is flushed to zero.

@@ -12,12 +12,14 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import Unsupported
 from torch.nn.attention.flex_attention import create_block_mask
 
 from harness.auditing.model import Configuration, Refused
@@ -36,6 +38,12 @@ def stated(name: str) -> dict[str, int]:
     """What ``ModelArgs`` is given, by the name in a configuration's."""
     sizes = dict(block_size=POSITIONS, vocab_size=VOCABULARY)
     return {**sizes, **dict(n_layer=2, dim=64, intermediate_size=96), **_HEADS[name]}
+
+
+def dtype(*, compiled: bool) -> torch.dtype:
+    """The dtype in which the model decodes; in float32 its query does not compile on a CPU
+    (flexcpu-linear-query), and gpt-fast's own default is bfloat16."""
+    return torch.bfloat16 if compiled else torch.float32
 
 
 class CheckoutError(ValueError):
@@ -67,14 +75,17 @@ class Checkout:
             generate = _module("generate", folder)
         return cls(model, generate, _commit(folder))
 
-    def configurations(self) -> Iterator[Configuration]:
-        """With as many KV heads as query heads, and with groups."""
+    def configurations(self, *, compiled: bool = False) -> Iterator[Configuration]:
+        """With as many KV heads as query heads, and with groups; ``compiled`` as ``generate.main``
+        does it."""
         for name in _HEADS:
             sizes = stated(name)
             yield Configuration(
                 f"gpt-fast/{name}",
                 VOCABULARY,
-                lambda batch, slots, sizes=sizes: Session.begun(self, sizes, batch, slots),  # type: ignore[misc]
+                lambda batch, slots, sizes=sizes: Session.begun(  # type: ignore[misc]
+                    self, sizes, batch, slots, compiled=compiled
+                ),
                 self._uncached(sizes),
             )
 
@@ -111,41 +122,57 @@ def _causal(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
 
 @dataclass
 class Session:
-    """A model with its own caches, at one position for the whole batch, as gpt-fast has it."""
+    """A model with its own caches, at one position for the whole batch, as gpt-fast has it;
+    ``decode_one_token`` and ``model_forward`` are those of ``generate``, or compiled."""
 
     checkout: Checkout
     model: Any
     block_mask: Any
+    decode_one_token: Callable[..., Any]
+    model_forward: Callable[..., Any]
     filled: int = 0
     logits: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def begun(cls, checkout: Checkout, sizes: dict[str, int], batch: int, slots: int) -> Session:
+    def begun(
+        cls,
+        checkout: Checkout,
+        sizes: dict[str, int],
+        batch: int,
+        slots: int,
+        *,
+        compiled: bool = False,
+    ) -> Session:
         """A session on an empty cache."""
-        model = checkout.transformer(sizes, torch.float32)
+        model = checkout.transformer(sizes, dtype(compiled=compiled))
         model.setup_caches(max_batch_size=batch, max_seq_length=slots)
-        length = model.max_seq_length
+        length, generate = model.max_seq_length, checkout.generate
         # As in gpt-fast's decode_n_tokens.
-        mask = create_block_mask(checkout.generate.causal_mask, 1, 1, length, length, device="cpu")
-        return cls(checkout, model, mask)
+        mask = create_block_mask(generate.causal_mask, 1, 1, length, length, device="cpu")
+        functions = [generate.decode_one_token, generate.model_forward]
+        if compiled:
+            # As in gpt-fast's main, where its prefill is left as it is by default.
+            compile_ = partial(torch.compile, mode="reduce-overhead", fullgraph=True)
+            functions = [compile_(function) for function in functions]
+        return cls(checkout, model, mask, *functions)
 
     def feed(self, ids: Tensor, real: Tensor) -> Tensor:
         """See ``harness.auditing.model.Session``."""
         if not real.all():
             raise Refused("gpt-fast has no padding: one position for the whole batch")
-        generate, count = self.checkout.generate, ids.size(1)
+        count = ids.size(1)
         position = torch.arange(self.filled, self.filled + count)
         first, self.filled = self.filled == 0, self.filled + count
-        with self._handing_out(generate):
+        with self._handing_out():
             if first:
-                generate.prefill(self.model, ids, position)
+                self.checkout.generate.prefill(self.model, ids, position)
             elif count == 1:
-                generate.decode_one_token(self.model, ids, position, self.block_mask)
+                self.decode_one_token(self.model, ids, position, self.block_mask)
             else:
                 # The call of several tokens in speculative_decode.
                 try:
-                    return generate.model_forward(self.model, ids, position)
-                except (AttributeError, TypeError) as error:
+                    return self.model_forward(self.model, ids, position)
+                except (AttributeError, TypeError, Unsupported) as error:
                     line = str(error).splitlines()[0]
                     raise Refused(
                         f"model_forward, which speculative_decode calls, raised"
@@ -153,16 +180,22 @@ class Session:
                     ) from None
         return self.logits.pop()
 
-    @contextlib.contextmanager
-    def _handing_out(self, generate: Any) -> Iterator[None]:
-        """In place of sampling, the logits are kept."""
-        original = generate.sample
+    @cached_property
+    def _kept(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """In place of sampling, a function that keeps the logits; one for all forwards, since
+        compiled code is compiled again where it meets another."""
+        logits_of = self.logits
 
-        def kept(logits: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
-            self.logits.append(logits)
+        def kept(logits: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            logits_of.append(logits)
             return logits.argmax(-1), logits
 
-        generate.sample = kept
+        return kept
+
+    @contextlib.contextmanager
+    def _handing_out(self) -> Iterator[None]:
+        generate: Any = self.checkout.generate
+        original, generate.sample = generate.sample, self._kept
         try:
             yield
         finally:

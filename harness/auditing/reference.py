@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.auditing.call import AttentionCall
-from harness.auditing.observe import Recorder, observed
+from harness.auditing.observe import observed
+from harness.auditing.recorder import Recorder
 
 # tokens int64 ``[T]`` to logits ``[T, vocabulary]``, in float64, without a cache.
 Uncached = Callable[[Tensor], Tensor]

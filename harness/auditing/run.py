@@ -14,7 +14,8 @@ from harness.auditing.call import AttentionCall
 from harness.auditing.content import NOTHING
 from harness.auditing.deciding import Step, blamed, look_at
 from harness.auditing.model import Configuration, Refused
-from harness.auditing.observe import Recorder, observed
+from harness.auditing.observe import observed
+from harness.auditing.recorder import Recorder
 from harness.auditing.reference import Reference, Uncached
 from harness.auditing.scenario import Plan, Scenario, planned
 from harness.verdict import Verdict
@@ -83,7 +84,7 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
     except Refused as refusal:
         return result(Verdict.UNSUPPORTED, refusal=str(refusal))
     calls: list[AttentionCall] = []
-    recorder = Recorder(calls.append)
+    recorder = Recorder(calls.append, in_graph=True)
     count, blame, evidence, at = 0, None, None, 0
     outcome = Compared()
     for number, forward in enumerate(plan.forwards):
@@ -103,6 +104,9 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
             step = known.step(forward.numbers, forward.epoch)
         except Exception as error:
             return result(Verdict.ERROR, calls=count, refusal=f"uncached: {_line(error)}")
+        if len(calls) != (layers := len(step.live[0].calls)):
+            seen = f"forward {number}: {len(calls)} of {layers} attention calls could be watched"
+            return result(Verdict.UNSUPPORTED, calls=count, refusal=seen)
         for call in calls:
             if blame is None:
                 count += 1

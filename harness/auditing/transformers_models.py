@@ -65,8 +65,11 @@ def configurations(
     caches: tuple[str, ...] = CACHES,
     attentions: tuple[str, ...] = ATTENTIONS,
     dtype: torch.dtype = torch.float32,
+    *,
+    compiled: bool = False,
 ) -> Iterator[Configuration]:
-    """Each combination, by the name ``model/cache/attention``."""
+    """Each combination, by the name ``model/cache/attention``. ``compiled`` as ``generate`` does it
+    on a GPU: with a static cache, and from the second forward on."""
     for name in models:
         uncached = _uncached(name)
         for attention in attentions:
@@ -74,7 +77,7 @@ def configurations(
                 yield Configuration(
                     f"{name}/{cache}/{attention}",
                     VOCABULARY,
-                    _beginning(name, cache, attention, dtype),
+                    _beginning(name, cache, attention, dtype, compiled),
                     uncached,
                     _precision(attention, dtype),
                 )
@@ -123,14 +126,15 @@ def _uncached(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _beginning(
-    name: str, cache: str, attention: str, dtype: torch.dtype
+    name: str, cache: str, attention: str, dtype: torch.dtype, compiled: bool
 ) -> Callable[[int, int], Session]:
     models: list[Any] = []
 
     def begin(batch: int, slots: int) -> Session:
         if not models:
             models.append(made(name, attention, dtype))
-        return Session(models[0], _cache(cache, models[0].config, slots))
+        kept = _cache(cache, models[0].config, slots)
+        return Session(models[0], kept, compiled=compiled and cache == "static")
 
     return begin
 
@@ -155,6 +159,7 @@ class Session:
 
     model: Any
     cache: Any
+    compiled: bool = False
     real: list[Tensor] = field(default_factory=list)
 
     def feed(self, ids: Tensor, real: Tensor) -> Tensor:
@@ -167,7 +172,9 @@ class Session:
         position = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.size(1) :]
         cache = {cache_argument(self.model): self.cache}
         try:
-            logits: Tensor = self.model(
+            decoding = self.compiled and len(self.real) > 1
+            model = self.model.get_compiled_call(None) if decoding else self.model
+            logits: Tensor = model(
                 ids, attention_mask=mask.long(), position_ids=position, **cache
             ).logits
         except (ValueError, NotImplementedError) as error:

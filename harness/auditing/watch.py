@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from harness.auditing.blame import Blame, Cause, few
 from harness.auditing.call import AttentionCall
 from harness.auditing.deciding import kernel_blame
-from harness.auditing.observe import Recorder, observed
+from harness.auditing.observe import observed
+from harness.auditing.recorder import Recorder
 from harness.auditing.remedies import remedy
 from harness.oracle.budget import Precision
 from harness.verdict import Verdict

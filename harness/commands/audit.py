@@ -68,7 +68,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile flex_attention as the project does; without, it runs eagerly",
+        help="compile as the project does: gpt-fast its decoding, transformers flex_attention and,"
+        " with a static cache, the model; without, all runs eagerly",
     )
 
 
@@ -194,9 +195,10 @@ def _project(arguments: argparse.Namespace) -> _Project:
             _some("--models", arguments.models, here.MODELS),
             _some("--caches", arguments.caches, here.CACHES),
             _some("--attention", arguments.attention, here.ATTENTIONS),
+            compiled=arguments.compile,
         )
         version = transformers.__version__
-        package = partial(transformers_package, version=version)
+        package = partial(transformers_package, version=version, compiled=arguments.compile)
         return _Project(found, {"transformers": version}, package)
 
     from harness.auditing import gpt_fast
@@ -207,5 +209,6 @@ def _project(arguments: argparse.Namespace) -> _Project:
         checkout = gpt_fast.Checkout.at(arguments.checkout)
     except gpt_fast.CheckoutError as error:
         raise UsageError(f"--checkout: {error}") from None
-    package = partial(gpt_fast_package, commit=checkout.commit)
-    return _Project(checkout.configurations(), {"gpt-fast": checkout.commit}, package)
+    package = partial(gpt_fast_package, commit=checkout.commit, compiled=arguments.compile)
+    found = checkout.configurations(compiled=arguments.compile)
+    return _Project(found, {"gpt-fast": checkout.commit}, package)

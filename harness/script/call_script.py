@@ -83,6 +83,8 @@ def _case(call: AttentionCall, batch: int, rows: int, slots: int) -> DecodeCase:
 def _whole(call: AttentionCall) -> Iterator[str]:
     batch, _, rows, slots = call.visible.shape
     case = _case(call, batch, rows, slots)
+    if call.operator == "flex_attention" and call.again is None:
+        yield "flex_attention = torch.compile(flex_attention)"
     yield from _functions(case, call.operator)
     yield from drawn(case, "cpu", positions=False)
     yield "shows = torch.zeros(B, 1, Q, S, dtype=torch.bool)  # what the mask says"

@@ -68,10 +68,10 @@ session = Session()
 seen = watched(session.model)
 real = decoded(session)[SEQUENCE] != 0
 got = seen[-1][SEQUENCE][real][TOKEN - len(sequences[SEQUENCE])]
-exact, same = uncached(torch.float64), uncached(torch.float32)
+exact, same = uncached(torch.float64), uncached(torch.{dtype})
 off, rounding = (((x - exact).norm() / exact.norm()).item() for x in (got, same))
-print(f"expected: about {rounding:.2g}, as in float32 without a cache")
-print(f"got: {off:.2g}")
+print(f"expected: about {{rounding:.2g}}, as in {dtype} without a cache")
+print(f"got: {{off:.2g}}")
 sys.exit(off > rounding**0.5)  # more than half of the digits are wrong
 """
 
@@ -109,4 +109,5 @@ def _body(audit: Audit, package: Package, seed: int, compiled: bool) -> Iterator
         functions += [_WATCHED, _UNCACHED.format(before="\n".join(indented(before)), run=run)]
     for function in functions:
         yield from ("", "", *function.strip("\n").splitlines())
-    yield from ("", *(_RAISES if blame is None else _COMPARED).splitlines())
+    end = _RAISES if blame is None else _COMPARED.format(dtype=package.dtype)
+    yield from ("", *end.splitlines())

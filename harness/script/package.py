@@ -13,7 +13,8 @@ from harness.script.text import bracketed, indented, quoted
 
 @dataclass(frozen=True)
 class Package:
-    """What a script ``needs``, as words; the size of the ``vocabulary``; its ``imports``; its
+    """What a script ``needs``, as words; the size of the ``vocabulary``; the ``dtype`` in which the
+    model decodes; its ``imports``; its
     ``functions``, among them ``make(dtype, ...)``, ``attention(model)``, the module of the layer in
     question, and a class ``Session`` with ``model``, ``feed(ids)`` and ``rollback(count)``; and
     ``forward``, statements that make a ``model`` in ``dtype``, the last of which runs the tokens
@@ -21,6 +22,7 @@ class Package:
 
     needs: str
     vocabulary: int
+    dtype: str
     imports: list[str]
     functions: list[str]
     forward: list[str]
@@ -56,7 +58,7 @@ class Session:
         mask = torch.cat(self.real, 1).long()
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.size(1) :]
         given = dict(attention_mask=mask, {argument}=self.cache)
-        self.model(ids, position_ids=position, **given)
+        {run}(ids, position_ids=position, **given)
 
     def rollback(self, count):
         self.cache.crop(-count)
@@ -64,7 +66,7 @@ class Session:
 """
 
 
-def transformers_package(audit: Audit, version: str) -> Package:
+def transformers_package(audit: Audit, version: str, *, compiled: bool) -> Package:
     """The package of an audit of transformers, which is needed here as well."""
     name, cache, attention = audit.configuration.split("/")
     kind, arguments = transformers_models.stated(name)
@@ -77,13 +79,17 @@ def transformers_package(audit: Audit, version: str) -> Package:
     config = bracketed(f"return {kind}(", given, ")")
     model = transformers_models.made(name, "eager", torch.float32)
     argument = transformers_models.cache_argument(model)
+    run = "self.model"
+    if compiled and cache == "static":
+        run = "(self.model.get_compiled_call(None) if self.real[1:] else self.model)"
     session = _TRANSFORMERS_SESSION.format(
-        attention=quoted(attention), cache=made, argument=argument
+        attention=quoted(attention), cache=made, argument=argument, run=run
     )
     enlarged = _ENLARGED.format(factor=transformers_models.ENLARGED).lstrip("\n")
     return Package(
         needs=f"transformers {version}",
         vocabulary=transformers_models.VOCABULARY,
+        dtype="float32",
         imports=[f"from transformers import AutoModelForCausalLM, {kind}, {imported}"],
         functions=[
             "\n".join(["def config():", *indented(config)]),
@@ -102,10 +108,10 @@ def attention(model):
 _GPT_FAST_SESSION = """
 class Session:
     def __init__(self):
-        self.model, self.filled = make(torch.float32), 0
+        self.model, self.filled = make(torch.{dtype}), 0
         self.model.setup_caches(len(PROMPTS), {slots})
         n, causal = self.model.max_seq_length, generate.causal_mask
-        self.mask = create_block_mask(causal, 1, 1, n, n, device="cpu")
+        self.mask = create_block_mask(causal, 1, 1, n, n, device="cpu"){compiled}
 
     def feed(self, ids):
         count, first = ids.size(1), self.filled == 0
@@ -123,7 +129,14 @@ class Session:
 """
 
 
-def gpt_fast_package(audit: Audit, commit: str) -> Package:
+_GPT_FAST_COMPILED = """
+        # As in its main.
+        how = dict(mode="reduce-overhead", fullgraph=True)
+        for name in ("decode_one_token", "model_forward"):
+            setattr(generate, name, torch.compile(getattr(generate, name), **how))"""
+
+
+def gpt_fast_package(audit: Audit, commit: str, *, compiled: bool) -> Package:
     """The package of an audit of gpt-fast, whose checkout's folder the script is given."""
     arguments = gpt_fast.stated(audit.configuration.split("/")[1])
     sizes = [f"{name}={size}" for name, size in arguments.items()]
@@ -132,10 +145,12 @@ def gpt_fast_package(audit: Audit, commit: str) -> Package:
         *bracketed("sizes = dict(", sizes, ")"),
         "model = Transformer(ModelArgs(**sizes))",
     ]
+    dtype = str(gpt_fast.dtype(compiled=compiled)).removeprefix("torch.")
     made = "\n".join(["def make(dtype):", *indented(make)])
     return Package(
         needs=f"a checkout of gpt-fast ({commit}), whose folder is the argument",
         vocabulary=gpt_fast.VOCABULARY,
+        dtype=dtype,
         imports=[
             "sys.path.insert(0, sys.argv[1])",
             "# It imports tokenizers that are not needed here.",
@@ -147,7 +162,11 @@ def gpt_fast_package(audit: Audit, commit: str) -> Package:
         functions=[
             made + _ENLARGED.format(factor=gpt_fast.ENLARGED),
             _GPT_FAST_ATTENTION,
-            _GPT_FAST_SESSION.format(slots=audit.scenario.slots),
+            _GPT_FAST_SESSION.format(
+                slots=audit.scenario.slots,
+                dtype=dtype,
+                compiled=_GPT_FAST_COMPILED if compiled else "",
+            ),
         ],
         forward=[
             "model, n = make(dtype), len(history)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.auditing.blame import Blame, Cause
+from harness.auditing.gpt_fast import Checkout
 from harness.auditing.run import Audit, audit
 from harness.auditing.scenario import SCENARIOS
 from harness.cli import NOT_OK, USAGE, main
 from harness.script.call_script import NoScriptError, call_script
+from harness.script.model_script import model_script
+from harness.script.package import gpt_fast_package
+from harness.verdict import Verdict
 from tests.support import ROOT
 from tests.support.tiny_decoder import tiny_configuration
 
@@ -155,6 +160,39 @@ def test_a_sound_checkout_is_ok_and_needs_no_script(
     assert main([*words, "--scripts", str(tmp_path)]) == 0
     assert "model_forward, which speculative_decode calls" in capsys.readouterr().out
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("fault", ["", "no-query-offset"])
+def test_decoding_that_is_compiled_as_a_whole_is_judged_call_by_call(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call within compiled code is seen; a fault is named there, and a script compiles too."""
+    monkeypatch.setenv("STAND_IN_FAULT", fault)
+    scenario = BY_NAME["blocks"]  # of a size that vectors of eight lanes do not cut
+    configuration = next(Checkout.at(CHECKOUT).configurations(compiled=True))
+    found = audit(configuration, scenario)
+    if not fault:
+        assert found.verdict is Verdict.OK, found.refusal
+        assert found.calls == 2 * (1 + len(scenario.steps))
+        return
+    blame, evidence = found.blame, found.evidence
+    assert blame is not None
+    assert evidence is not None
+    assert (blame.cause, blame.name, found.at, blame.layer) == (Cause.MASK, fault, 1, 0)
+    assert evidence.call.again is None
+    assert evidence.call.operator == "flex_attention"
+    assert exit_code(call_script(found), tmp_path) == 1
+    text = model_script(found, gpt_fast_package(found, "here", compiled=True), 0, compiled=True)
+    monkeypatch.setattr(sys, "argv", ["script.py", str(CHECKOUT)])
+    assert exit_code(text, tmp_path) == 1
+
+
+def test_a_forward_of_which_calls_are_not_seen_is_not_passed() -> None:
+    """A model that calls attention past the audit is UNSUPPORTED, not OK."""
+    found = audit(tiny_configuration("unseen"), BY_NAME["tokens"])
+    assert found.verdict is Verdict.UNSUPPORTED
+    assert found.refusal == "forward 1: 0 of 3 attention calls could be watched"
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_work(

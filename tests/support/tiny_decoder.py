@@ -105,7 +105,22 @@ def by_flex(
     return out
 
 
-KERNELS = {"kernel-hides-oldest": without_oldest, "kernel-modulo": with_modulo}
+def unseen(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, enable_gqa: bool = True
+) -> Tensor:
+    """Attention by hand where there is one query token, which no audit knows as attention."""
+    if query.size(2) > 1:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, enable_gqa=enable_gqa)
+    key, value = (x.repeat_interleave(HEADS // KV_HEADS, 1) for x in (key, value))
+    score = (query @ key.mT / math.sqrt(DIM)).masked_fill(~attn_mask, -math.inf)
+    return score.softmax(-1) @ value
+
+
+KERNELS = {
+    "kernel-hides-oldest": without_oldest,
+    "kernel-modulo": with_modulo,
+    "unseen": unseen,
+}
 
 
 class TinySession:

@@ -114,9 +114,8 @@ class Transformer(nn.Module):
     def forward(self, mask: BlockMask, ids: Tensor, input_pos: Tensor) -> Tensor:
         """Logits ``[B, n, vocabulary]``."""
         causal, start = mask.mask_mod, input_pos[0]
-        if FAULT == "no-query-offset":
-            start = torch.zeros_like(start)
-        mask.mask_mod = lambda b, h, q, kv: causal(b, h, q + start, kv)
+        if FAULT != "no-query-offset":
+            mask.mask_mod = lambda b, h, q, kv: causal(b, h, q + start, kv)
         x = self.embedding(ids)
         for layer in self.layers:
             x = layer(x, mask, input_pos)

@@ -1,0 +1,170 @@
+"""Attention calls within ``torch.compile``: an operator that the compiler does not look into hands
+their tensors over while the compiled code runs.
+
+The operator gets query, key and value as copies in float64, which holds every number of a narrower
+dtype: so a query that is computed on the fly still is, and attention is compiled as without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from harness.auditing.recorder import ACTIVE
+from harness.auditing.stated import softcapped, stated_mask
+
+# Set while a function is traced that makes a call of torch's own inside; it counts once.
+_inside = False
+
+
+# An operator that changes nothing would be left out of compiled code; this counts its calls.
+_count = torch.zeros(1, dtype=torch.int64)
+
+
+@torch.library.custom_op("flexdecode_harness::recorded", mutates_args=("count",))
+def _recorded(
+    count: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    sink: Tensor | None,
+    dtype: torch.dtype,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+    softcap: float,
+    operator: str,
+) -> None:
+    """Hand a call to the active recorder, where it wants those of compiled code."""
+    count += 1
+    recorder = ACTIVE.get()
+    if recorder is None or not (recorder.in_graph and recorder.watches):
+        return
+    query, key, value = (x.to(dtype) for x in (query, key, value))
+    visible, score_mod = stated_mask(mask, (*query.shape[:3], key.size(2)), causal=causal)
+    recorder.take(
+        query=query,
+        key=key,
+        value=value,
+        output=output,
+        visible=visible,
+        scale=scale,
+        again=None,
+        score_mod=softcapped(softcap, score_mod) if softcap else score_mod,
+        sink=None if sink is None else sink.to(dtype),
+        softcap=softcap or None,
+        operator=operator if score_mod is None else "",
+    )
+
+
+def _record(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    *,
+    mask: Tensor | None,
+    scale: float | None,
+    operator: str,
+    causal: bool = False,
+    softcap: float = 0.0,
+    sink: Tensor | None = None,
+) -> None:
+    """``softcap`` is 0 for none; ``causal`` hides slots to the top right."""
+    wide = [x.double() for x in (query, key, value)]
+    sink = None if sink is None else sink.double()
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    dtype = query.dtype
+    _recorded(_count, *wide, output, sink, dtype, mask, causal, scale, softcap, operator)
+
+
+def _block_mask_tensor(mask: BlockMask | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """What a block mask says, bool ``[B, Hq, Q, S]``, by operations that can be compiled."""
+    if mask is None:
+        return None
+    shape = (*query.shape[:3], key.size(2))
+    sides = [(-1, 1, 1, 1), (1, -1, 1, 1), (1, 1, -1, 1), (1, 1, 1, -1)]
+    indices = [
+        torch.arange(n, device=query.device).view(side)
+        for n, side in zip(shape, sides, strict=True)
+    ]
+    return mask.mask_mod(*indices).expand(shape).contiguous()
+
+
+def flex(
+    original: Callable[..., Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score_mod: Any = None,
+    block_mask: BlockMask | None = None,
+    scale: float | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Any:
+    """``flex_attention``, recorded where it has no score_mod and returns nothing but the output."""
+    output = original(query, key, value, score_mod, block_mask, scale, *rest, **options)
+    if _inside or score_mod is not None or not isinstance(output, Tensor):
+        return output
+    mask = _block_mask_tensor(block_mask, query, key)
+    _record(query, key, value, output, mask=mask, scale=scale, operator="flex_attention")
+    return output
+
+
+def sdpa(
+    original: Callable[..., Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """SDPA, recorded."""
+    output: Tensor = original(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    if not _inside:
+        facts: dict[str, Any] = dict(mask=attn_mask, scale=scale, operator="sdpa")
+        _record(query, key, value, output, causal=is_causal, **facts)
+    return output
+
+
+def interface(
+    function: Callable[..., Any],
+    operator: str,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    **options: Any,
+) -> Any:
+    """An attention function of transformers, recorded."""
+    global _inside  # noqa: PLW0603  # While it is traced; a compiler follows no other switch.
+    _inside = True
+    output, *rest = function(module, query, key, value, attention_mask, **options)
+    _inside = False
+    mask = attention_mask
+    if isinstance(mask, BlockMask):
+        mask = _block_mask_tensor(mask, query, key)
+    _record(
+        query,
+        key,
+        value,
+        output.transpose(1, 2),
+        mask=mask,
+        scale=options.get("scaling"),
+        operator=operator,
+        causal=mask is None and query.size(2) > 1,
+        softcap=options.get("softcap") or 0.0,
+        sink=options.get("s_aux", getattr(module, "sinks", None)),
+    )
+    return (output, *rest)
