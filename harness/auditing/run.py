@@ -35,7 +35,8 @@ class Evidence:
 class Audit:
     """What came of a configuration in a scenario.
 
-    ``calls`` attention calls were judged in ``forwards`` forwards. ``blame`` is of the first that
+    ``calls`` attention calls were judged in ``forwards`` forwards, ``compiled`` of them parts of
+    compiled code. ``blame`` is of the first that
     is off, or None, and ``evidence`` has its tensors. ``at`` is the number of the forward that is
     off or raises. ``greedy`` of ``tokens`` next tokens that greedy
     decoding would choose differ from the reference's. ``error`` is the largest error of a logit,
@@ -46,6 +47,7 @@ class Audit:
     scenario: Scenario
     verdict: Verdict
     calls: int = 0
+    compiled: int = 0
     forwards: int = 0
     blame: Blame | None = None
     evidence: Evidence | None = None
@@ -85,7 +87,7 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
         return result(Verdict.UNSUPPORTED, refusal=str(refusal))
     calls: list[AttentionCall] = []
     recorder = Recorder(calls.append, in_graph=True)
-    count, blame, evidence, at = 0, None, None, 0
+    count, compiled, blame, evidence, at = 0, 0, None, None, 0
     outcome = Compared()
     for number, forward in enumerate(plan.forwards):
         try:
@@ -109,7 +111,7 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
             return result(Verdict.UNSUPPORTED, calls=count, refusal=seen)
         for call in calls:
             if blame is None:
-                count += 1
+                count, compiled = count + 1, compiled + (call.again is None)
                 blame, at = blamed(call, step, configuration.precision), number
                 evidence = None if blame is None else _evidence(blame, call, step)
         calls.clear()
@@ -117,6 +119,7 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
     return result(
         Verdict.OK if blame is None else Verdict.WRONG,
         calls=count,
+        compiled=compiled,
         forwards=len(plan.forwards),
         blame=blame,
         evidence=evidence,

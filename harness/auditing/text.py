@@ -27,10 +27,15 @@ def render(audits: Sequence[Audit], versions: str) -> str:
     each configuration and cause."""
     seconds = sum(audit.seconds for audit in audits)
     calls = sum(audit.calls for audit in audits)
+    compiled = sum(audit.compiled for audit in audits)
+    within = f", {compiled} of them in compiled code," if compiled else ""
+    configurations, scenarios = (
+        {x.configuration for x in audits},
+        {x.scenario.name for x in audits},
+    )
     lines = [
-        f"{worst(audits)} {len({a.configuration for a in audits})} configurations in"
-        f" {len({a.scenario.name for a in audits})} scenarios: {calls} attention calls judged in"
-        f" {seconds:.0f} s",
+        f"{worst(audits)} {len(configurations)} configurations in {len(scenarios)} scenarios:"
+        f" {calls} attention calls judged{within} in {seconds:.0f} s",
         f"           {versions}",
         "",
         *_table(audits),
@@ -110,6 +115,7 @@ def _entry(audit: Audit) -> dict[str, Any]:
         "scenario": audit.scenario.name,
         "verdict": audit.verdict,
         "calls": audit.calls,
+        "calls_in_compiled_code": audit.compiled,
         "forwards": audit.forwards,
         "forward": None if blame is None else audit.at,
         "blame": None if blame is None else vars(blame) | {"remedy": remedy(blame)},

@@ -133,6 +133,9 @@ def _beginning(
     def begin(batch: int, slots: int) -> Session:
         if not models:
             models.append(made(name, attention, dtype))
+        if compiled:
+            # Else a model that is compiled for a tenth time in a process runs eagerly.
+            torch.compiler.reset()
         kept = _cache(cache, models[0].config, slots)
         return Session(models[0], kept, compiled=compiled and cache == "static")
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import os
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from harness.commands.options import (
     draws_nothing,
     dtypes,
     names,
+    output_file,
     seconds,
     sharing,
     slots,
@@ -57,6 +59,8 @@ def add(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     add = parser.add_argument
+    plot = "write a PNG of the weight that each slot gets where it fails, beside the one due"
+    add("--plot", type=output_file, metavar="FILE", help=plot)
     add("target", metavar="TARGET", help="package.module:NAME or path/to/file.py:NAME")
     supports = f"of {','.join(FEATURES)}; replaces the attribute"
     add("--supports", type=_features, metavar="NAMES", help=supports)
@@ -106,17 +110,21 @@ def run(arguments: argparse.Namespace) -> int:
     spec = _spec(arguments, item)
 
     from harness.commands.check_class import check_programs
+    from harness.commands.check_plot import require_matplotlib, write_plot
     from harness.function.calls import Calls
     from harness.function.load import TargetError
     from harness.function.search import check
     from harness.function.text import render, to_json
     from harness.script.function_script import target_script
 
+    require_matplotlib(arguments.plot)
     progress = progress_to_stderr()
     progress(f"importing {spec.target}")
     try:
         with _runner(spec, arguments.no_isolation, timeout) as runner:
             domain = runner.facts.domain
+            if runner.facts.abilities is not None and arguments.plot is not None:
+                raise UsageError("--plot: shows a function's weights, not those of a cache class")
             if runner.facts.abilities is not None:
                 return check_programs(arguments, spec, runner, progress)
             _refuse(arguments, item, domain)
@@ -136,6 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(render(result), end="")
     if arguments.json is not None:
         write_atomically(arguments.json, to_json(result))
+    write_plot(arguments.plot, result)
     alone = not isinstance(result.item, Calls)
     if arguments.script is not None and not alone:
         print("--script: not written: it would show a case alone, not calls", file=sys.stderr)
@@ -241,8 +250,10 @@ def _contradictions(arguments: argparse.Namespace) -> None:
         raise UsageError("--thorough: for calls that are fast, so not with --compile or --triton")
     if arguments.triton and (arguments.compile or arguments.device != "cpu"):
         raise UsageError("--triton: runs on the CPU, so not with --compile or --device")
-    if arguments.json is not None and arguments.json == arguments.script:
-        raise UsageError(f"--json and --script: both name {arguments.json}")
+    files = {"--json": arguments.json, "--script": arguments.script, "--plot": arguments.plot}
+    for (one, file), (other, same) in itertools.combinations(files.items(), 2):
+        if file is not None and file == same:
+            raise UsageError(f"{one} and {other}: both name {file}")
 
 
 def _require_triton() -> None:

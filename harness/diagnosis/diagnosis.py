@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from harness.case import DecodeCase
+from harness.diagnosis.extent import extents
 from harness.diagnosis.needs import needs
-from harness.diagnosis.observation import Observation, Observer, observe
-from harness.diagnosis.pattern import pattern
+from harness.diagnosis.observation import BIG, Observation, Observer, observe
+from harness.diagnosis.pattern import pattern, sightings
 from harness.diagnosis.smaller import fits_dense_model, smaller
 from harness.diagnosis.suspects import MAX_TOGETHER, Suspect, culprits
 from harness.diagnosis.variations import variations
-from harness.diagnosis.weights import effective_weights
+from harness.diagnosis.weights import EffectiveWeights, effective_weights
 from harness.faults import FAULTS, Fault, FaultKind
 from harness.paths import Path, Result
 from harness.verdict import Problem, attempt, handed, judge, judgeable, leaks, malformed
 from harness.verdict.junk import JUNK, junk_memory
 
-BIG, BIG_VARIATIONS = 2**21, 3  # with caches of more elements, only so many variations are run
+BIG_VARIATIONS = 3  # with caches of more elements than BIG
+MOST_LINES, LINE = 12, 88  # of a diagnosis, as it is printed
 UNEXPLAINED = "not explained by any known fault"
 
 
@@ -32,12 +35,14 @@ class Diagnosis:
 
     ``names`` are those of the faults that explain it, the best first; they are empty where no fault
     does. ``evidence`` says how well they fit, or else where the output is wrong; ``remedy`` and
-    ``source``, the public report, are the first fault's."""
+    ``source``, the public report, are the first fault's. ``weights`` are what the worst row
+    attends, where they were read off."""
 
     names: tuple[str, ...]
     evidence: tuple[str, ...]
     remedy: str = ""
     source: str = ""
+    weights: EffectiveWeights | None = None
 
     @property
     def lines(self) -> list[str]:
@@ -53,8 +58,10 @@ def diagnose(
     further: Iterable[DecodeCase] = (),
     faults: Iterable[Fault] = tuple(FAULTS.values()),
     observer: Observer | None = None,
+    *,
+    names_alone: bool = False,
 ) -> Diagnosis:
-    """Name the fault that explains a wrong output.
+    """Name the fault that explains a wrong output, or say where it is wrong.
 
     Args:
         problem: the problem on which ``path`` failed.
@@ -62,9 +69,10 @@ def diagnose(
             problem's own case.
         faults: the faults that are suspected.
         observer: of this path, which remembers earlier runs.
+        names_alone: where there is no name, say nothing else.
     """
     if not fits_dense_model(problem.case):
-        return _of_a_smaller_case(path, problem, device, further, faults)
+        return _of_a_smaller_case(path, problem, device, further, faults, names_alone)
     further = filter(fits_dense_model, further)
     if unwritten(path, problem, device):
         fault = FAULTS["rows-never-written"]
@@ -88,7 +96,15 @@ def diagnose(
             # A fault of the output may show in the logsumexp alone, where one slot is attended.
             possible = [f for f in faults if f.path is None and f.kind in (FaultKind.OUTPUT, kind)]
             best = culprits(possible, observer, kind, further, seen)
-            return _named(best, seen, kind) if _certain(best) else _located(observer, seen, kind)
+            brief = names_alone or big
+            first = next(o for o in seen if o.wrong(kind).any())
+            weights = None if brief else effective_weights(observer.path, first, observer.device)
+            found = (
+                _named(best, seen, kind)
+                if _certain(best)
+                else _located(observer, seen, kind, weights, brief=brief)
+            )
+            return dataclasses.replace(found, weights=weights)
     return Diagnosis((), _unexplained(path, problem, device))
 
 
@@ -98,18 +114,19 @@ def _of_a_smaller_case(
     device: str,
     further: Iterable[DecodeCase],
     faults: Iterable[Fault],
+    names_alone: bool,
 ) -> Diagnosis:
     """The diagnosis of the first smaller case that fails too, or else where the output is wrong."""
     large = f"{problem.case} is too large for the fault models"
     for small in judgeable(smaller(problem.case)):
         judgement = judge(path, small, device)
         if not judgement.verdict.passes and judgement.output is not None:
-            found = diagnose(path, small, device, further, faults)
+            found = diagnose(path, small, device, further, faults, names_alone=names_alone)
             what = f"{large}: this is of a smaller case that fails, {small.case}"
             return dataclasses.replace(found, evidence=(*found.evidence, what))
     first = observe(path, problem, device)
     wrong = first is not None and first.wrong(FaultKind.OUTPUT).any()
-    where = pattern([first], FaultKind.OUTPUT) if first is not None and wrong else ()
+    where = list(pattern([first], FaultKind.OUTPUT)) if first is not None and wrong else []
     return Diagnosis((), (f"not diagnosed: {large}, and no smaller case tried fails", *where))
 
 
@@ -117,14 +134,36 @@ def _certain(best: list[Suspect]) -> bool:
     return 0 < len(best) <= MAX_TOGETHER
 
 
-def _located(observer: Observer, seen: list[Observation], kind: FaultKind) -> Diagnosis:
-    """No name: where it is wrong, with which options, and what the worst row attends."""
+def _located(
+    observer: Observer,
+    seen: list[Observation],
+    kind: FaultKind,
+    weights: EffectiveWeights | None,
+    *,
+    brief: bool,
+) -> Diagnosis:
+    """No name: where it is wrong, for which numbers, with which options, and what the worst row
+    attends; the last of what does not fit in ``MOST_LINES`` is left out."""
     wrong = [o for o in seen if o.wrong(kind).any()]
-    where, *more = pattern(wrong, kind)
-    more += needs(observer, wrong[0].problem.case, kind)
-    weights = effective_weights(observer.path, wrong[0], observer.device)
-    more += weights.sentences() if weights is not None else ()
-    return Diagnosis((), (f"{UNEXPLAINED}: {where}", *more))
+    where, *places = pattern(wrong, kind)
+    sentences = [f"{UNEXPLAINED}: {where}", *places]
+    if brief or wrong[0].problem.case.mode != "eager":
+        sentences += sightings(wrong, kind)
+    if not brief:
+        sentences += extents(observer, wrong[0], kind)
+        sentences += needs(observer, wrong[0].problem.case, kind)
+        sentences += weights.sentences() if weights is not None else ()
+    return Diagnosis((), tuple(_fitting(sentences)))
+
+
+def _fitting(sentences: list[str]) -> Iterator[str]:
+    """The first of the sentences, as many as fit in ``MOST_LINES``."""
+    left = MOST_LINES
+    for sentence in sentences:
+        left -= len(textwrap.wrap(sentence, LINE))
+        if left < 0:
+            return
+        yield sentence
 
 
 def _named(best: list[Suspect], seen: list[Observation], kind: FaultKind) -> Diagnosis:
@@ -150,7 +189,8 @@ def _evidence(
         yield f"{names}: equal on every case tried (fit {rows})"
         yield from (f"{s.fault.name}: {s.fault.summary}" for s in best)
     if first.region:
-        yield f"only in part ({first.region}): {'; '.join(pattern(wrong, kind))}"
+        where = [*pattern(wrong, kind), *sightings(wrong, kind)]
+        yield f"only in part ({first.region}): {'; '.join(where)}"
 
 
 def unwritten(path: Path, problem: Problem, device: str) -> bool:

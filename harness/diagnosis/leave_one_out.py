@@ -88,7 +88,7 @@ class LeaveOneOut:
         observer, others = Observer(path, "cpu"), self._others(fault, dtype)
 
         def named(faults: Iterable[Fault]) -> tuple[str, ...]:
-            return diagnose(path, problem, "cpu", others, faults, observer).names
+            return diagnose(path, problem, "cpu", others, faults, observer, names_alone=True).names
 
         def alike(name: str) -> bool:
             return self.planted_alike(fault.name, name, scope, dtype)

@@ -16,6 +16,7 @@ from harness.oracle.budget import Budget
 from harness.paths import Path, Result
 from harness.verdict import Problem, attempt, handed, judgeable, malformed
 
+BIG = 2**21  # elements of a key cache on which few further calls are made
 KEPT_ELEMENTS = 2**18  # of the key cache of an observation whose dense model is kept
 
 

@@ -26,21 +26,30 @@ def pattern(seen: list[Observation], kind: FaultKind) -> Iterator[str]:
     ]
     what = "logsumexp" if kind is FaultKind.AUXILIARY else "output"
     yield f"{what} wrong in {', '.join(axes)} of {first.problem.case}"
-    places, right, positions = set(), set(), []
+    size = first.problem.case.block_size[1]
+    wrong, right = _positions(seen, kind)
+    places = {n % size for n in wrong}
+    if len(wrong) > 1 and {n % size for n in right} - places and len(places) <= 2:
+        yield f"only at slot {' and '.join(map(str, sorted(places)))} of a block of {size}"
+
+
+def sightings(seen: list[Observation], kind: FaultKind) -> Iterator[str]:
+    """Sentences about the positions and the dtype that were seen to be wrong, where no other ones
+    are tried."""
+    if wrong := _positions(seen, kind)[0]:
+        yield f"first wrong position {min(wrong)}"
+        if len({o.problem.case.dtype for o in seen}) == 1:
+            yield f"seen in {seen[0].problem.case.dtype}"
+
+
+def _positions(seen: list[Observation], kind: FaultKind) -> tuple[list[int], list[int]]:
+    """The positions of wrong and of right rows, over all heads."""
+    wrong: list[int] = []
+    right: list[int] = []
     for observation in seen:
         case = observation.problem.case
         for b, position in enumerate(case.input_pos):
             for i in range(case.q_len if position >= 0 else 0):
-                place = (position + i) % case.block_size[1]
-                if observation.wrong(kind)[b, :, i].any():
-                    places.add(place)
-                    positions.append(position + i)
-                else:
-                    right.add(place)
-    if positions:
-        yield f"first wrong position {min(positions)}"
-    if len(positions) > 1 and right - places and len(places) <= 2:
-        size = first.problem.case.block_size[1]
-        yield f"only at slot {' and '.join(map(str, sorted(places)))} of a block of {size}"
-    if positions and len({o.problem.case.dtype for o in seen}) == 1:
-        yield f"seen in {first.problem.case.dtype}"
+                off = observation.wrong(kind)[b, :, i].any()
+                (wrong if off else right).append(position + i)
+    return wrong, right

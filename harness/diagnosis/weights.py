@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,26 +20,50 @@ from harness.verdict import Problem, attempt, handed, malformed
 
 MOST_RUNS = 64
 SHOWN = 3  # slots of a kind
+MOST_VALUES = 2**16
 
 
 @dataclass(frozen=True)
 class EffectiveWeights:
-    """Of one ``row`` (sequence, head, query token): the weight that each slot ``got``, the one that
-    was ``due``, and what rounding ``allowed`` them to differ by, float64 ``[S]``."""
+    """Of the query token of one ``row`` (sequence, head, query token), in each head: the weight
+    that each slot ``got``, the one that was ``due``, and what rounding ``allowed`` them to differ
+    by, float64 ``[Hq, S]``."""
 
     row: tuple[int, int, int]
     got: Tensor
     due: Tensor
     allowed: Tensor
 
+    def to_values(self) -> dict[str, Any]:
+        """The weights in plain values; of many slots those of the row's own head alone."""
+        head = self.row[1]
+        shown = slice(None) if self.got.numel() <= MOST_VALUES else slice(head, head + 1)
+        lists = {"got": self.got[shown].tolist(), "due": self.due[shown].tolist()}
+        return {"row": list(self.row), "first_head": shown.start or 0, **lists}
+
     def sentences(self) -> Iterator[str]:
-        """What got too much and too little, the worst first."""
+        """What got too much and too little in the row, the worst first."""
         sequence, head, token = self.row
+        own = _Row(*(x[head] for x in (self.got, self.due, self.allowed)))
         place = f"sequence {sequence}, head {head}, query token {token}"
-        off = ~((self.got - self.due).abs() <= self.allowed)
-        if not off.any():
+        told = [f"{kind}: {own.slots(mask)}" for kind, mask in own.kinds().items() if mask.any()]
+        if not told:
             yield f"weights of {place} are right: what is off is the values"
-            return
+        else:
+            yield f"weights of {place}, sum {own.got.sum():.3g}: {'; '.join(told)}"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The weights of one row, float64 ``[S]``."""
+
+    got: Tensor
+    due: Tensor
+    allowed: Tensor
+
+    def kinds(self) -> dict[str, Tensor]:
+        """The slots that are off in each way, bool ``[S]``."""
+        off = ~((self.got - self.due).abs() <= self.allowed)
         kinds = {
             "attended, not visible": off & (self.due == 0),
             "visible, not attended": off & (self.due > 0) & (self.got.abs() <= self.allowed),
@@ -46,10 +71,10 @@ class EffectiveWeights:
         left = off & ~(kinds["attended, not visible"] | kinds["visible, not attended"])
         kinds["too much"] = left & ~(self.got < self.due)
         kinds["too little"] = left & (self.got < self.due)
-        told = [f"{kind}: {self._slots(mask)}" for kind, mask in kinds.items() if mask.any()]
-        yield f"weights of {place}, sum {self.got.sum():.3g}: {'; '.join(told)}"
+        return kinds
 
-    def _slots(self, mask: Tensor) -> str:
+    def slots(self, mask: Tensor) -> str:
+        """Those of ``mask`` that are most off, with their weights."""
         slots = mask.nonzero().flatten()
         worst = (self.got - self.due)[slots].abs().nan_to_num(torch.inf).argsort(descending=True)
         named = [
@@ -83,6 +108,6 @@ def effective_weights(path: Path, seen: Observation, device: str) -> EffectiveWe
                 return None
             got = result.output.cpu().double()
         bound = problem.bound(path.precision, tensor_cores=device != "cpu").output
-        parts.append((got[b, h, i], problem.golden.output[b, h, i], bound[b, h, i]))
-    got, due, allowed = (torch.cat(x)[: case.cache_len] for x in zip(*parts, strict=True))
+        parts.append((got[b, :, i], problem.golden.output[b, :, i], bound[b, :, i]))
+    got, due, allowed = (torch.cat(x, -1)[:, : case.cache_len] for x in zip(*parts, strict=True))
     return EffectiveWeights((b, h, i), got, due, allowed)

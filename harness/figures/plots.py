@@ -35,8 +35,13 @@ def draw(figure: Figure, *, narrow: bool = False) -> bytes:
     """A PNG of the figure, 1280 pixels wide, or ``narrow``, 820 pixels, for a phone."""
     canvas = Canvas(figsize=(NARROW if narrow else WIDE, 4.2))
     PLOTS[type(figure)](figure, canvas, narrow)
+    return png(canvas, 200 if narrow else 160)
+
+
+def png(canvas: Canvas, dpi: int) -> bytes:
+    """The canvas as a PNG of so many pixels an inch."""
     drawn, small = io.BytesIO(), io.BytesIO()
-    canvas.savefig(drawn, format="png", dpi=200 if narrow else 160)
+    canvas.savefig(drawn, format="png", dpi=dpi)
     # A palette makes the file a third as large, and drops the note about matplotlib's version.
     Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
         small, format="png", optimize=True

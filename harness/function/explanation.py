@@ -31,6 +31,8 @@ def explain(
     device: str,
     blocks: Iterable[int] = BLOCKS,
     further: Callable[[], Iterable[DecodeCase]] = tuple,
+    *,
+    names_alone: bool = False,
 ) -> tuple[Diagnosis, int | None]:
     """The diagnosis of a path that failed on a problem, with the block size at which a fault was
     found, None where none was.
@@ -39,6 +41,7 @@ def explain(
         blocks: the block sizes to try, one after the other, since faults at block edges depend on
             them. None at all stands for the problem's own.
         further: gives more cases that the path supports.
+        names_alone: where no fault explains it, say nothing else.
     """
     sizes = [(block, block) for block in blocks] or [problem.case.block_size]
     found = Diagnosis((), ())
@@ -47,7 +50,9 @@ def explain(
             inputs = dataclasses.replace(problem.inputs, case=problem.case.replace(block_size=size))
             blocked = dataclasses.replace(problem, case=inputs.case, inputs=inputs)
             others = (case.replace(block_size=size) for case in further())
-            diagnosis = diagnose(path, blocked, device, others)
+            # Where it is wrong is said once, whatever the block size.
+            brief = names_alone or bool(found.evidence)
+            diagnosis = diagnose(path, blocked, device, others, names_alone=brief)
             found = found if found.evidence else diagnosis
             if diagnosis.names or not fits_dense_model(problem.case):
                 return diagnosis, size[1] if diagnosis.names else None

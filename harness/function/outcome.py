@@ -18,7 +18,8 @@ class Outcome:
 
     ``invalid`` is the reason why no implementation can be judged on the case, or "";
     ``utilisation`` is None where no numbers came back. ``names`` are those of the faults that
-    explain the numbers, the best first, and ``sentences`` the diagnosis as text. ``graphs`` counts
+    explain the numbers, the best first, and ``sentences`` the diagnosis as text; ``weights`` are
+    those of ``EffectiveWeights.to_values``, where they were read off. ``graphs`` counts
     the graphs that were compiled for the case's geometry. ``stderr`` has the last lines that a
     process wrote before it died. ``number`` is that of the call of a loop that failed, from 1,
     ``shows`` says after which calls alone a failure shows, and ``seconds`` is the median time of a
@@ -31,6 +32,7 @@ class Outcome:
     graphs: int = 0
     names: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
+    weights: dict[str, Any] | None = None
     stderr: tuple[str, ...] = ()
     number: int = 0
     shows: str = ""
@@ -90,7 +92,9 @@ class Outcome:
 
     def explained_by(self, other: Outcome) -> Outcome:
         """This outcome with the diagnosis of another one."""
-        return dataclasses.replace(self, names=other.names, sentences=other.sentences)
+        return dataclasses.replace(
+            self, names=other.names, sentences=other.sentences, weights=other.weights
+        )
 
     def to_values(self) -> dict[str, Any]:
         """The outcome in plain values that JSON can hold."""

@@ -252,9 +252,13 @@ class LocalRunner:
             self.spec.device,
             () if self.spec.target in PATHS else blocks,
             tuple if brief else lambda: self._further,
+            names_alone=brief,
         )
         self.block = block or self.block
-        return dataclasses.replace(outcome, names=diagnosis.names, sentences=tuple(diagnosis.lines))
+        weights = None if diagnosis.weights is None else diagnosis.weights.to_values()
+        return dataclasses.replace(
+            outcome, names=diagnosis.names, sentences=tuple(diagnosis.lines), weights=weights
+        )
 
     @functools.cached_property
     def _further(self) -> list[DecodeCase]:

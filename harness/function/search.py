@@ -270,6 +270,11 @@ def _settled(
         progress(f"{outcome.verdict} on {item.case}; shrinking in fresh processes")
         end = time.monotonic() + _SHRINK_SECONDS
         small, seen = _smallest(runner, item, outcome, limit, end, fresh=True)
+    if small != item:
+        # The diagnosis of the shrunk case, unless that has lost the name.
+        bare = dataclasses.replace(seen, weights=None)
+        told = runner.diagnosed(small.case, bare)
+        seen = bare if seen.names and seen.names[0] not in told.names else told
     return small, dataclasses.replace(seen, shows=shows)
 
 

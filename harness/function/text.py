@@ -146,6 +146,7 @@ def to_json(result: SearchResult) -> str:
         "stderr": list(outcome.stderr),
         "diagnosis": list(outcome.names),
         "diagnosis_text": list(outcome.sentences),
+        "weights": None if outcome.weights is None else _weights(outcome.weights),
         "repro": result.repro,
         "examples": tally.examples,
         "mostly_unsupported": tally.mostly_unsupported,
@@ -168,6 +169,11 @@ def to_json(result: SearchResult) -> str:
         "environment": result.facts.environment,
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _weights(weights: dict[str, Any]) -> dict[str, Any]:
+    rows = {name: [[*map(_finite, row)] for row in weights[name]] for name in ("got", "due")}
+    return {**weights, **rows}
 
 
 def _finite(value: float | None) -> float | None:

@@ -174,7 +174,8 @@ def test_decoding_that_is_compiled_as_a_whole_is_judged_call_by_call(
     found = audit(configuration, scenario)
     if not fault:
         assert found.verdict is Verdict.OK, found.refusal
-        assert found.calls == 2 * (1 + len(scenario.steps))
+        # All but the prompt's, one in each of two layers.
+        assert (found.calls, found.compiled) == (found.compiled + 2, 2 * len(scenario.steps))
         return
     blame, evidence = found.blame, found.evidence
     assert blame is not None

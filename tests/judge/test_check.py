@@ -16,6 +16,7 @@ from harness.case.domain import Domain
 from harness.case.features import FEATURES, features_of
 from harness.function.shrink import SIZES, shrink
 from harness.function.speed import work
+from harness.function.text import wrapped
 from harness.script.function_script import target_script
 from harness.strategies.drawing import domain_cases
 from tests.support import NIGHTLY, TARGETS
@@ -106,6 +107,20 @@ def test_a_failure_is_shrunk_to_the_smallest_case(
     assert text.startswith(f"{verdict} ")
     assert f"shrunk from {found['shrunk_from']}" in text
     assert f"--case {case}" in found["repro"] + text
+
+
+def test_without_a_name_the_shrunk_case_is_described(tmp_path: Path) -> None:
+    """Where it is wrong, of the case that is shown, for which positions, and what it attends; in
+    no more than twelve lines."""
+    file = tmp_path / "a.json"
+    assert command("check", f"{TARGETS}:strong_from_20", "--json", str(file)) == cli.NOT_OK
+    found = json.loads(file.read_text())
+    assert found["shrunk_from"] != found["case"] == "S=21,pos=20,D=16"
+    assert not found["diagnosis"]
+    where, positions, *_ = found["diagnosis_text"]
+    assert where.endswith(f"of {found['case']}")
+    assert positions == "wrong at positions from 20 on"
+    assert len([*wrapped(*found["diagnosis_text"], label="diagnosis")]) <= 12
 
 
 def test_the_repro_command_shows_it_again() -> None:

@@ -88,6 +88,13 @@ def off_by_one(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     return sound(q, k, v, (p - 1).clamp(min=0))
 
 
+def strong_from_20(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Half as much again from position 20 on."""
+    position = p.view(-1, 1, 1, 1) + torch.arange(q.size(2)).view(1, 1, -1, 1)
+    out = base(q, k, v, p)
+    return torch.where(position >= 20, 1.5 * out, out)
+
+
 def crashes_on_two(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Segfaults on a batch whose positions go beyond 2."""
     if len(q) > 1 and p[0] > 2:
