@@ -46,9 +46,11 @@ class Diagnosis:
 
     @property
     def lines(self) -> list[str]:
-        """The diagnosis as lines of text."""
+        """The diagnosis as sentences; the last of the evidence that does not fit in ``MOST_LINES``
+        is left out."""
         ends = ("remedy", self.remedy), ("reported before", self.source)
-        return [*self.evidence, *(f"{what}: {text}" for what, text in ends if text)]
+        last = [f"{what}: {text}" for what, text in ends if text]
+        return [*_fitting(self.evidence, MOST_LINES - _printed(last)), *last]
 
 
 def diagnose(
@@ -143,7 +145,7 @@ def _located(
     brief: bool,
 ) -> Diagnosis:
     """No name: where it is wrong, for which numbers, with which options, and what the worst row
-    attends; the last of what does not fit in ``MOST_LINES`` is left out."""
+    attends."""
     wrong = [o for o in seen if o.wrong(kind).any()]
     where, *places = pattern(wrong, kind)
     sentences = [f"{UNEXPLAINED}: {where}", *places]
@@ -153,17 +155,20 @@ def _located(
         sentences += extents(observer, wrong[0], kind)
         sentences += needs(observer, wrong[0].problem.case, kind)
         sentences += weights.sentences() if weights is not None else ()
-    return Diagnosis((), tuple(_fitting(sentences)))
+    return Diagnosis((), tuple(sentences))
 
 
-def _fitting(sentences: list[str]) -> Iterator[str]:
-    """The first of the sentences, as many as fit in ``MOST_LINES``."""
-    left = MOST_LINES
-    for sentence in sentences:
-        left -= len(textwrap.wrap(sentence, LINE))
-        if left < 0:
+def _fitting(sentences: Iterable[str], lines: int) -> Iterator[str]:
+    """The first of the sentences, as many as fit in so many lines, but one at least."""
+    for number, sentence in enumerate(sentences):
+        lines -= _printed([sentence])
+        if lines < 0 and number:
             return
         yield sentence
+
+
+def _printed(sentences: Iterable[str]) -> int:
+    return sum(len(textwrap.wrap(sentence, LINE)) for sentence in sentences)
 
 
 def _named(best: list[Suspect], seen: list[Observation], kind: FaultKind) -> Diagnosis:

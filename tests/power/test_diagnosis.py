@@ -1,7 +1,5 @@
 """Diagnosis: the fault behind a wrong output, or where the output is wrong."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +13,6 @@ from harness.faults import FAULTS
 from harness.faults.mutants import MODEL, Scope, mutant
 from harness.inputs import Inputs
 from harness.paths import PATHS, Path, Result
-from harness.paths.calls import Call
 from harness.verdict import Problem, Verdict, judge
 from tests.support.altered import altered, times
 
@@ -61,28 +58,6 @@ def test_without_a_name_the_options_that_are_needed_are_said() -> None:
     case = DecodeCase.from_text("S=64,pos=40,D=16,block=16,mask=window:9,score=softcap:5")
     evidence = unnamed("window-one-wide", Problem.of(case))
     assert "only with mask=window:9; wrong without block=16, score=softcap:5 too" in evidence
-
-
-def test_without_a_name_the_weights_of_a_row_are_said() -> None:
-    """Read off with unit vectors as values: one slot too many, and all others a little less."""
-    case = DecodeCase.from_text("S=64,pos=40,D=16,block=16,mask=window:9,probe=uniform")
-    [line] = (x for x in unnamed("window-one-wide", Problem.of(case)) if x.startswith("weights"))
-    assert line == (
-        "weights of sequence 0, head 0, query token 0, sum 1: attended, not visible: slot 31"
-        " (0.1 for 0); too little: slot 32 (0.1 for 0.111), slot 33 (0.1 for 0.111), slot 34"
-        " (0.1 for 0.111) and 6 more"
-    )
-
-
-def test_where_the_weights_are_right_the_values_are_to_blame() -> None:
-    """Values without their sign, of which unit vectors have none to lose."""
-
-    def unsigned(inputs: Inputs) -> Call:
-        return MODEL.prepare(dataclasses.replace(inputs, value_buffer=inputs.value_buffer.abs()))
-
-    path = dataclasses.replace(MODEL, name="unsigned", prepare=unsigned)
-    evidence = diagnose(path, PLAIN).evidence
-    assert any(x.endswith("are right: what is off is the values") for x in evidence)
 
 
 def test_a_fault_in_one_head_is_named_and_placed() -> None:

@@ -34,7 +34,7 @@ def evidence(case: DecodeCase, when: When) -> tuple[str, ...]:
 
     found = diagnose(altered(wrong), Problem.of(case))
     assert found.names == ()
-    lines = [line for sentence in found.evidence for line in textwrap.wrap(sentence, LINE)]
+    lines = [line for sentence in found.lines for line in textwrap.wrap(sentence, LINE)]
     assert len(lines) <= MOST_LINES
     return found.evidence
 
