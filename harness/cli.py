@@ -1,7 +1,8 @@
 """The command line ``python -m harness``.
 
 Its exit codes are 0 where all is right, 1 for any verdict but OK or UNSUPPORTED, 2 for wrong usage
-or where nothing could be judged, and 130 where it is interrupted.
+or where nothing could be judged, 3 where the gate had no time for a part of its work, and 130 where
+it is interrupted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from harness.case import CaseError, InvalidCase
 from harness.commands import audit, check, faults, figures, gate, keep, record, repro
 from harness.commands.options import (
+    INCOMPLETE,
     INTERRUPTED,
     NOT_OK,
     OK,
@@ -23,7 +25,7 @@ from harness.commands.options import (
 )
 from harness.support.files import UnwritableFile
 
-__all__ = ["INTERRUPTED", "NOT_OK", "OK", "USAGE", "main"]
+__all__ = ["INCOMPLETE", "INTERRUPTED", "NOT_OK", "OK", "USAGE", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from harness.case import DTYPES, long_dtype
 from harness.interpreter.gpu import GPUS, environment, gpu_named, too_late
 from harness.support.files import UnwritableFile, check_folder, check_writable
 
-OK, NOT_OK, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, NOT_OK, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 

@@ -7,6 +7,7 @@ import itertools
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -51,6 +52,10 @@ class Diagnosis:
         ends = ("remedy", self.remedy), ("reported before", self.source)
         last = [f"{what}: {text}" for what, text in ends if text]
         return [*_fitting(self.evidence, MOST_LINES - _printed(last)), *last]
+
+    def to_values(self) -> dict[str, Any]:
+        """The diagnosis in plain values, without the weights."""
+        return {name: value for name, value in vars(self).items() if name != "weights"}
 
 
 def diagnose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -41,12 +42,22 @@ class Item:
 
 @dataclass
 class Step:
-    """One step of the gate: items of one kind, and the number of verdicts behind them."""
+    """One step of the gate: items of one kind, and the number of verdicts behind them.
+
+    It is to end ``until`` then, by ``time.monotonic``; ``cut`` says what of it was left out for
+    want of time, or ""."""
 
     name: str
+    until: float = math.inf
     items: list[Item] = field(default_factory=list)
     counted: int = 0
     seconds: float = 0.0
+    cut: str = ""
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left for it."""
+        return max(0.0, self.until - time.monotonic())
 
     @property
     def failures(self) -> list[Item]:

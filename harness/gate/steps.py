@@ -1,35 +1,40 @@
-"""The gate, to be run before a merge that touches attention: its steps, the most telling first.
+"""The gate, to be run before a merge that touches attention: its steps, each with its share of the
+time.
 
-These are kept cases, the compile contract, probes, proof that this very run can fail, the ledger,
-known failures of torch, and drawn cases until the time is up.
+These are proof that this very run can fail, kept cases, the compile contract, probes, the ledger,
+known failures of torch, drawn positions and values on compiled geometries, and drawn cases until
+the time is up. A step hands on what it leaves of its
+share, and does one item at least.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path as File
+from typing import TypeVar
 
 from harness.case import DTYPES, DecodeCase
 from harness.case.kept import FOLDER, load_all
 from harness.case.probes import sweep
-from harness.faults import FAULTS
-from harness.faults.kill_matrix import kill_matrix
-from harness.faults.mutants import Scope
 from harness.gate.item import TIMEOUT, Item, Paths, Step
+from harness.gate.proof import COMPILED, PLANTED, proofs
 from harness.interpreter.gpu import missing
 from harness.ledger.entries import Change, Ledger
 from harness.ledger.measure import Unrecordable, measure_all
 from harness.paths import PATHS, Path
-from harness.strategies.paths import fitted, sampled_cases
+from harness.strategies.geometries import POOL, in_order
+from harness.strategies.paths import decode_data, fitted, sampled_cases
 from harness.support.progress import Progress
 from harness.support.threads import one_thread
 from harness.verdict import Finding, Verdict, contract
-from harness.verdict.known_failures import known_failure
+from harness.verdict.known_failures import known_failure, split_decode
 
 SCRIPTS = File("fixtures") / "repro"
 PROBED = (
@@ -37,12 +42,11 @@ PROBED = (
     "S=160,pos=100/31,H=2,D=32,block=64,mask=window:40",
     "S=100,pos=60/-1,H=2,D=16,Q=3,block=32",
 )
-COMPILED = "S=1024,pos=700,H=4,Hkv=2,mode=compiled"
-SMOKE = ("no-query-offset", "offset-one-high", "newest-block-dropped", "scale-one-percent-off")
-SMOKE_EXAMPLES = 100
-# Findings in Triton kernels, whose scripts need Triton.
-_TRITON = "flextriton-"
+# Findings in Triton kernels and in models, whose scripts need Triton, or the model's package.
+_TRITON, _MODEL = "flextriton-", "model-"
 _FUZZ_BATCH = 50
+_DATA = 8  # cases of a compiled geometry and path
+_Work = TypeVar("_Work")
 
 
 @dataclass
@@ -78,19 +82,23 @@ class Gate:
         """The items of all steps that make the gate red."""
         return [item for step in self.steps for item in step.failures]
 
+    @property
+    def cut(self) -> list[Step]:
+        """The steps of which something was left out for want of time."""
+        return [step for step in self.steps if step.cut]
+
     def run(self) -> None:
-        """Run all steps, or as many as there is time for; drawn cases take the time that is left.
+        """Run all steps; drawn cases take the time that is left.
 
         ``steps`` holds what was done, even where the run is interrupted.
         """
+        shares = [share for _, share in PLAN.values()]
         try:
-            for name, items in PLAN.items():
-                step = Step(name)
-                self.steps.append(step)
+            for number, (name, (items, share)) in enumerate(PLAN.items()):
                 start = time.monotonic()
-                if not self.left:
-                    step.items.append(Item(name, not_run="no time left"))
-                for item in items(self, step) if self.left else ():
+                step = Step(name, start + self.left * share / sum(shares[number:]))
+                self.steps.append(step)
+                for item in items(self, step):
                     step.items.append(item)
                     if item.failed:
                         self.progress(f"{item.verdict}: {item.name}")
@@ -99,6 +107,16 @@ class Gate:
         finally:
             self.paths.close()
 
+    def _in_time(self, step: Step, work: Iterable[_Work], what: str) -> Iterator[_Work]:
+        """The pieces of work for which there is time, the first one in any case; counts the others,
+        which are so many ``what``."""
+        pieces = list(work)
+        for done, piece in enumerate(pieces):
+            if done and not step.left:
+                step.cut = f"{len(pieces) - done} of {len(pieces)} {what}"
+                return
+            yield piece
+
     def _run(self, path: Path, case: DecodeCase, step: Step) -> Item:
         """Judge a path on a case; only the first failure of a path in each step is diagnosed."""
         step.counted += 1
@@ -106,33 +124,39 @@ class Gate:
         return self.paths.judge(path.name, case, explain=not known)
 
     def _kept(self, step: Step) -> Iterator[Item]:
-        for kept in load_all(FOLDER):
-            if kept.known_failure:
-                continue
-            for path in self.sound:
-                if kept.path in ("", path.name) and not path.unsupported(kept.case, self.device):
-                    yield self._run(path, kept.case, step)
+        runs = [
+            (path, kept.case)
+            for kept in load_all(FOLDER)
+            for path in self.sound
+            if not kept.known_failure and kept.path in ("", path.name)
+            if not path.unsupported(kept.case, self.device)
+        ]
+        for path, case in self._in_time(step, runs, "kept cases"):
+            yield self._run(path, case, step)
 
     def _contract(self, step: Step) -> Iterator[Item]:
-        for path in self.sound:
-            case = path.contract_case
-            if reason := path.unsupported(case, self.device):
-                yield Item(f"contract of {path.name}", not_run=reason)
-                continue
-            broken = self._broken(path)
-            for what in contract.PROMISES:
-                step.counted += 1
-                name = f"{path.name}: {what}"
-                found = broken.get(what)
-                yield Item(name, found.verdict, found.evidence) if found else Item(name)
-        case = DecodeCase.from_text(COMPILED).replace(kernels=self.kernels)
-        for path in self.sound:
-            if not path.static:
-                continue
-            if reason := path.unsupported(case, self.device):
+        # The compiled runs first: users run compiled kernels, and the promises take longer.
+        compiled = DecodeCase.from_text(COMPILED).replace(kernels=self.kernels)
+        paths = [(path, True) for path in self.sound if path.static]
+        paths += [(path, False) for path in self.sound]
+        for path, once in self._in_time(step, paths, "compiled paths"):
+            if not once:
+                yield from self._promises(path, step)
+            elif reason := path.unsupported(compiled, self.device):
                 yield Item(f"{path.name} compiled", not_run=reason)
             else:
-                yield self._run(path, case, step)
+                yield self._run(path, compiled, step)
+
+    def _promises(self, path: Path, step: Step) -> Iterator[Item]:
+        if reason := path.unsupported(path.contract_case, self.device):
+            yield Item(f"contract of {path.name}", not_run=reason)
+            return
+        broken = self._broken(path)
+        for what in contract.PROMISES:
+            step.counted += 1
+            name = f"{path.name}: {what}"
+            found = broken.get(what)
+            yield Item(name, found.verdict, found.evidence) if found else Item(name)
 
     def _broken(self, path: Path) -> dict[str, Finding]:
         try:
@@ -142,15 +166,19 @@ class Gate:
             return dict.fromkeys(contract.PROMISES, found)
 
     def _probes(self, step: Step) -> Iterator[Item]:
-        for text in PROBED:
-            for dtype in DTYPES if self.left else ():
-                for case in sweep(DecodeCase.from_text(text).replace(dtype=dtype)):
-                    yield from self._judged(case, step)
-                yield Item(f"{text},dtype={dtype}", evidence="every needle, uniform, integers")
+        bases = [DecodeCase.from_text(text).replace(dtype=d) for text in PROBED for d in DTYPES]
+        # By turns, so that each geometry and dtype has some where there is no time for all.
+        turns = itertools.zip_longest(*map(sweep, bases))
+        cases = [case for turn in turns for case in turn if case is not None]
+        for case in self._in_time(step, cases, "probes"):
+            yield from self._judged(case, step)
+        yield Item("probes", evidence="needles, uniform, integers")
 
-    def _judged(self, case: DecodeCase, step: Step) -> Iterator[Item]:
-        """Judge every sound path on a case, except where torch is known to be wrong."""
-        for path, problem in ((p, x) for p in self.sound for x in fitted([case], p)):
+    def _judged(
+        self, case: DecodeCase, step: Step, paths: list[Path] | None = None
+    ) -> Iterator[Item]:
+        """Judge every sound path, or these, on a case, except where torch is known to be wrong."""
+        for path, problem in ((p, x) for p in paths or self.sound for x in fitted([case], p)):
             if path.unsupported(problem.case, self.device):
                 continue
             if known := known_failure(path, problem, self.device):
@@ -160,17 +188,11 @@ class Gate:
             if item.failed:
                 yield item
 
-    def _smoke(self, step: Step) -> Iterator[Item]:
-        cases = sampled_cases(SMOKE_EXAMPLES, self.seed)
-        faults = [FAULTS[name] for name in SMOKE]
-        for cell in kill_matrix(faults, DTYPES, cases, lambda text: None, (Scope.ALL, Scope.HEAD)):
-            step.counted += 1
-            name = f"{cell.fault} planted in {cell.scope} rows, {cell.dtype}"
-            if cell.killed_by:
-                yield Item(name, evidence=f"{cell.killed_by} after {cell.examples} examples")
-            else:
-                missed = f"not caught in {cell.examples} examples: this run cannot see it"
-                yield Item(name, Verdict.WRONG, missed)
+    def _proof(self, step: Step) -> Iterator[Item]:
+        for planted in self._in_time(step, PLANTED, "planted faults"):
+            for item in proofs(planted, self.paths, self.seed, self.kernels):
+                step.counted += not item.not_run
+                yield item
 
     def _ledger(self, step: Step) -> Iterator[Item]:
         if self.ledger is None:
@@ -178,7 +200,12 @@ class Gate:
             return
         try:
             with one_thread():
-                measured = list(measure_all(self.device, DTYPES, ["eager"], self.progress))
+                measured = []
+                for entry in measure_all(self.device, DTYPES, ["eager"], self.progress):
+                    measured.append(entry)
+                    if not step.left:
+                        step.cut = f"all entries but {len(measured)}"
+                        break
         except Unrecordable as error:
             yield Item("ledger", Verdict.WRONG, str(error))
             return
@@ -199,48 +226,76 @@ class Gate:
 
     def _known(self, step: Step) -> Iterator[Item]:
         """Run the scripts of FINDINGS.md, which exit with 1 while the defect is there and with 0
-        once it is fixed."""
-        for script in sorted(SCRIPTS.glob("*/script.py")):
+        once it is fixed; they are about torch, so that those left out leave this run complete."""
+        scripts = sorted(SCRIPTS.glob("*/script.py"))
+        # Another seed begins with another script.
+        first = self.seed % max(len(scripts), 1)
+        for script in scripts[first:] + scripts[:first]:
             name = script.parent.name
             if self.device != "cpu":
                 yield Item(name, not_run="a finding on the CPU")
-                continue
-            if name.startswith(_TRITON) and (reason := missing()):
+            elif name.startswith(_TRITON) and (reason := missing()):
                 yield Item(name, not_run=reason)
-                continue
-            if self.left < self.seconds / 2:
+            elif name.startswith(_MODEL) and importlib.util.find_spec("transformers") is None:
+                yield Item(name, not_run="transformers is not here")
+            elif step.counted and not step.left:
                 yield Item(name, not_run="no time left for it")
-                continue
-            start = time.monotonic()
-            done = subprocess.run(
-                [sys.executable, str(script)], capture_output=True, check=False, timeout=TIMEOUT
-            )
-            step.counted += 1
-            seconds = time.monotonic() - start
-            if done.returncode == 0:
-                fixed = "FIXED in this torch: take it out of FINDINGS.md and known_failures.py"
-                yield Item(name, evidence=fixed, notice=True, seconds=seconds)
             else:
-                yield Item(name, evidence="still there", seconds=seconds)
+                step.counted += 1
+                yield self._script(name, script)
+
+    def _script(self, name: str, script: File) -> Item:
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, check=False, timeout=TIMEOUT
+        )
+        seconds = time.monotonic() - start
+        if done.returncode:
+            return Item(name, evidence="still there", seconds=seconds)
+        fixed = "FIXED in this torch: take it out of FINDINGS.md and known_failures.py"
+        return Item(name, evidence=fixed, notice=True, seconds=seconds)
+
+    def _compiled(self, step: Step) -> Iterator[Item]:
+        """Drawn positions and values on compiled geometries, in an order that the seed changes."""
+        runs = [
+            (geometry.replace(kernels=self.kernels), path)
+            for geometry in in_order(self.seed)
+            for path in self.sound
+            if path.static
+        ]
+        runs = [(g, path) for g, path in runs if not path.unsupported(g, self.device)]
+        judged: Counter[DecodeCase] = Counter()
+        for number, (geometry, path) in enumerate(runs):
+            if number and not step.left:
+                break
+            before = step.counted
+            for case in sampled_cases(_DATA, self.seed, decode_data(geometry)):
+                yield from self._judged(case, step, [path])
+            judged[geometry] += step.counted - before
+        of_split = sum(map(split_decode, judged))
+        kinds = f"{of_split} of the split kernel's, " if self.device == "cpu" else ""
+        counts = f"{len(judged)} of {len(POOL)} geometries, {kinds}{sum(judged.values())} verdicts"
+        yield Item("geometries", evidence=counts, notice=True)
 
     def _fuzz(self, step: Step) -> Iterator[Item]:
         run = self.seed
-        while self.left > 0:
+        while step.left or run == self.seed:
             run += 1
-            for case in sampled_cases(_FUZZ_BATCH, run):
-                if self.left <= 0:
+            for number, case in enumerate(sampled_cases(_FUZZ_BATCH, run)):
+                if number and not step.left:
                     break
                 yield from self._judged(case, step)
             yield Item(f"drawn with seed {run}", evidence=f"{step.counted} verdicts so far")
 
 
-# The steps of a run, in their order.
-PLAN: dict[str, Callable[[Gate, Step], Iterator[Item]]] = {
-    "kept cases": Gate._kept,
-    "compile contract": Gate._contract,
-    "probes": Gate._probes,
-    "proof that this run can fail": Gate._smoke,
-    "ledger": Gate._ledger,
-    "known failures": Gate._known,
-    "drawn cases": Gate._fuzz,
+# The steps of a run, in their order, each with its share of the time.
+PLAN: dict[str, tuple[Callable[[Gate, Step], Iterator[Item]], float]] = {
+    "proof that this run can fail": (Gate._proof, 1),
+    "kept cases": (Gate._kept, 2),
+    "compile contract": (Gate._contract, 2),
+    "probes": (Gate._probes, 3),
+    "ledger": (Gate._ledger, 2),
+    "known failures": (Gate._known, 2),
+    "compiled geometries": (Gate._compiled, 3),
+    "drawn cases": (Gate._fuzz, 2),
 }

@@ -16,14 +16,17 @@ SHOWN = 10
 
 
 def headline(gate: Gate, interrupted: bool) -> str:
-    """The result in one line: red or green, and the number of verdicts."""
+    """The result in one line: red, green, or INCOMPLETE where there was no time for a part of it;
+    and the number of verdicts."""
     count, failures = sum(step.counted for step in gate.steps), len(gate.failures)
     if failures:
         word = "RED"
     elif interrupted:
         word = "INTERRUPTED"
+    elif not count:
+        word = "NOTHING JUDGED"
     else:
-        word = "GREEN" if count else "NOTHING JUDGED"
+        word = "INCOMPLETE" if gate.cut else "GREEN"
     return f"{word}: {count} verdicts on {gate.device}, {failures} failed"
 
 
@@ -46,6 +49,10 @@ def _lines(gate: Gate, command: str, interrupted: bool) -> Iterator[str]:
         rest = Counter(c.path for c in gate.failures if c.path)
         counts = ", ".join(f"{count} of {path}" for path, count in rest.most_common())
         yield f"{len(gate.failures)} failures in all: {counts}."
+        yield ""
+    for step in gate.cut:
+        yield f"- {step.name}: no time for {step.cut}"
+    if gate.cut:
         yield ""
     yield "| step | verdicts | failed | seconds |"
     yield "|---|---:|---:|---:|"
@@ -82,12 +89,12 @@ def to_junit(gate: Gate, command: str, interrupted: bool) -> str:
     are skipped with the reason."""
     root = ElementTree.Element("testsuites", name="decoding gate")
     for step in gate.steps:
-        skipped = sum(bool(item.not_run) for item in step.items)
+        skipped = sum(bool(item.not_run) for item in step.items) + bool(step.cut)
         suite = ElementTree.SubElement(
             root,
             "testsuite",
             name=step.name,
-            tests=str(len(step.items)),
+            tests=str(len(step.items) + bool(step.cut)),
             failures=str(len(step.failures)),
             skipped=str(skipped),
             time=f"{step.seconds:.3f}",
@@ -110,6 +117,9 @@ def to_junit(gate: Gate, command: str, interrupted: bool) -> str:
                 failure.text = "\n".join([*item.why, item.repro])
             elif item.not_run:
                 ElementTree.SubElement(case, "skipped", message=f"not run: {item.not_run}")
+        if step.cut:
+            case = ElementTree.SubElement(suite, "testcase", classname=step.name, name="the rest")
+            ElementTree.SubElement(case, "skipped", message=f"no time for {step.cut}")
     if interrupted:
         ElementTree.SubElement(root, "system-err").text = "interrupted"
     ElementTree.indent(root)
@@ -120,7 +130,8 @@ def to_json(gate: Gate, command: str, interrupted: bool) -> str:
     """The whole result as JSON, failures first."""
     document = {
         "headline": headline(gate, interrupted),
-        "passed": not gate.failures and not interrupted,
+        "passed": not (gate.failures or gate.cut or interrupted),
+        "incomplete": {step.name: step.cut for step in gate.cut},
         "interrupted": interrupted,
         "command": command,
         "seed": gate.seed,

@@ -135,7 +135,7 @@ def to_json(answer: Answer) -> str:
             _judgement(j) | {"kernels": list(map(str, PATHS[j.path].kernels(answer.case)))}
             for j in answer.judgements
         ],
-        "diagnoses": {name: vars(d) for name, d in answer.diagnoses.items()},
+        "diagnoses": {name: d.to_values() for name, d in answer.diagnoses.items()},
         "known_failures": answer.known_failures,
         "figures": [vars(f) | {"reproduces": f.reproduces} for f in answer.figures],
         "finding": list(answer.finding),

@@ -16,27 +16,35 @@ from harness.case.kept import FOLDER
 from harness.faults import kill_matrix as kill
 from harness.gate import steps as gate
 from harness.gate import text as gate_report
-from harness.gate.item import Item, Step
+from harness.gate.item import Item, Paths, Step
+from harness.gate.proof import WRONG_PATH, proofs
 from harness.gate.steps import Gate
+from harness.inputs import Inputs
 from harness.ledger.entries import Ledger, ledger_file, load
 from harness.paths import PATHS, Path
+from harness.paths.calls import Call
 from harness.verdict import Judgement, Problem, Verdict
 from tests.support import ROOT
 from tests.support.altered import altered, times
 from tests.support.processes import Preloaded
 
-KEPT, CONTRACT, PROBES, PROOF, LEDGER, *_ = gate.PLAN
+PROOF, KEPT, CONTRACT, PROBES, LEDGER, _, COMPILED_GEOMETRIES, _ = gate.PLAN
 
 
-def quick(monkeypatch: pytest.MonkeyPatch, *steps: str, ledger: Ledger | None = None) -> Gate:
-    """A gate in this process over two paths, after these steps; without a limit of time, which a
-    busy machine would reach."""
+def quick(
+    monkeypatch: pytest.MonkeyPatch,
+    *steps: str,
+    ledger: Ledger | None = None,
+    seconds: float = math.inf,
+) -> Gate:
+    """A gate in this process over two paths, after these steps; by default without a limit of time,
+    which a busy machine would reach."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(gate, "PATHS", {n: PATHS[n] for n in ("fixed", "sdpa-full")})
     monkeypatch.setattr(gate, "PROBED", ("S=40,pos=20,H=2,D=16,block=16",))
     monkeypatch.setattr(gate, "COMPILED", "S=40,pos=20,D=16")
-    monkeypatch.setattr(gate, "SMOKE", ("no-query-offset",))
-    run = Gate("cpu", math.inf, 0, ledger, lambda text: None, isolated=False)
+    monkeypatch.setattr(gate, "PLANTED", ("no-query-offset",))
+    run = Gate("cpu", seconds, 0, ledger, lambda text: None, isolated=False)
     with monkeypatch.context() as patch:
         patch.setattr(gate, "PLAN", {name: gate.PLAN[name] for name in steps})
         run.run()
@@ -52,10 +60,104 @@ def broken_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_clean_tree_is_green(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step ran, and says how many verdicts it stands for."""
-    run = quick(monkeypatch, KEPT, CONTRACT, PROBES, PROOF)
+    run = quick(monkeypatch, PROOF, KEPT, CONTRACT, PROBES)
     assert run.failures == []
+    assert run.cut == []
     assert all(step.counted for step in run.steps)
     assert gate_report.headline(run, False).startswith("GREEN")
+
+
+def test_a_step_without_time_does_one_thing_and_the_run_is_incomplete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was left out is said in each form, and is no pass."""
+    run = quick(monkeypatch, PROOF, KEPT, PROBES, seconds=0.0)
+    assert all(step.counted for step in run.steps)
+    # Of the proof there is one planted fault here, which is all of it.
+    assert [step.name for step in run.cut] == [KEPT, PROBES]
+    assert gate_report.headline(run, False).startswith("INCOMPLETE")
+    assert "- kept cases: no time for " in gate_report.to_markdown(run, "", False)
+    document = json.loads(gate_report.to_json(run, "", False))
+    assert not document["passed"]
+    assert list(document["incomplete"]) == [KEPT, PROBES]
+    skipped = ElementTree.fromstring(gate_report.to_junit(run, "", False)).iter("skipped")
+    assert "no time for" in " ".join(str(element.get("message")) for element in skipped)
+
+
+@pytest.mark.parametrize(
+    ("failed", "cut", "options", "code"),
+    [
+        (False, "", [], cli.OK),
+        (False, "half", [], cli.INCOMPLETE),
+        (False, "half", ["--accept-incomplete"], cli.OK),
+        (True, "half", ["--accept-incomplete"], cli.NOT_OK),
+    ],
+)
+def test_an_incomplete_run_has_an_exit_code_that_a_team_may_accept(
+    failed: bool, cut: str, options: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure stays one."""
+
+    def some(self: Gate, step: Step) -> Iterator[Item]:
+        step.counted, step.cut = 1, cut
+        yield Item("one", Verdict.WRONG if failed else Verdict.OK)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(gate, "PLAN", {PROOF: (some, 1)})
+    assert cli.main(["gate", "--no-isolation", *options]) == code
+
+
+def test_a_step_hands_on_what_it_leaves_of_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of three may take its part, the last all that is left."""
+    given: list[float] = []
+
+    def some(self: Gate, step: Step) -> Iterator[Item]:
+        given.append(step.left / self.left)
+        yield Item("one")
+
+    monkeypatch.setattr(gate, "PLAN", {"a": (some, 1), "b": (some, 1), "c": (some, 2)})
+    Gate("cpu", 1000.0, 0, None, lambda text: None, isolated=False).run()
+    assert given == pytest.approx([1 / 4, 1 / 3, 1], rel=1e-3)
+
+
+@pytest.mark.compiles
+def test_a_compiled_path_that_is_wrong_is_found_or_the_run_is_red(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has no mask; were it right, this run could not see what is wrong in compiled code."""
+    paths = Paths("cpu", isolated=False)
+    [found] = proofs(WRONG_PATH, paths, 0, "cpp")
+    assert not found.failed
+    assert found.evidence.endswith("as it should be")
+    monkeypatch.setitem(PATHS, WRONG_PATH, dataclasses.replace(PATHS["fixed"], name=WRONG_PATH))
+    [missed] = proofs(WRONG_PATH, Paths("cpu", isolated=False), 0, "cpp")
+    assert missed.failed
+    assert missed.evidence.endswith("this run cannot see it")
+
+
+@pytest.mark.compiles
+def test_a_path_that_is_wrong_where_it_is_compiled_alone_is_red(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the compiled geometries, in whatever order; no eager case can show it."""
+    sound = PATHS["fixed"]
+
+    def prepare(inputs: Inputs) -> Call:
+        call = sound.prepare(inputs)
+        if inputs.case.mode == "eager":
+            return call
+        return dataclasses.replace(call, function=lambda **given: call.function(**given) * 1.01)
+
+    monkeypatch.setitem(PATHS, "fixed", dataclasses.replace(sound, prepare=prepare))
+    run = quick(monkeypatch, PROBES, COMPILED_GEOMETRIES, seconds=0.0)
+    assert [step.name for step in run.steps if step.failures] == [COMPILED_GEOMETRIES]
+    [counts] = (i.evidence for i in run.steps[-1].items if i.notice)
+    assert counts.startswith("1 of 16 geometries")
+
+
+def test_the_proof_that_a_run_can_fail_comes_first() -> None:
+    """Whatever there is time for, a run that could not fail says so."""
+    assert PROOF == "proof that this run can fail"
 
 
 def test_a_fault_in_the_code_is_red_within_the_minute_and_named(
@@ -66,7 +168,7 @@ def test_a_fault_in_the_code_is_red_within_the_minute_and_named(
         ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__")
     )
     (tmp_path / FOLDER).mkdir(parents=True)
-    # The first step ends even where the time is over: three cases are enough to show it.
+    # Three cases are enough to show it.
     for kept in ("block-edge-first", "block-edge-last", "block-edge-above"):
         shutil.copy(ROOT / FOLDER / f"{kept}.json", tmp_path / FOLDER)
     module = tmp_path / "harness" / "decoding" / "block_mask.py"
@@ -74,19 +176,19 @@ def test_a_fault_in_the_code_is_red_within_the_minute_and_named(
     assert sound.count("visible = kv_idx <= t\n") == 1
     broken = sound.replace("visible = kv_idx <= t\n", "visible = kv_idx <= t + 1\n")
     module.write_text(broken, encoding="utf-8")
-    command = ["-m", "harness", "gate", "--budget", "3s", "--no-isolation"]
+    command = ["-m", "harness", "gate", "--budget", "20s", "--no-isolation"]
     outputs = ["--junit", "junit.xml", "--markdown", "summary.md", "--json", "gate.json"]
     done = preloaded.run(*command, *outputs, folder=tmp_path)
     assert done.returncode == 1, done.stderr[-2000:]
     summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert "RED" in summary.splitlines()[0]
     assert "offset-one-high" in summary
-    assert "python -m harness gate --device cpu --budget 3s --seed 0" in summary
+    assert "python -m harness gate --device cpu --budget 20s --seed 0" in summary
     assert json.loads((tmp_path / "gate.json").read_text())["failures"]
     failed = ElementTree.parse(tmp_path / "junit.xml").getroot().iter("failure")
     assert {element.get("type") for element in failed} <= {"LEAK", "WRONG"}
-    # The time was over before the last steps: that is said, and is no success of theirs.
-    assert "not run, no time left" in summary
+    # There was no time for all of the steps: that is said, and is no success of theirs.
+    assert "no time for" in summary
 
 
 def test_a_wrong_path_is_red_in_every_step_that_runs_it(
@@ -150,7 +252,7 @@ def test_an_interrupted_gate_tells_what_it_has(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setitem(gate.PLAN, KEPT, interrupted)
+    monkeypatch.setattr(gate, "PLAN", {KEPT: (interrupted, 1)})
     summary = tmp_path / "summary.md"
     command = ["gate", "--no-isolation", "--markdown", str(summary)]
     assert cli.main(command) == cli.INTERRUPTED

@@ -15,12 +15,12 @@ from harness.case import LAYOUTS, MASKS, SCORES, DecodeCase
 from harness.decoding.cpp_kernels import stays_in_bounds
 from harness.function.testing import assert_clean
 from harness.paths import PATHS
+from harness.strategies.geometries import POOL, SPLIT
 from harness.strategies.paths import decode_data
 from harness.verdict import judge, relations
 from harness.verdict.known_failures import split_decode
 from tests.support import NIGHTLY
 from tests.support.drawn import hold, problem_for, shuffled
-from tests.support.geometries import POOL, SPLIT
 
 COMPILED_PATHS = ("full-cache", "fixed", "fixed-packed", "sdpa-full")
 RUNS = [

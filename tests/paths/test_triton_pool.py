@@ -10,10 +10,10 @@ import pytest
 
 from harness.case import DecodeCase
 from harness.paths import PATHS
+from harness.strategies.geometries import POOL
 from harness.strategies.paths import decode_data, sampled_cases
 from harness.verdict import judgeable
 from tests.support import NIGHTLY
-from tests.support.geometries import POOL
 from tests.support.interpreting import Interpreting, triton
 
 pytestmark = pytest.mark.interprets

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from harness.case import DecodeCase
 
 # Static shapes with q_len 1 and 512 slots per sequence: the CPU's split-KV decode kernel.
@@ -28,3 +30,10 @@ DYNAMIC = [
     "S=300,pos=0/0,H=2,Q=5,D=32,score=softcap:20,layout=bshd,dynamic=yes",
 ]
 POOL = [DecodeCase.from_text(f"{text},mode=compiled") for text in (*SPLIT, *GENERAL, *DYNAMIC)]
+
+
+def in_order(seed: int) -> list[DecodeCase]:
+    """The pool in an order of its own for each seed."""
+    pool = list(POOL)
+    random.Random(seed).shuffle(pool)
+    return pool
