@@ -13,7 +13,7 @@ import torch
 
 from harness.case import DecodeCase
 from harness.diagnosis.extent import extents
-from harness.diagnosis.needs import needs
+from harness.diagnosis.needs import earlier_calls, needs
 from harness.diagnosis.observation import BIG, Observation, Observer, observe
 from harness.diagnosis.pattern import pattern, sightings
 from harness.diagnosis.smaller import fits_dense_model, smaller
@@ -157,6 +157,7 @@ def _located(
     if brief or wrong[0].problem.case.mode != "eager":
         sentences += sightings(wrong, kind)
     if not brief:
+        sentences += earlier_calls(observer, wrong[0], kind)
         sentences += extents(observer, wrong[0], kind)
         sentences += needs(observer, wrong[0].problem.case, kind)
         sentences += weights.sentences() if weights is not None else ()

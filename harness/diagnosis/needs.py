@@ -1,12 +1,14 @@
-"""What a fault needs to show: the options of a failing case, each taken away alone."""
+"""What a fault needs to show: options of a failing case, each taken away alone, or other calls."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
 
+import torch
+
 from harness.case import CaseError, DecodeCase
-from harness.diagnosis.observation import Observer
+from harness.diagnosis.observation import Observation, Observer, equal, observe
 from harness.faults import FaultKind
 
 # What the fault may not depend on without another kernel or another path, or that is no option.
@@ -52,3 +54,15 @@ def needs(observer: Observer, case: DecodeCase, kind: FaultKind) -> Iterator[str
     if needed or others:
         only = f"only with {', '.join(needed)}" if needed else "no option is needed"
         yield only + (f"; wrong without {', '.join(others)} too" if others else "")
+
+
+def earlier_calls(observer: Observer, seen: Observation, kind: FaultKind) -> Iterator[str]:
+    """A sentence where the observed call, made again after all others, gives another output."""
+    again = observe(observer.path, seen.problem, observer.device)
+    if again is None:
+        return
+    first, second = seen.result.output, again.result.output
+    if bool(equal(second, first, torch.zeros(())).all()):
+        return
+    right = "" if again.wrong(kind).any() else ", which is right"
+    yield f"made again after other calls, it gives another output{right}"

@@ -60,6 +60,22 @@ def test_without_a_name_the_options_that_are_needed_are_said() -> None:
     assert "only with mask=window:9; wrong without block=16, score=softcap:5 too" in evidence
 
 
+@pytest.mark.parametrize("once", [True, False])
+def test_dependence_on_earlier_calls_is_said(once: bool) -> None:
+    """Of a path that is wrong in its first two calls alone, the first of which looks for rows that
+    are never written; not of one that is always wrong."""
+    calls: list[int] = []
+
+    def change(inputs: Inputs, result: Result) -> Tensor:
+        calls.append(1)
+        return result.output * (2 if len(calls) <= 2 or not once else 1)
+
+    evidence = diagnose(altered(change), PLAIN).evidence
+    said = "made again after other calls, it gives another output, which is right"
+    assert (said in evidence) == once
+    assert any("another output" in line for line in evidence) == once
+
+
 def test_a_fault_in_one_head_is_named_and_placed() -> None:
     """Which sequence, head and token."""
     path = mutant(FAULTS["scale-twice"], Scope.HEAD)
