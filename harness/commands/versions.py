@@ -1,0 +1,149 @@
+"""``python -m harness versions``: in which versions of torch a script shows what it shows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.commands.options import (
+    INTERRUPTED,
+    NOT_OK,
+    OK,
+    USAGE,
+    input_file,
+    output_folder,
+    seconds,
+    sharing,
+)
+from harness.support.files import write_atomically
+from harness.support.progress import Progress, progress_to_stderr
+from harness.support.text import table
+
+HERE = "here"
+_ENVIRONMENTS = Path("~/.cache/flexdecode-harness/versions")
+_TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a script did with one version of torch: ``shows`` says whether it shows what it is
+    about, or is None where that is not known. ``says`` is its last line, or why it was not run."""
+
+    torch: str
+    shows: bool | None
+    ended: str
+    says: str
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to an argparse parser's subparsers."""
+    parser = commands.add_parser(
+        "versions",
+        help="run a script with several versions of torch, each in an environment of its own",
+        description="A script shows something by exit code 1, or by a signal that ends it, and"
+        " ends with 0 where it is fixed. pip installs each version as it is configured, which for"
+        " CPU builds may need PIP_INDEX_URL.",
+        parents=sharing("--json"),
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("script", type=input_file, metavar="SCRIPT", help="it needs torch alone")
+    default = (HERE,)
+    what = f"versions, or {HERE} for the torch of this Python (default)"
+    parser.add_argument("--torch", type=_versions, default=default, metavar="VERSIONS", help=what)
+    where = f"where the environments lie (default {_ENVIRONMENTS})"
+    parser.add_argument("--environments", type=output_folder, metavar="DIR", help=where)
+    limit = f"of one run (default {_TIMEOUT:g})"
+    parser.add_argument("--timeout", type=seconds, default=_TIMEOUT, metavar="S", help=limit)
+
+
+def _versions(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(text.split(",")))
+    for version in found:
+        if version != HERE and not re.fullmatch(r"\d+(\.\w+)*(\+\w+)?", version):
+            raise ArgumentTypeError(f"{version!r} is not {HERE} or a version such as 2.13.0")
+    return found
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the script with each version, print a table and return the exit code: 1 where it shows
+    in one of them, 2 where it could be run in none."""
+    folder = (arguments.environments or _ENVIRONMENTS).expanduser()
+    rows: list[Ran] = []
+    interrupted = False
+    try:
+        for ran in _all(arguments, folder, progress_to_stderr()):
+            rows.append(ran)
+    except KeyboardInterrupt:
+        interrupted = True
+    words = {True: "shows", False: "does not show", None: "not known"}
+    cells = [[r.torch, words[r.shows], r.ended, r.says[:70]] for r in rows]
+    print(*table(["torch", "", "ended with", "last line"], cells), sep="\n")
+    for shows, what in ((True, "Shows in"), (False, "does not show in")):
+        if named := [r.torch for r in rows if r.shows is shows]:
+            print(f"{what}: torch {', '.join(named)}")
+    if arguments.json is not None:
+        document = {"script": str(arguments.script), "versions": [vars(r) for r in rows]}
+        write_atomically(arguments.json, json.dumps(document, indent=1) + "\n")
+    if interrupted:
+        return INTERRUPTED
+    if all(r.shows is None for r in rows):
+        return USAGE
+    return NOT_OK if any(r.shows for r in rows) else OK
+
+
+def _all(arguments: argparse.Namespace, folder: Path, progress: Progress) -> Iterator[Ran]:
+    for version in arguments.torch:
+        python, why = Path(sys.executable), ""
+        if version != HERE:
+            progress(f"torch {version}: environment")
+            python, why = _environment(folder / f"torch-{version}", version)
+        if why:
+            yield Ran(version, None, "not run", why)
+            continue
+        progress(f"torch {version}: {arguments.script}")
+        yield _run(python, version, arguments.script, arguments.timeout)
+
+
+def _environment(folder: Path, version: str) -> tuple[Path, str]:
+    """The Python of an environment with this torch, which is made where it is not there, and why
+    there is none, or ""."""
+    python, done = folder / "bin" / "python", folder / "installed"
+    if done.is_file():
+        return python, ""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", f"torch=={version}"]
+    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], install):
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            lines = [x for x in ran.stderr.splitlines() if x.startswith("ERROR")] or [ran.stderr]
+            return python, lines[-1].strip()
+    done.touch()
+    return python, ""
+
+
+def _run(python: Path, version: str, script: Path, timeout: float) -> Ran:
+    # Whatever this process imports from is not for another version.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [str(python), "-W", "ignore", str(script)]
+    try:
+        ran = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return Ran(version, None, "no exit code", f"not within {timeout:g} s")
+    lines = [line for line in (ran.stdout + ran.stderr).splitlines() if line.strip()] or [""]
+    if ran.returncode < 0:
+        return Ran(version, True, signal.Signals(-ran.returncode).name, lines[-1])
+    # An exception that nobody caught ends with 1 as well.
+    known = ran.returncode in (0, 1) and "Traceback (most recent call last)" not in ran.stderr
+    return Ran(version, bool(ran.returncode) if known else None, str(ran.returncode), lines[-1])
