@@ -141,7 +141,9 @@ def _run(python: Path, version: str, script: Path, timeout: float) -> Ran:
         )
     except subprocess.TimeoutExpired:
         return Ran(version, None, "no exit code", f"not within {timeout:g} s")
-    lines = [line for line in (ran.stdout + ran.stderr).splitlines() if line.strip()] or [""]
+    # What sys.exit says goes to stderr, where there may be warnings as well.
+    said = ran.stdout.strip() or ran.stderr.strip()
+    lines = said.splitlines() or [""]
     if ran.returncode < 0:
         return Ran(version, True, signal.Signals(-ran.returncode).name, lines[-1])
     # An exception that nobody caught ends with 1 as well.
