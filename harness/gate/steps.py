@@ -272,8 +272,8 @@ class Gate:
             for case in sampled_cases(_DATA, self.seed, decode_data(geometry)):
                 yield from self._judged(case, step, [path])
             judged[geometry] += step.counted - before
-        of_split = sum(map(split_decode, judged))
-        kinds = f"{of_split} of the split kernel's, " if self.device == "cpu" else ""
+        cpp = self.device == "cpu" and self.kernels == "cpp"
+        kinds = f"{sum(map(split_decode, judged))} of the split kernel's, " if cpp else ""
         counts = f"{len(judged)} of {len(POOL)} geometries, {kinds}{sum(judged.values())} verdicts"
         yield Item("geometries", evidence=counts, notice=True)
 
