@@ -30,7 +30,7 @@ def test_how_a_script_ends_says_whether_it_shows(
     """An exception that nobody caught shows nothing, nor does a run that does not end."""
     script, file = tmp_path / "script.py", tmp_path / "a.json"
     script.write_text(text)
-    assert command("versions", str(script), "--json", str(file), "--timeout", "5") == code
+    assert command("versions", str(script), "--json", str(file), "--timeout", "15") == code
     [row] = json.loads(file.read_text())["versions"]
     assert (row["torch"], row["shows"], row["ended"]) == ("here", shows, ended)
 
