@@ -32,6 +32,11 @@ class Blame:
     token: int
     row: int
 
+    @property
+    def what(self) -> str:
+        """The cause, with the name of the fault where there is one."""
+        return f"{self.cause}: {self.name}" if self.name else str(self.cause)
+
 
 def few(numbers: list[int]) -> str:
     """Numbers as text, runs joined: ``3 to 7, 9``; of many runs the first four and the last."""

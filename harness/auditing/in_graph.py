@@ -19,13 +19,11 @@ from harness.auditing.stated import softcapped, stated_mask
 
 # Set while a function is traced that makes a call of torch's own inside; it counts once.
 _inside = False
-
-
 # An operator that changes nothing would be left out of compiled code; this counts its calls.
 _count = torch.zeros(1, dtype=torch.int64)
 
 
-@torch.library.custom_op("flexdecode_harness::recorded", mutates_args=("count",))
+@torch.library.custom_op("flexdecode::recorded", mutates_args=("count",))
 def _recorded(
     count: Tensor,
     query: Tensor,

@@ -62,10 +62,9 @@ class Audit:
         """What is blamed and where, in two lines; nothing where nothing is blamed."""
         if self.blame is None:
             return []
-        name = f": {self.blame.name}" if self.blame.name else ""
         where = f"forward {self.at}, layer {self.blame.layer}, sequence {self.blame.sequence}"
         return [
-            f"{self.configuration}, {self.scenario.name}: {self.blame.cause}{name}, first in",
+            f"{self.configuration}, {self.scenario.name}: {self.blame.what}, first in",
             f"{where}, token {self.blame.token}.",
         ]
 

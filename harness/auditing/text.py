@@ -89,9 +89,8 @@ def _wrong(audit: Audit) -> Iterator[str]:
         yield from _indented(audit.refusal)
         return
     blame = audit.blame
-    name = f": {blame.name}" if blame.name else ""
     yield (
-        f"           {blame.cause}{name}, first in forward {audit.at}, layer {blame.layer},"
+        f"           {blame.what}, first in forward {audit.at}, layer {blame.layer},"
         f" sequence {blame.sequence}, token {blame.token}"
     )
     yield from (f"           {clause}" for clause in blame.evidence)

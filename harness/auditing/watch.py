@@ -50,9 +50,8 @@ class Report:
         )
         if self.blame is None:
             return text
-        name = f": {self.blame.name}" if self.blame.name else ""
         where = (
-            f"{self.blame.cause}{name}, first in forward {self.forward}, layer {self.blame.layer},"
+            f"{self.blame.what}, first in forward {self.forward}, layer {self.blame.layer},"
             f" sequence {self.blame.sequence}"
         )
         return "\n  ".join([text, where, *self.blame.evidence, f"remedy: {remedy(self.blame)}"])

@@ -130,17 +130,17 @@ def duration(text: str) -> float:
 
 def output_file(text: str) -> Path:
     """Read the name of a file that can be written, which is checked before the work, not after."""
-    try:
-        check_writable(Path(text))
-    except UnwritableFile as error:
-        raise ArgumentTypeError(str(error)) from None
-    return Path(text)
+    return _output(text, check_writable)
 
 
 def output_folder(text: str) -> Path:
     """Read the name of a folder that is there or can be made."""
+    return _output(text, check_folder)
+
+
+def _output(text: str, check: Callable[[Path], None]) -> Path:
     try:
-        check_folder(Path(text))
+        check(Path(text))
     except UnwritableFile as error:
         raise ArgumentTypeError(str(error)) from None
     return Path(text)

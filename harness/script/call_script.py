@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from torch import Tensor
-
 from harness.auditing.blame import Cause
 from harness.auditing.call import AttentionCall
 from harness.auditing.content import NOTHING
@@ -90,7 +88,8 @@ def _whole(call: AttentionCall) -> Iterator[str]:
     yield "shows = torch.zeros(B, 1, Q, S, dtype=torch.bool)  # what the mask says"
     for b in range(batch):
         for row in range(rows):
-            yield from _marked(f"shows[{b}, 0, {row}", call.visible[b, 0, row])
+            shown = call.visible[b, 0, row].nonzero().flatten().tolist()
+            yield from _spans(f"shows[{b}, 0, {row}", shown)
     yield ""
     yield 'check("beside its own mask", attend(key, value, shows), key, value, shows)'
     yield "sys.exit(any(wrong))"
@@ -122,11 +121,7 @@ def _row(evidence: Evidence, shown: list[int]) -> Iterator[str]:
     yield "sys.exit(wrong[1])"
 
 
-def _marked(name: str, flags: Tensor) -> Iterator[str]:
-    yield from _spans(name, flags.nonzero().flatten().tolist(), "")
-
-
-def _spans(name: str, numbers: Iterable[int], comment: str) -> Iterator[str]:
+def _spans(name: str, numbers: Iterable[int], comment: str = "") -> Iterator[str]:
     for start, stop, _ in _runs((n, n) for n in numbers):
         yield f"{name}, {start}:{stop}] = True{comment}"
         comment = ""

@@ -14,11 +14,11 @@ from harness.script.text import bracketed, indented, quoted
 @dataclass(frozen=True)
 class Package:
     """What a script ``needs``, as words; the size of the ``vocabulary``; the ``dtype`` in which the
-    model decodes; its ``imports``; its
-    ``functions``, among them ``make(dtype, ...)``, ``attention(model)``, the module of the layer in
-    question, and a class ``Session`` with ``model``, ``feed(ids)`` and ``rollback(count)``; and
-    ``forward``, statements that make a ``model`` in ``dtype``, the last of which runs the tokens
-    ``history`` through it without a cache."""
+    model decodes; its ``imports``; its ``functions``, among them ``make(dtype, ...)``,
+    ``attention(model)``, the module of the layer in question, and a class ``Session`` with
+    ``model``, ``feed(ids)`` and ``rollback(count)``; and ``forward``, statements that make a
+    ``model`` in ``dtype``, the last of which runs the tokens ``history`` through it without a
+    cache."""
 
     needs: str
     vocabulary: int
