@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from harness.auditing.recorder import ACTIVE
-from harness.auditing.stated import softcapped, stated_mask
+from harness.auditing.stated import interface_options, softcapped, stated_mask, stated_scale
 
 # Set while a function is traced that makes a call of torch's own inside; it counts once.
 _inside = False
@@ -76,8 +76,7 @@ def _record(
     """``softcap`` is 0 for none; ``causal`` hides slots to the top right."""
     wide = [x.double() for x in (query, key, value)]
     sink = None if sink is None else sink.double()
-    scale = query.size(-1) ** -0.5 if scale is None else scale
-    dtype = query.dtype
+    scale, dtype = stated_scale(scale, query), query.dtype
     _recorded(_count, *wide, output, sink, dtype, mask, causal, scale, softcap, operator)
 
 
@@ -150,19 +149,8 @@ def interface(
     _inside = True
     output, *rest = function(module, query, key, value, attention_mask, **options)
     _inside = False
-    mask = attention_mask
+    facts, mask = interface_options(module, query, attention_mask, options), attention_mask
     if isinstance(mask, BlockMask):
         mask = _block_mask_tensor(mask, query, key)
-    _record(
-        query,
-        key,
-        value,
-        output.transpose(1, 2),
-        mask=mask,
-        scale=options.get("scaling"),
-        operator=operator,
-        causal=mask is None and query.size(2) > 1,
-        softcap=options.get("softcap") or 0.0,
-        sink=options.get("s_aux", getattr(module, "sinks", None)),
-    )
+    _record(query, key, value, output.transpose(1, 2), mask=mask, operator=operator, **facts)
     return (output, *rest)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -27,7 +26,14 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from harness.auditing import in_graph
 from harness.auditing.recorder import ACTIVE, Recorder, watching
-from harness.auditing.stated import block_mask_says, modified, softcapped, stated_mask
+from harness.auditing.stated import (
+    block_mask_says,
+    interface_options,
+    modified,
+    softcapped,
+    stated_mask,
+    stated_scale,
+)
 
 _SDPA = F.scaled_dot_product_attention
 _FLEX = flex_module.flex_attention
@@ -114,14 +120,13 @@ def _sdpa(recorder: Recorder, function: Callable[..., Tensor], *args: Any, **kwa
     shape = (*query.shape[:3], key.size(2))
     causal = bool(given.get("is_causal"))
     visible, score_mod = stated_mask(given.get("attn_mask"), shape, causal=causal)
-    scale = given.get("scale")
     return recorder.record(
         lambda value: function(**{**given, "value": value}),
         query=query,
         key=key,
         value=given["value"],
         visible=visible,
-        scale=scale if scale is not None else 1 / math.sqrt(query.size(-1)),
+        scale=stated_scale(given.get("scale"), query),
         score_mod=score_mod,
         operator="sdpa" if function is _SDPA and not score_mod else "",
     )
@@ -152,7 +157,7 @@ def _flex(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
         key=key,
         value=named["value"],
         visible=block_mask_says(mask, shape),
-        scale=named["scale"] if named["scale"] is not None else 1 / math.sqrt(query.size(-1)),
+        scale=stated_scale(named["scale"], query),
         score_mod=None if mod is None else modified(mod, shape),
         operator="flex_attention" if mod is None else "",
     )
@@ -212,18 +217,14 @@ def _interface(
     **options: Any,
 ) -> Any:
     shape = (*query.shape[:3], key.size(2))
-    score_mod = None
+    facts, score_mod = interface_options(module, query, attention_mask, options), None
     if isinstance(attention_mask, BlockMask):
         visible = block_mask_says(attention_mask, shape)
     else:
-        # Where there is no mask, transformers lets SDPA make a causal one, to the top left.
-        causal = attention_mask is None and shape[2] > 1
-        visible, score_mod = stated_mask(attention_mask, shape, causal=causal)
+        visible, score_mod = stated_mask(attention_mask, shape, causal=facts["causal"])
     operator = operator if score_mod is None else ""
-    if softcap := options.get("softcap"):
-        score_mod = softcapped(float(softcap), score_mod)
-    scaling = options.get("scaling")
-    sink = options.get("s_aux", getattr(module, "sinks", None))
+    if softcap := facts["softcap"]:
+        score_mod = softcapped(softcap, score_mod)
     weights: list[Any] = []
 
     def again(value: Tensor) -> Tensor:
@@ -237,10 +238,10 @@ def _interface(
         key=key,
         value=value,
         visible=visible,
-        scale=scaling if scaling is not None else 1 / math.sqrt(query.size(-1)),
+        scale=facts["scale"],
         score_mod=score_mod,
-        sink=sink,
-        softcap=softcap,
+        sink=facts["sink"],
+        softcap=softcap or None,
         operator=operator,
     )
     return (output.transpose(1, 2).contiguous(), *weights)

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 from harness.auditing.call import ScoreMod
+
+
+def stated_scale(scale: float | None, query: Tensor) -> float:
+    """The scale that a call is given, or the one that attention takes by itself."""
+    return 1 / math.sqrt(query.size(-1)) if scale is None else scale
+
+
+def interface_options(
+    module: Any, query: Tensor, mask: Any, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a call through transformers' table of attention functions is given: ``causal``,
+    ``scale``, ``softcap``, 0 for none, and ``sink``."""
+    return {
+        # Where there is no mask, transformers lets SDPA make a causal one, to the top left.
+        "causal": mask is None and query.size(2) > 1,
+        "scale": stated_scale(options.get("scaling"), query),
+        "softcap": float(options.get("softcap") or 0.0),
+        "sink": options.get("s_aux", getattr(module, "sinks", None)),
+    }
 
 
 def stated_mask(
