@@ -13,7 +13,6 @@ and what ``python -m harness repro`` takes. It lists ``key=value`` pairs::
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +29,7 @@ from harness.case.fields import (
     Pair,
     Spec,
 )
+from harness.case.forms import CAPTURES, OPTIONS, TABLE_SIZES, TABLES
 from harness.case.kinds import argument_types, forms, stated
 from harness.case.layouts import LAYOUTS, QUERY_LAYOUTS, Layout
 from harness.case.masks import MASKS, MaskKind
@@ -37,9 +37,10 @@ from harness.case.quantised import QUANTISED, Quantised
 from harness.case.scores import SCORES, ScoreKind
 from harness.case.tails import TAILS, TailKind
 from harness.case.together import clash
-from harness.support.strict_json import JsonError, anything, fields, parse
+from harness.case.written import Written
 
-RECIPES = ("fresh", "row", "kv-blocks")
+RECIPES = ("fresh", "row", "kv-blocks", "compiled")
+KERNELS = ("cpp", "avx2", "triton")
 MAX_CACHE_LEN = 2**20
 LARGEST_BLOCK = 4096
 
@@ -49,7 +50,7 @@ def _field(key: str, type_: FieldType, help: str, **default: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class DecodeCase:
+class DecodeCase(Written):
     """One decode call: attention of a few new query tokens over a KV cache.
 
     Shapes: query ``[B, Hq, Q, D]``, key cache ``[B, Hkv, S, D]``, value cache ``[B, Hkv, S, Dv]``,
@@ -115,17 +116,29 @@ class DecodeCase:
     recipe: str = _field(
         "recipe",
         Choice(RECIPES),
-        "block mask: built fresh, a row of a precomputed square one (gpt-fast), from_kv_blocks",
+        "block mask: built fresh, a row of a precomputed square one (gpt-fast), from_kv_blocks,"
+        " create_block_mask compiled by itself",
         default="fresh",
     )
+    tables: str = _field(
+        "tables", Choice(TABLES), "how the block mask's tables lie, and where", default="made"
+    )
+    table_size: str = _field(
+        "tsize", Choice(TABLE_SIZES), "batch and heads of the tables", default="batch"
+    )
+    capture: str = _field(
+        "capture", Choice(CAPTURES), "what the mask_mod captures of positions", default="positions"
+    )
+    options: str = _field("options", Spec(OPTIONS), "kernel_options", default="none")
+    layers: int = _field("layers", Integer(1, 16), "calls in one compiled function", default=1)
     mode: str = _field(
         "mode", Choice(("eager", "compiled", "reduce-overhead")), "torch.compile", default="eager"
     )
     kernels: str = _field(
         "kernels",
-        Choice(("cpp", "triton")),
-        "what torch.compile makes of flex_attention on a CPU: its C++ kernels, or the Triton"
-        " kernels of a GPU, interpreted",
+        Choice(KERNELS),
+        "what torch.compile makes of flex_attention on a CPU: its C++ kernels, the same with"
+        " vectors of AVX2, or the Triton kernels of a GPU, interpreted",
         default="cpp",
     )
     dynamic: bool = _field("dynamic", Flag(), "torch.compile with dynamic shapes", default=False)
@@ -166,6 +179,11 @@ class DecodeCase:
             object.__setattr__(self, f.name, value)
         if reason := clash(self):
             raise CaseError(reason)
+
+    @property
+    def cpp(self) -> bool:
+        """Whether what is compiled on a CPU is compiled to C++."""
+        return self.kernels != "triton"
 
     @property
     def batch(self) -> int:
@@ -244,6 +262,11 @@ class DecodeCase:
         fields = [f.name for f in dataclasses.fields(self) if f.name not in data]
         return (self.batch, *(getattr(self, name) for name in fields))
 
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """The value of a field that is left out of an id."""
+        return cls.__dataclass_fields__[name].default
+
     def replace(self, **changes: Any) -> DecodeCase:
         """A copy with some fields changed; kv_heads and value_dim follow if they were defaults."""
         if "heads" in changes and self.kv_heads == self.heads:
@@ -251,78 +274,3 @@ class DecodeCase:
         if "head_dim" in changes and self.value_dim == self.head_dim:
             changes.setdefault("value_dim", 0)
         return dataclasses.replace(self, **changes)
-
-    def __str__(self) -> str:
-        parts: dict[str, str] = {}
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            default = {"kv_heads": self.heads, "value_dim": self.head_dim}.get(f.name, f.default)
-            if f.name == "input_pos" and self.batch > 1 and len(set(value)) == 1:
-                parts["B"] = str(self.batch)
-                value = value[:1]
-            if f.default is dataclasses.MISSING or value != default:
-                parts[f.metadata["key"]] = f.metadata["type"].format(value)
-        return ",".join(f"{key}={text}" for key, text in parts.items())
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}.from_text({str(self)!r})"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # IPython's protocol
-        """Print one line where IPython and Hypothesis would print all fields."""
-        printer.text(repr(self))
-
-    @classmethod
-    def from_text(cls, text: str) -> DecodeCase:
-        """Read a case id, the text that ``str(case)`` gives.
-
-        Raises:
-            CaseError: for text that is no case id; the message names the field and what is allowed.
-        """
-        fields = {f.metadata["key"]: f for f in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        for part in text.strip().split(","):
-            key, equals, value = part.strip().partition("=")
-            if not equals:
-                raise CaseError(f"{part.strip()!r} is not key=value; keys are B {' '.join(fields)}")
-            name = "batch" if key == "B" else fields[key].name if key in fields else None
-            if name is None:
-                raise CaseError(f"unknown key {key!r}; keys are B {' '.join(fields)}")
-            if name in values:
-                raise CaseError(f"{name} ({key}): given twice")
-            kind = Integer(0, 4096) if key == "B" else fields[key].metadata["type"]
-            try:
-                values[name] = kind.parse(value)
-            except FieldError as error:
-                raise CaseError(f"{name} ({key}): {error}") from None
-        return cls._complete(values)
-
-    @classmethod
-    def _complete(cls, values: dict[str, Any]) -> DecodeCase:
-        for f in dataclasses.fields(cls):
-            if f.default is dataclasses.MISSING and f.name not in values:
-                raise CaseError(f"{f.name} ({f.metadata['key']}): missing; {f.metadata['help']}")
-        batch = values.pop("batch", None)
-        positions = values["input_pos"]
-        if batch is not None and len(positions) == 1:
-            values["input_pos"] = positions * batch
-        elif batch not in (None, len(positions)):
-            raise CaseError(f"batch (B): {batch}, but pos lists {len(positions)} positions")
-        return cls(**values)
-
-    def to_json(self) -> str:
-        """A JSON object with every field by its full name, so that a change of defaults changes no
-        kept case."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> DecodeCase:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            CaseError: for text that is not JSON, an unknown field, or a value out of range.
-        """
-        names = {f.name: anything for f in dataclasses.fields(cls)}
-        try:
-            return cls._complete(fields(parse(text), {}, names))
-        except JsonError as error:
-            raise CaseError(str(error)) from None

@@ -13,8 +13,9 @@ from typing import Any
 
 from harness.case import DTYPES, MASKS, MAX_CACHE_LEN, SCORES, DecodeCase, long_dtype
 from harness.case.features import FEATURES, features_of
+from harness.case.forms import plain
 from harness.case.kinds import Kind
-from harness.case.layouts import STRIDED
+from harness.case.layouts import OUTSIDE, STRIDED
 from harness.case.quantised import QUANTISED_FEATURES
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
@@ -163,8 +164,10 @@ def outside(case: DecodeCase) -> str | None:
         f"vlayout={case.value_layout}; a function gets {' '.join(layouts)}": (
             case.value_layout_kind.name in layouts
         ),
-        "recipe and views are for paths that build a block mask": (
-            case.recipe == "fresh" and case.views == "outside"
+        "recipe, tables, tsize, capture, options, layers and views are for paths that build a block"
+        " mask": case.recipe == "fresh" and case.views == "outside" and plain(case),
+        f"qlayout={case.query_layout}; a function gets {' '.join(OUTSIDE)}": (
+            case.query_layout in OUTSIDE
         ),
     }
     return next((reason for reason, fine in reasons.items() if not fine), None)

@@ -142,34 +142,38 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def clash(key: Layout, value: Layout, batch: int, views: str) -> str | None:
+def clash(key: Layout, value: Layout, batch: int) -> str | None:
     """The reason why a case cannot have these layouts of its caches, or None."""
     if key.shared and batch == 0:
         return f"layout: {key.name} needs at least one sequence to share"
     if value.shared != key.shared:
         return f"vlayout: {value.name} cannot go with layout={key.name}"
-    if value is not key and views == "inside":
-        return "vlayout: a view that is taken inside the compiled function is one for both caches"
     return None
 
 
-# How a query lies in memory: as it is, or as the query's part of one projection to query, keys and
-# values, [B, Q, Hq + 2 Hkv, D], transposed. The rest of that buffer is NaN, too. ``PROJECTED`` is
-# the text of it in a script, as of a layout.
-QUERY_LAYOUTS = ("contiguous", "projected")
+# How a query lies in memory: as it is; as the query's part of one projection to query, keys and
+# values, [B, Q, Hq + 2 Hkv, D], transposed, the rest of which is NaN, too; or as a view that is
+# taken in the compiled function: of that projection, of [B, Q, Hq, D], or of a matrix product,
+# [B, Q, Hq * D]. ``PROJECTED`` is the text of the projection in a script, as of a layout.
+OUTSIDE = ("contiguous", "projected")  # what a user's function gets
+QUERY_LAYOUTS = (*OUTSIDE, "projected-inside", "tokens-inside", "product")
 PROJECTED = (
     "torch.nn.functional.pad(x.transpose(1, 2), (0, 0, 0, 2 * HKV), value=math.nan)",
     "[:, :, :HQ].transpose(1, 2)",
 )
 
 
-def projected(query: Tensor, kv_heads: int) -> Tensor:
-    """A copy of a query ``[B, Hq, Q, D]`` as a part of one projection, not contiguous."""
+def projection(query: Tensor, kv_heads: int) -> Tensor:
+    """One projection ``[B, Q, Hq + 2 Hkv, D]`` of which ``query`` is a part."""
     batch, heads, q_len, dim = query.shape
     buffer = _nan(query, batch, q_len, heads + 2 * kv_heads, dim)
-    view = buffer[:, :, :heads].transpose(1, 2)
-    view.copy_(query)
-    return view
+    buffer[:, :, :heads].transpose(1, 2).copy_(query)
+    return buffer
+
+
+def projected(query: Tensor, kv_heads: int) -> Tensor:
+    """A copy of a query ``[B, Hq, Q, D]`` as a part of one projection, not contiguous."""
+    return projection(query, kv_heads)[:, :, : query.size(1)].transpose(1, 2)
 
 
 STRIDED = tuple(name for name, layout in LAYOUTS.items() if layout.strided)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.case.fields import Spec
+from harness.case.forms import clashes as form_clashes
 from harness.case.layouts import clash as layouts_clash
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def clash(case: DecodeCase) -> str | None:
     probe, arguments = Spec.parse_one(case.probe)
     text = f"probe: needle slot must be below cache_len (S) {case.cache_len}"
     reasons[text] = probe != "needle" or arguments[0] < case.cache_len
-    reasons |= _quantised(case, probe)
+    reasons |= _quantised(case, probe) | form_clashes(case)
     reason = next((reason for reason, fine in reasons.items() if not fine), None)
-    return reason or layouts_clash(case.layout_kind, case.value_layout_kind, case.batch, case.views)
+    return reason or layouts_clash(case.layout_kind, case.value_layout_kind, case.batch)
 
 
 def _quantised(case: DecodeCase, probe: str) -> dict[str, bool]:

@@ -135,6 +135,18 @@ def _seed(case: DecodeCase) -> Iterator[dict[str, Any]]:
         yield {"seed": seed}
 
 
+# How the call is written, where a path follows it.
+FORMS: tuple[Reduction, ...] = (
+    _to("layers", 1),
+    _to("options", "none"),
+    _to("capture", "positions"),
+    _to("table_size", "batch"),
+    _to("tables", "made", "listed"),
+    _to("recipe", "fresh"),
+    _to("views", "outside"),
+    _to("dynamic", False),
+)
+
 REDUCTIONS: tuple[Reduction, ...] = (
     _batch,
     _q_len,
@@ -144,6 +156,7 @@ REDUCTIONS: tuple[Reduction, ...] = (
     _mask,
     _score,
     _to("scale", None),
+    *FORMS,
     _to("query_layout", "contiguous"),
     _to("value_layout", "same"),
     _to("layout", "contiguous"),

@@ -49,7 +49,7 @@ def make_inputs(case: DecodeCase) -> Inputs:
     query = query.to(getattr(torch, case.dtype))
     inputs = Inputs(
         case=case,
-        query=query if case.query_layout == "contiguous" else projected(query, case.kv_heads),
+        query=projected(query, case.kv_heads) if case.query_layout == "projected" else query,
         key_buffer=key_buffer,
         value_buffer=value_buffer,
         input_pos=torch.tensor(case.input_pos, dtype=torch.int64),

@@ -17,13 +17,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+from torch.nn.attention.flex_attention import (
+    AuxRequest,
+    BlockMask,
+    create_block_mask,
+    flex_attention,
+)
 
 from harness.case import DecodeCase, stated
 from harness.case.layouts import identity
 from harness.decoding.attention import add_sink, decode_attention
 from harness.inputs import Inputs
-from harness.paths import masks
+from harness.paths import forms, masks
+from harness.paths.compile import Compiled, within
 from harness.paths.masks import absolute_score_mod, dilation_mod, document_mod
 
 
@@ -37,25 +43,28 @@ class Call:
 
 def _flex(
     query: Tensor,
+    matrix: Tensor | None,
     key: Tensor,
     value: Tensor,
-    view: Callable[[Tensor, int], Tensor],
+    views: forms.Views,
     length: int | None,
-    block_mask: BlockMask | None,
+    block_mask: BlockMask | forms.Inside | None,
     score_mod: masks.ScoreMod | None,
     scale: float | None,
     enable_gqa: bool,
     sink_logits: Tensor | None,
     with_logsumexp: bool,
+    kernel_options: Any = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    key, value = view(key, query.size(0)), view(value, query.size(0))
-    if length is not None:
-        key, value = key[:, :, :length], value[:, :, :length]
+    query, key, value = views(query, matrix, key, value, length)
+    if isinstance(block_mask, forms.Inside):
+        block_mask = block_mask.block_mask()
     keywords: dict[str, Any] = dict(
         score_mod=score_mod,
         block_mask=block_mask,
         scale=scale,
         enable_gqa=enable_gqa,
+        kernel_options=kernel_options,
     )
     if with_logsumexp or sink_logits is not None:
         output, aux = flex_attention(query, key, value, return_aux=AuxRequest(lse=True), **keywords)
@@ -65,19 +74,29 @@ def _flex(
     return flex_attention(query, key, value, **keywords)
 
 
+def _layers(
+    query: Tensor, views: forms.Views, scale: float, layers: int, **arguments: Any
+) -> list[Tensor | tuple[Tensor, Tensor]]:
+    """The same call several times. Factors of two on the query, and on the scale, are exact, and
+    without them a compiler might make one call of all."""
+    return [
+        _flex(query * 2**layer, views=views, scale=scale / 2**layer, **arguments)
+        for layer in range(layers)
+    ]
+
+
 def _sdpa(
     query: Tensor,
+    matrix: Tensor | None,
     key: Tensor,
     value: Tensor,
-    view: Callable[[Tensor, int], Tensor],
+    views: forms.Views,
     length: int | None,
     attn_mask: Tensor | None,
     scale: float | None,
     enable_gqa: bool,
 ) -> Tensor:
-    key, value = view(key, query.size(0)), view(value, query.size(0))
-    if length is not None:
-        key, value = key[:, :, :length], value[:, :, :length]
+    query, key, value = views(query, matrix, key, value, length)
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -89,17 +108,27 @@ def _sdpa(
 
 
 def _tensors(inputs: Inputs, length: int | None = None) -> dict[str, Any]:
-    """Query and caches as arguments, cut to ``length`` slots; the buffers with a function that
-    takes their view where the case takes views inside the compiled function."""
+    """Query and caches as arguments, cut to ``length`` slots; the buffers, and the views of them,
+    where the case takes views inside the compiled function."""
     case = inputs.case
-    common = dict(query=inputs.query, scale=case.scale, enable_gqa=case.heads != case.kv_heads)
-    if case.views == "inside":
-        caches = dict(key=inputs.key_buffer, value=inputs.value_buffer)
-        return dict(**common, **caches, view=case.layout_kind.view, length=length)
-    key, value = inputs.key_cache, inputs.value_cache
-    if length is not None:
-        key, value = key[:, :, :length], value[:, :, :length]
-    return dict(**common, key=key, value=value, view=identity, length=None)
+    query, matrix, query_view = forms.query_argument(inputs)
+    key, value, length_inside = inputs.key_buffer, inputs.value_buffer, length
+    views = forms.Views(query_view, case.layout_kind.view, case.value_layout_kind.view, case.heads)
+    if case.views == "outside":
+        key, value, length_inside = inputs.key_cache, inputs.value_cache, None
+        views = forms.Views(query_view, identity, identity, case.heads)
+        if length is not None:
+            key, value = key[:, :, :length], value[:, :, :length]
+    return dict(
+        query=query,
+        matrix=matrix,
+        key=key,
+        value=value,
+        views=views,
+        length=length_inside,
+        scale=case.scale,
+        enable_gqa=case.heads != case.kv_heads,
+    )
 
 
 def filled(case: DecodeCase) -> int:
@@ -110,34 +139,52 @@ def filled(case: DecodeCase) -> int:
 def _with_logsumexp(inputs: Inputs) -> bool:
     # The C++ kernels of FlexAttention cannot return the logsumexp.
     case = inputs.case
-    return case.mode == "eager" or case.kernels == "triton" or inputs.query.device.type != "cpu"
+    return case.mode == "eager" or not case.cpp or inputs.query.device.type != "cpu"
 
 
-def flex_call(inputs: Inputs, block_mask: BlockMask | None, length: int | None = None) -> Call:
+def flex_call(
+    inputs: Inputs, block_mask: BlockMask | forms.Inside | None, length: int | None = None
+) -> Call:
     """flex_attention with this block mask, over the first ``length`` slots or all."""
+    case = inputs.case
     arguments = dict(
         block_mask=block_mask,
         score_mod=masks.score_mod(inputs),
         sink_logits=inputs.column(),
         with_logsumexp=_with_logsumexp(inputs),
+        kernel_options=forms.kernel_options(case),
         **_tensors(inputs, length),
     )
-    return Call(_flex, arguments)
+    if case.layers == 1:
+        return Call(_flex, arguments)
+    return Call(_layers, arguments | dict(scale=case.softmax_scale, layers=case.layers))
 
 
 def full_cache(inputs: Inputs) -> Call:
-    """flex_attention over the whole buffer, the block mask made by the case's recipe."""
+    """flex_attention over the whole buffer, the block mask made by the case's recipe and laid out
+    in its form."""
+    return flex_call(inputs, forms.block_mask(inputs, recipe(inputs)))
+
+
+def recipe(inputs: Inputs) -> BlockMask:
+    """The block mask of the case's recipe."""
     case = inputs.case
     if case.recipe == "row":
-        return flex_call(inputs, masks.row_block_mask(inputs))
+        return masks.row_block_mask(inputs)
     mod = masks.mask_mod(inputs)
     if case.recipe == "kv-blocks":
-        return flex_call(inputs, masks.from_kv_blocks(inputs, mod))
-    return flex_call(inputs, masks.fresh_block_mask(inputs, mod, case.cache_len))
+        return masks.from_kv_blocks(inputs, mod)
+    if case.recipe == "compiled":
+        create = Compiled(create_block_mask, dynamic=case.dynamic, within=within(case))
+        return masks.fresh_block_mask(inputs, mod, case.cache_len, create)
+    return masks.fresh_block_mask(inputs, mod, case.cache_len)
 
 
 def full_cache_refuses(case: DecodeCase) -> str | None:
-    """Refuse ``recipe=row`` for all but one causal token at one position, as in gpt-fast."""
+    """Refuse ``recipe=row`` for all but one causal token at one position, as in gpt-fast, and one
+    captured number for several positions."""
+    if case.capture == "number" and not case.shared_position:
+        return "capture=number is for one position, shared by the batch"
     if case.recipe != "row":
         return None
     if not case.plainly_causal or case.q_len != 1 or not case.shared_position:
@@ -206,15 +253,16 @@ def sdpa_sliced_refuses(case: DecodeCase) -> str | None:
 
 def _decode(
     query: Tensor,
+    matrix: Tensor | None,
     key: Tensor,
     value: Tensor,
-    view: Callable[[Tensor, int], Tensor],
+    views: forms.Views,
     length: None,
     enable_gqa: bool,
     with_logsumexp: bool,
     **arguments: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    key, value = view(key, query.size(0)), view(value, query.size(0))
+    query, key, value = views(query, matrix, key, value, length)
     return decode_attention(query, key, value, return_lse=with_logsumexp, **arguments)
 
 

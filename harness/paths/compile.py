@@ -13,12 +13,19 @@ import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._dynamo import config
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor_config
 from torch._inductor import cpp_builder, exc
+
+from harness.case import DecodeCase
+from harness.paths import interpreted
+
+if TYPE_CHECKING:
+    from harness.interpreter.templates import Ran
 
 _NUMBERS = itertools.count()
 
@@ -64,6 +71,18 @@ class Compiled:
                 return self._call(*args, **kwargs)
         finally:
             self.graphs += counters["stats"]["unique_graphs"] - before
+
+
+def within(
+    case: DecodeCase, ran: list[Ran] | None = None
+) -> Callable[[], AbstractContextManager[None]]:
+    """The context in which a case's function is compiled and called; the Triton kernels that are
+    generated in it are appended to ``ran``."""
+    if case.kernels == "triton":
+        return functools.partial(interpreted.interpreting, [] if ran is None else ran)
+    if case.kernels == "avx2":
+        return functools.partial(inductor_config.patch, {"cpp.simdlen": 256})
+    return nullcontext
 
 
 @functools.cache

@@ -29,21 +29,34 @@ def causal_without_offset(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor
     return q >= kv
 
 
-def mask_mod(inputs: Inputs) -> MaskMod:
-    """The case's mask, with query ``q`` of sequence ``b`` at ``input_pos[b] + q``.
+def starts(inputs: Inputs) -> Tensor:
+    """The position ``[B]`` of each sequence's first query token; of an idle one, so far below 0
+    that every slot lies after its tokens."""
+    nowhere = -inputs.case.cache_len - inputs.case.q_len
+    return inputs.input_pos.masked_fill(inputs.input_pos < 0, nowhere)
+
+
+def rule(inputs: Inputs) -> MaskMod:
+    """The case's mask as a mask_mod whose ``q`` is the query's position.
 
     Raises:
         UnknownKind: for a mask that is not stated here.
     """
     case = inputs.case
-    # An idle sequence gets a position so far below 0 that every slot lies after it.
-    nowhere = -case.cache_len - case.q_len
-    start = inputs.input_pos.masked_fill(inputs.input_pos < 0, nowhere)
     make = stated(_MASK_MODS, case.mask_kind.name, "the mask_mods for flex_attention")
-    rule = make(inputs, **case.mask_arguments)
+    return make(inputs, **case.mask_arguments)
+
+
+def mask_mod(inputs: Inputs) -> MaskMod:
+    """The case's mask, with query ``q`` of sequence ``b`` at ``input_pos[b] + q``; raises as
+    ``rule`` does."""
+    shown, start = rule(inputs), starts(inputs)
+    if inputs.case.capture == "number":
+        number = start[0].clone()
+        return lambda b, h, q, kv: shown(b, h, number + q, kv)
 
     def mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return rule(b, h, start[b] + q, kv)
+        return shown(b, h, start[b] + q, kv)
 
     return mod
 
@@ -152,10 +165,16 @@ def score_mod(inputs: Inputs) -> ScoreMod | None:
     return lambda score, b, h, q, kv: mod(score, b, h, input_pos[b] + q, kv)
 
 
-def fresh_block_mask(inputs: Inputs, mod: MaskMod, kv_len: int) -> BlockMask:
-    """``create_block_mask`` for this step's positions: ``[B, 1, Q, kv_len]``."""
+def fresh_block_mask(
+    inputs: Inputs,
+    mod: MaskMod,
+    kv_len: int,
+    create: Callable[..., BlockMask] = create_block_mask,
+) -> BlockMask:
+    """A block mask ``[B, 1, Q, kv_len]`` for this step's positions, by ``create_block_mask`` or a
+    compiled one."""
     case = inputs.case
-    return create_block_mask(
+    return create(
         mod,
         B=case.batch,
         H=None,

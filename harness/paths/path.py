@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from harness.case import RECIPES, DecodeCase
+from harness.case.forms import plain as plain_form
 from harness.inputs import Inputs
 from harness.oracle.budget import Precision, largest
 from harness.paths import interpreted
 from harness.paths.calls import Call
-from harness.paths.compile import Compiled, why_not
+from harness.paths.compile import Compiled, why_not, within
 
 if TYPE_CHECKING:
     from harness.interpreter.templates import Ran
@@ -67,6 +68,7 @@ class Path:
     contract_case: DecodeCase = CONTRACT_CASE
     known_wrong: bool = False
     quantised: bool = False
+    forms: bool = False
 
     def refuses(self, case: DecodeCase) -> str | None:
         """Why this path does not take ``case`` on any device, or None."""
@@ -79,6 +81,8 @@ class Path:
             return f"tail={case.tail} is beyond the range of the declared operands, {operand}"
         if case.recipe not in self.recipes:
             return f"follows recipe={' '.join(self.recipes)} only, not recipe={case.recipe}"
+        if not (self.forms or plain_form(case)):
+            return "makes its block mask itself: no tables, tsize, capture, options, layers"
         return self.declines(case)
 
     def unsupported(self, case: DecodeCase, device: str) -> str | None:
@@ -103,9 +107,8 @@ class Path:
         if key not in _COMPILED:
             mode = None if case.mode == "compiled" else case.mode
             ran: list[Ran] = []
-            triton = functools.partial(interpreted.interpreting, ran)
-            within = nullcontext if case.kernels == "cpp" else triton
-            _COMPILED[key] = Compiled(function, dynamic=case.dynamic, mode=mode, within=within)
+            context = within(case, ran)
+            _COMPILED[key] = Compiled(function, dynamic=case.dynamic, mode=mode, within=context)
             _RAN[key] = ran
         return _COMPILED[key]
 
@@ -130,7 +133,13 @@ class Path:
         call = self.bound(inputs)
         with without_gradients():
             result = call()
-        return Result(*result) if isinstance(result, tuple) else Result(result)
+        results = [
+            Result(*one) if isinstance(one, tuple) else Result(one)
+            for one in (result if isinstance(result, list) else [result])
+        ]
+        # Of several layers, which all are to give the same, one that differs from the last.
+        last = results[-1]
+        return next((r for r in results if not torch.equal(r.output, last.output)), last)
 
 
 def without_gradients() -> AbstractContextManager[object]:

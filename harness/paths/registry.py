@@ -13,6 +13,7 @@ PATHS: dict[str, Path] = {
             "flex_attention over the whole buffer, mask with the query offset (gpt-fast)",
             calls.full_cache,
             calls.full_cache_refuses,
+            forms=True,
         ),
         Path(
             "fixed",

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.case import DecodeCase
+from harness.case.forms import by_hand, made_inside
 from harness.case.layouts import PROJECTED
 from harness.issue233.answer import REPORT_URL
 from harness.oracle.budget import Precision
 from harness.paths import PATHS
 from harness.paths.calls import filled
+from harness.script import forms
 from harness.script.inputs import drawn, parameters
 from harness.script.inputs import filled as filled_tail
 from harness.script.oracle import (
@@ -24,7 +26,7 @@ from harness.script.oracle import (
     product_lines,
     score_lines,
 )
-from harness.script.text import both, bracketed, laid_out, script
+from harness.script.text import both, bracketed, indented, laid_out, script
 
 INPUTS_END = "# Golden, and what rounding can explain: float64 over the attended slots."
 _SLICED = "lambda b, h, q, kv: q >= kv"
@@ -77,10 +79,13 @@ def case_script(case: DecodeCase, device: str) -> str:
 
 
 def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
+    constants = [*forms.machine(case)]
+    yield from [*constants, ""] if constants else []
     yield from _functions(case)
     yield ""
     yield ""
     yield from drawn(case, device)
+    yield from _number(case)
     yield 'b, h, q, kv = torch.meshgrid(*map(torch.arange, (B, HQ, Q, S)), indexing="ij")'
     yield "allowed = attends(b, h, q, kv)"
     yield from filled_tail(case)
@@ -112,21 +117,41 @@ def _functions(case: DecodeCase) -> Iterator[str]:
     function to compile."""
     yield ""
     yield "def attends(b, h, q, kv):"
-    yield "    t = pos[b] + q  # the query's position"
-    yield f"    return ({case.mask_kind.script.format(**case.mask_arguments)}) & (pos[b] >= 0)"
+    at = "number" if case.capture == "number" else "pos[b]"
+    yield f"    t = {at} + q  # the query's position"
+    yield f"    return ({case.mask_kind.script.format(**case.mask_arguments)}) & ({at} >= 0)"
     yield from score_functions(case)
-    if case.mode == "eager":
+    if not forms.has_function(case):
         return
     mode = "" if case.mode == "compiled" else f', mode="{case.mode}"'
     yield ""
     yield ""
-    yield f"@torch.compile(fullgraph=True, dynamic={case.dynamic}{mode})"
+    if case.mode != "eager":
+        yield f"@torch.compile(fullgraph=True, dynamic={case.dynamic}{mode})"
+    yield f"def {_function_call(case)}:"
+    yield from indented(forms.query_view(case))
     if case.views == "inside":
-        yield "def attention(query, key, value, mask, n):"
         yield from _cut(case, "    ")
-    else:
-        yield "def attention(query, k, v, mask):"
-    yield f"    return {flex_call(case)}"
+    if made_inside(case):
+        yield from indented(forms.mask_inside(case))
+    if case.layers == 1:
+        yield f"    return {flex_call(case)}"
+        return
+    yield "    outputs = []"
+    yield f"    for i in range({case.layers}):"
+    yield "        q, scale = query * 2**i, SCALE / 2**i"
+    yield f"        out = {flex_call(case, 'q', 'scale')}"
+    yield "        outputs.append(out)"
+    yield "    return outputs"
+
+
+def _function_call(case: DecodeCase) -> str:
+    """The function that makes the call, with its arguments."""
+    caches = "key, value" if case.views == "inside" else "k, v"
+    names = ["query", caches, "tables, given" if made_inside(case) else "mask"]
+    names += ["n"] if case.views == "inside" else []
+    names += ["eye"] if case.query_layout == "product" else []
+    return f"attention({', '.join(names)})"
 
 
 def score_functions(case: DecodeCase) -> Iterator[str]:
@@ -140,8 +165,9 @@ def score_functions(case: DecodeCase) -> Iterator[str]:
     if name := column(case):
         yield ""
         yield ""
-        yield "def flex_with_sink(*arguments):"
-        yield "    out, aux = flex_attention(*arguments, return_aux=AuxRequest(lse=True))"
+        yield "def flex_with_sink(*arguments, **options):"
+        yield "    with_lse = AuxRequest(lse=True)"
+        yield "    out, aux = flex_attention(*arguments, return_aux=with_lse, **options)"
         factor = f"(aux.lse - {name}[:, None]).sigmoid()[..., None]"
         yield f"    return (out * {factor}).to(out.dtype)"
 
@@ -155,16 +181,19 @@ def _cut(case: DecodeCase, indent: str = "") -> Iterator[str]:
         yield f"{indent}k, v = key{key}[:, :, :n], value{value}[:, :, :n]"
 
 
-def flex_call(case: DecodeCase) -> str:
+def flex_call(case: DecodeCase, query: str = "query", scale: str = "SCALE") -> str:
     """An expression that calls FlexAttention on ``query, k, v`` and a block mask, ``mask``."""
     score_mod = "score_mod" if score_lines(case) else "None"
     flex = "flex_with_sink" if column(case) else "flex_attention"
-    return f"{flex}(query, k, v, {score_mod}, mask, SCALE, HQ != HKV)"
+    arguments = f"{query}, k, v, {score_mod}, mask, {scale}, HQ != HKV"
+    more = ", **OPTIONS" if forms.options(case) else ""
+    return f"{flex}({arguments}{more})"
 
 
 def _placed(case: DecodeCase, device: str) -> Iterator[str]:
     """Statements that put the caches into their buffers and the tensors on the device."""
-    if case.query_layout != "contiguous":
+    yield from forms.placed_query(case)
+    if case.query_layout == "projected":
         yield from laid_out("query", PROJECTED[0])
         yield f"query = query{PROJECTED[1]}"
     if case.value_layout_kind is not case.layout_kind:
@@ -176,21 +205,38 @@ def _placed(case: DecodeCase, device: str) -> Iterator[str]:
         names = "query, key, value, pos"
         names += "".join(f", {parameter.short}" for parameter, _ in parameters(case))
         yield from both(names, "x.to(DEVICE)", names)
+        yield from _number(case)
+
+
+def _number(case: DecodeCase) -> Iterator[str]:
+    if case.capture == "number":
+        yield "number = pos[0].clone()"
 
 
 def _call(case: DecodeCase) -> Iterator[str]:
     yield from _block_mask(case)
-    if case.mode != "eager" and case.views == "inside":
-        call = "attention(query, key, value, mask, n)"
-    else:
+    if case.views == "outside" or not forms.has_function(case):
         yield from _cut(case)
-        call = flex_call(case) if case.mode == "eager" else "attention(query, k, v, mask)"
-    yield f"out = {call}.cpu()"
+    if made_inside(case):
+        yield f"given = {forms.given(case)}"
+    call = _function_call(case) if forms.has_function(case) else flex_call(case)
+    if case.layers == 1:
+        yield f"out = {call}.cpu()"
+        return
+    yield f"layers = [out.cpu() for out in {call}]"
+    yield "out = next((x for x in layers if not torch.equal(x, layers[-1])), layers[-1])"
 
 
 def _block_mask(case: DecodeCase) -> Iterator[str]:
     block = case.block_size
-    if case.recipe == "row":
+    if by_hand(case) or made_inside(case):
+        yield from forms.tables(case)
+        if not made_inside(case):
+            yield f"mask = {forms.mask_from_tables(case, 'mask_mod')}"
+    elif case.recipe == "compiled":
+        yield f"create = torch.compile(create_block_mask, fullgraph=True, dynamic={case.dynamic})"
+        yield f"mask = create(mask_mod, B, None, Q, n, DEVICE, {block})"
+    elif case.recipe == "row":
         yield f"past = {_SLICED}  # gpt-fast's square mask"
         yield f"mask = create_block_mask(past, 1, None, S, S, DEVICE, {block})"
         yield f"mask = mask[:, :, pos[:1] // {block[0]}]"

@@ -24,7 +24,7 @@ from harness.case import (
 )
 from harness.case.domain import HEAD_DIMS, MAX_BATCH, MAX_Q_LEN, Domain
 from harness.case.kinds import Argument, Kind
-from harness.case.layouts import LAYOUTS, QUERY_LAYOUTS, STRIDED
+from harness.case.layouts import LAYOUTS, OUTSIDE, STRIDED
 from harness.case.probes import needle_slots
 from harness.case.quantised import QUANTISED
 
@@ -210,7 +210,7 @@ def _cache(numbers: Random, domain: Domain) -> str:
 def _layouts(numbers: Random) -> tuple[str, str, str]:
     """Layouts of keys, values and query of which at least one is not contiguous; keys and values
     seldom have different ones."""
-    layout, query = numbers.choice(("contiguous", *STRIDED)), numbers.choice(QUERY_LAYOUTS)
+    layout, query = numbers.choice(("contiguous", *STRIDED)), numbers.choice(OUTSIDE)
     if (layout, query) == ("contiguous", "contiguous"):
         layout = numbers.choice(STRIDED)
     alike = [n for n in LAYOUTS if LAYOUTS[n].shared == LAYOUTS[layout].shared and n != layout]

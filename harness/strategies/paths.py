@@ -122,7 +122,8 @@ def probes(draw: st.DrawFn, case: DecodeCase) -> str:
 def decode_data(draw: st.DrawFn, geometry: DecodeCase) -> DecodeCase:
     """Cases of one geometry, with positions and values drawn; none needs a recompile after
     another."""
-    batch, shared = geometry.batch, geometry.recipe == "row"
+    batch = geometry.batch
+    shared = geometry.recipe == "row" or geometry.capture == "number"
     case = geometry.replace(
         input_pos=draw(input_positions(geometry, batch, shared=shared)),
         tail=draw(st.sampled_from(list(TAILS))),

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 
 from harness.case import DecodeCase
+from harness.case.fields import Spec
 from harness.decoding.cpp_kernels import stays_in_bounds
 from harness.paths import Path
+from harness.paths.compile import within
 from harness.verdict import Problem
 
 # The exp of any smaller number is subnormal or 0 in float32.
@@ -33,24 +35,31 @@ class KnownFailure:
 def _compiled_flex_on_cpu(path: Path, case: DecodeCase, device: str) -> bool:
     """Whether a failure of compiled flex_attention on CPU may show. It may not in a path that
     declares to avoid them, which is judged by that."""
-    on_cpu = torch.device(device).type == "cpu" and case.kernels == "cpp"
+    on_cpu = torch.device(device).type == "cpu" and case.cpp
     return path.flex and not path.avoids_known_failures and case.mode != "eager" and on_cpu
 
 
 def split_decode(case: DecodeCase) -> bool:
     """Whether compiled FlexAttention on CPU takes its split-KV decode kernel: static shapes, one
-    query token, a KV block that divides 128, and 512 slots per sequence.
+    query token, a KV block that divides a partition (of 128 slots, where the caller sets no other),
+    and 512 slots, or two partitions, per sequence.
 
-    Where the cache's view is taken inside the compiled function, torch takes the number of slots
-    from the buffer under the view.
+    Where a view is taken inside the compiled function, torch takes the number of query tokens, and
+    of slots, from the buffer under the view.
     """
-    slots = case.cache_len
+    slots, tokens = case.cache_len, case.q_len
     if case.views == "inside":
         slots = case.layout_kind.slots(case.cache_len, case.kv_heads)
+    tokens = {
+        "tokens-inside": case.heads,
+        "projected-inside": case.heads + 2 * case.kv_heads,
+    }.get(case.query_layout, tokens)
     static = case.mode != "eager" and not case.dynamic
-    if not static or case.q_len != 1 or 128 % case.block_size[1]:
+    option, numbers = Spec.parse_one(case.options)
+    partition = numbers[0] if option == "partition" else 128
+    if not static or tokens != 1 or partition % case.block_size[1]:
         return False
-    return slots >= 512 * case.batch
+    return slots >= max(512, 2 * partition) * case.batch
 
 
 def _partition_max(path: Path, problem: Problem, device: str) -> bool:
@@ -68,8 +77,8 @@ def _all_idle(path: Path, problem: Problem, device: str) -> bool:
 
 def _view_offset(path: Path, problem: Problem, device: str) -> bool:
     case = problem.case
-    offset = case.views == "inside" and case.layout_kind.offset
-    return offset and _compiled_flex_on_cpu(path, case, device)
+    offset = case.layout_kind.offset or case.value_layout_kind.offset
+    return case.views == "inside" and offset and _compiled_flex_on_cpu(path, case, device)
 
 
 def _no_full_tables(path: Path, problem: Problem, device: str) -> bool:
@@ -83,7 +92,43 @@ def _cut_tile(path: Path, problem: Problem, device: str) -> bool:
     case = problem.case
     if not _compiled_flex_on_cpu(path, case, device):
         return False
-    return not stays_in_bounds(case.head_dim, case.block_size[1], case.cache_len)
+    with within(case)():
+        return not stays_in_bounds(case.head_dim, case.block_size[1], case.cache_len)
+
+
+def _table_strides(path: Path, problem: Problem, device: str) -> bool:
+    case = problem.case
+    full = case.recipe != "kv-blocks" and case.tables == "counts-expanded"
+    return full and case.batch > 1 and _compiled_flex_on_cpu(path, case, device)
+
+
+def _table_out_of_bounds(path: Path, problem: Problem, device: str) -> bool:
+    case = problem.case
+    expanded = case.tables == "full-expanded" and case.batch > 1
+    return expanded and _compiled_flex_on_cpu(path, case, device)
+
+
+def _computed_capture(path: Path, problem: Problem, device: str) -> bool:
+    case = problem.case
+    return case.capture == "computed" and _compiled_flex_on_cpu(path, case, device)
+
+
+def _linear_query(path: Path, problem: Problem, device: str) -> bool:
+    case = problem.case
+    return case.query_layout == "product" and _compiled_flex_on_cpu(path, case, device)
+
+
+def _chunk_in_split(path: Path, problem: Problem, device: str) -> bool:
+    case = problem.case
+    chunk = case.q_len > 1 and split_decode(case)
+    return chunk and _compiled_flex_on_cpu(path, case, device)
+
+
+def _create_mask_padding(path: Path, problem: Problem, device: str) -> bool:
+    case = problem.case
+    q_block, kv_block = case.block_size
+    whole = case.q_len % q_block == case.cache_len % kv_block == 0 and not case.dynamic
+    return case.recipe == "compiled" and not whole and _compiled_flex_on_cpu(path, case, device)
 
 
 def _empty_batch(path: Path, problem: Problem, device: str) -> bool:
@@ -118,6 +163,37 @@ KNOWN_FAILURES: tuple[KnownFailure, ...] = (
         "with vectors of 8 lanes (AVX2) and heads of 8 or 16, a tile of keys that is cut short is"
         " computed as a whole: keys behind the cache are read, the running maximum overwritten",
         _cut_tile,
+    ),
+    KnownFailure(
+        "flexcpu-full-table-strides",
+        "full_kv_num_blocks is read with the strides of kv_num_blocks",
+        _table_strides,
+    ),
+    KnownFailure(
+        "flexcpu-full-table-strides-oob",
+        "an expanded full_kv_num_blocks is read past its end",
+        _table_out_of_bounds,
+    ),
+    KnownFailure(
+        "flexcpu-computed-capture",
+        "a mask_mod that captures a tensor computed in the compiled function does not compile",
+        _computed_capture,
+    ),
+    KnownFailure(
+        "flexcpu-linear-query",
+        "a query that is a view of a matrix product does not compile",
+        _linear_query,
+    ),
+    KnownFailure(
+        "flexcpu-split-kernel-for-chunk",
+        "a chunk of one head, transposed in the compiled function, gets the split kernel, which"
+        " writes one row",
+        _chunk_in_split,
+    ),
+    KnownFailure(
+        "flexcpu-create-mask-padding",
+        "create_block_mask does not compile for a length that is no multiple of the block",
+        _create_mask_padding,
     ),
     KnownFailure(
         "flex-empty-batch",

@@ -1,0 +1,185 @@
+"""What a kernel is specialised to, as factors with a few values each, and geometries that cover
+every pair of two factors' values.
+
+Most failures need one or two values to come together, so that a pool in which every pair occurs
+shows them (Kuhn, Wallace and Gallo, "Software fault interactions and implications for software
+testing", 2004). The pairs are covered by ``allpairspy``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from allpairspy import AllPairs
+
+from harness.case import CaseError, DecodeCase
+from harness.case.forms import CAPTURES, TABLE_SIZES, TABLES
+from harness.case.layouts import LAYOUTS, QUERY_LAYOUTS
+from harness.paths import PATHS
+
+# A value of a factor changes these fields; "batch" stands for so many sequences.
+Value = Mapping[str, Any]
+Row = dict[str, str]
+Pair = tuple[tuple[str, str], tuple[str, str]]
+
+
+def _each(field: str, *values: Any) -> dict[str, Value]:
+    return {str(value): {field: value} for value in values}
+
+
+# The first value of a factor is the plain one.
+FACTORS: dict[str, dict[str, Value]] = {
+    "slots": {
+        "256": {"cache_len": 256},
+        "1024": {"cache_len": 1024},
+        "200": {"cache_len": 200},
+        "600": {"cache_len": 600},
+        "2046": {"cache_len": 2046},
+    },
+    "sequences": {str(n): {"batch": n} for n in (1, 2, 3)},
+    "tokens": _each("q_len", 1, 3, 40, 128),
+    "KV heads": _each("kv_heads", 1, 2),
+    "group": _each("group", 1, 4, 3),
+    "D": _each("head_dim", 64, 16, 80, 24),
+    "Dv": {"D": {}, "96": {"value_dim": 96}, "16": {"value_dim": 16}},
+    "dtype": _each("dtype", "float32", "bfloat16", "float16"),
+    "block": {
+        f"{q}/{kv}": {"block_size": (q, kv)}
+        for q, kv in ((128, 128), (16, 16), (64, 32), (128, 64), (16, 256))
+    },
+    "mask": _each(
+        "mask", "causal", "window:70", "sinks:40:3", "prefix:90", "document:50", "dilated:90:3"
+    ),
+    "score": _each(
+        "score", "none", "softcap:20", "alibi", "bias:16", "softcap:20+alibi+bias:8", "shift:-60"
+    ),
+    "scale": {"1/sqrt(D)": {}, "0.05": {"scale": 0.05}},
+    "shapes": {"static": {}, "dynamic": {"dynamic": True}},
+    "keys": _each("layout", *LAYOUTS),
+    "values": _each("value_layout", "same", "contiguous", "bshd", "stacked"),
+    "query": _each("query_layout", *QUERY_LAYOUTS),
+    "views": _each("views", "outside", "inside"),
+    "recipe": _each("recipe", "fresh", "row", "kv-blocks", "compiled"),
+    "tables": _each("tables", *TABLES),
+    "table sizes": _each("table_size", *TABLE_SIZES),
+    "capture": _each("capture", *CAPTURES),
+    "options": _each("options", "none", "partition:64", "partition:4096", "tile:64:64", "general"),
+    "layers": _each("layers", 1, 3),
+    "vectors": {"the machine's": {"kernels": "cpp"}, "AVX2": {"kernels": "avx2"}},
+    "threads": {"1": {}, "2": {}},
+}
+# Factors, and values, that are another kernel's; or that take an interpreter too long.
+_NOT_TRITON = {"vectors", "threads"}
+_OTHERS = {
+    "cpp": {"tile:64:64", "general"},
+    "triton": {"partition:64", "partition:4096", "1024", "2046"},
+}
+KERNELS = ("cpp", "triton")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A geometry as a row of factors: the ``case`` at position 0, and ``threads``."""
+
+    case: DecodeCase
+    threads: int
+    row: tuple[tuple[str, str], ...]
+
+    @property
+    def pairs(self) -> set[Pair]:
+        """The pairs of two factors' values in it, in the order of ``FACTORS``."""
+        order = list(FACTORS)
+        row = sorted(self.row, key=lambda item: order.index(item[0]))
+        return set(itertools.combinations(row, 2))
+
+
+def factors(kernels: str) -> dict[str, list[str]]:
+    """The factors of these kernels, each with its values."""
+    left_out = _NOT_TRITON if kernels == "triton" else set()
+    return {
+        name: [value for value in values if value not in _OTHERS[kernels]]
+        for name, values in FACTORS.items()
+        if name not in left_out
+    }
+
+
+def geometry(row: Mapping[str, str], kernels: str) -> Geometry | None:
+    """The geometry of a row, the plain value for each factor that it lacks; None where there is no
+    such call."""
+    changes: dict[str, Any] = {}
+    for name, values in FACTORS.items():
+        changes |= values[row.get(name, next(iter(values)))]
+    batch, group = changes.pop("batch"), changes.pop("group")
+    if changes["value_layout"] == changes["layout"] == "contiguous":
+        changes["value_layout"] = "same"
+    try:
+        case = DecodeCase(
+            input_pos=(0,) * batch,
+            heads=changes["kv_heads"] * group,
+            mode="compiled",
+            **changes | ({"kernels": "triton"} if kernels == "triton" else {}),
+        )
+    except CaseError:
+        return None
+    if PATHS["full-cache"].refuses(case):
+        return None
+    return Geometry(case, int(row.get("threads", "1")), tuple(row.items()))
+
+
+def covering(
+    kernels: str, seed: int, accepts: Callable[[Geometry], bool] = lambda geometry: True
+) -> list[Geometry]:
+    """Geometries that ``accepts`` takes, such that every pair occurs in one that can; another seed
+    gives others, in another order."""
+    numbers = random.Random(seed)
+    possible = factors(kernels)
+    # Values in an order that the seed changes, so that each seed puts others together.
+    shuffled = {name: numbers.sample(values, len(values)) for name, values in possible.items()}
+    names = list(shuffled)
+
+    def valid(values: Iterable[str]) -> bool:
+        made = geometry(dict(zip(names, values, strict=False)), kernels)
+        return made is not None and accepts(made)
+
+    rows = AllPairs(list(shuffled.values()), filter_func=valid)
+    made = [geometry(dict(zip(names, values, strict=True)), kernels) for values in rows]
+    pool = [one for one in made if one is not None]
+    # A filter makes it leave some pairs out.
+    seen = set[Pair]().union(*(one.pairs for one in pool))
+    missing = sorted(possible_pairs(kernels, accepts) - seen)
+    numbers.shuffle(missing)
+    while missing:
+        row: Row = {}
+        for pair in missing:
+            larger = row | dict(pair)
+            fits = all(row.get(name, value) == value for name, value in pair)
+            if fits and valid([larger.get(name, possible[name][0]) for name in names]):
+                row = larger
+        one = geometry({name: row.get(name, possible[name][0]) for name in names}, kernels)
+        assert one is not None
+        pool.append(one)
+        missing = [pair for pair in missing if pair not in one.pairs]
+    numbers.shuffle(pool)
+    return pool
+
+
+def possible_pairs(
+    kernels: str, accepts: Callable[[Geometry], bool] = lambda geometry: True
+) -> set[Pair]:
+    """The pairs of which there is a geometry that is accepted, all else plain."""
+    return set(_possible(factors(kernels), kernels, accepts))
+
+
+def _possible(
+    values: Mapping[str, list[str]], kernels: str, accepts: Callable[[Geometry], bool]
+) -> Iterator[Pair]:
+    plain = {name: of[0] for name, of in values.items()}
+    for first, second in itertools.combinations(values, 2):
+        for one, other in itertools.product(values[first], values[second]):
+            made = geometry({**plain, first: one, second: other}, kernels)
+            if made is not None and accepts(made):
+                yield (first, one), (second, other)
