@@ -19,7 +19,9 @@ Data flows one way, from the top of this list to its end; a package imports from
 ``ledger``      how much of its budget each path used, as recorded
 ``issue233``    the bug report gpt-fast#233, answered claim by claim
 ``script``      standalone scripts that need torch alone
+``hunting``     the compiled kernels searched by machine for what is wrong
 ``figures``     pictures of what was measured, on an HTML page
+``benching``    times of a decode step, by the fixed path and by others, and of verdicts
 ``gate``        all checks worth running before a merge
 ``commands``    ``python -m harness``, one module for each subcommand
 

@@ -12,7 +12,19 @@ import warnings
 from collections.abc import Sequence
 
 from harness.case import CaseError, InvalidCase
-from harness.commands import audit, check, faults, figures, gate, keep, record, repro, versions
+from harness.commands import (
+    audit,
+    bench,
+    check,
+    faults,
+    figures,
+    gate,
+    hunt,
+    keep,
+    record,
+    repro,
+    versions,
+)
 from harness.commands.options import (
     INCOMPLETE,
     INTERRUPTED,
@@ -54,6 +66,7 @@ def _parser() -> Parser:
         description="Correctness harness for KV-cache decoding with FlexAttention.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (repro, keep, check, audit, faults, gate, versions, record, figures):
+    every = (repro, keep, check, audit, faults, gate, hunt, versions, record, bench, figures)
+    for command in every:
         command.add(commands)
     return parser

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.case.fields import Integer
+from harness.case.layouts import OUTSIDE
 
 if TYPE_CHECKING:
     from harness.case.decode_case import DecodeCase
@@ -48,6 +49,14 @@ _FIELDS = ("tables", "table_size", "capture", "options", "layers")
 def plain(case: DecodeCase) -> bool:
     """Whether the call is written as users' first calls are."""
     return all(getattr(case, name) == type(case).default(name) for name in _FIELDS)
+
+
+def plain_form(case: DecodeCase) -> DecodeCase:
+    """The same call, written as users' first calls are."""
+    return case.replace(
+        **{name: case.default(name) for name in (*_FIELDS, "recipe")},
+        query_layout="contiguous" if case.query_layout not in OUTSIDE else case.query_layout,
+    )
 
 
 def by_hand(case: DecodeCase) -> bool:

@@ -44,9 +44,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="is each fault named rightly, and is none named where its model is left out?",
     )
-    parser.add_argument(
-        "--jobs", type=whole(1), metavar="N", help="processes for --diagnose (default 1)"
-    )
+    parser.add_argument("--jobs", type=whole(1), metavar="N", help="processes (default 1)")
     parser.add_argument(
         "--max-examples", type=whole(1), default=2000, metavar="N", help="drawn (default 2000)"
     )
@@ -56,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     """List the faults or run the kill matrix, and return the exit code."""
     from harness.faults import FAULTS
 
-    if arguments.jobs is not None and not arguments.diagnose:
-        raise UsageError("--jobs: goes with --diagnose alone")
+    if arguments.jobs is not None and arguments.state:
+        raise UsageError("--jobs: not with --state, whose programs take seconds")
     if arguments.state and arguments.diagnose:
         raise UsageError("--diagnose: not with --state, whose faults have no diagnosis by name")
     if arguments.state:
@@ -70,20 +68,29 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(_listed(chosen)))
         return OK
     try:
-        from harness.faults.kill_matrix import measure_power
+        import hypothesis  # noqa: F401
     except ImportError as error:
         raise UsageError(
             f"needs {error.name}: pip install 'flexdecode-harness[strategies]'"
         ) from error
     if arguments.diagnose:
         return leave_one_out.run(arguments)
-    matrix = measure_power(
-        chosen, arguments.dtypes, arguments.max_examples, arguments.seed, progress_to_stderr()
-    )
+    matrix = _measured(arguments, chosen)
     print("\n".join(render(matrix)))
     if arguments.json is not None:
         write_atomically(arguments.json, to_json(matrix))
     return OK if matrix.holds else NOT_OK
+
+
+def _measured(arguments: argparse.Namespace, chosen: list[Fault]) -> Matrix:
+    from harness.faults.kill_matrix import measure_power
+    from harness.support.campaign import processes
+
+    given = (chosen, arguments.dtypes, arguments.max_examples, arguments.seed, progress_to_stderr())
+    if (arguments.jobs or 1) == 1:
+        return measure_power(*given)
+    with processes(arguments.jobs) as executor:
+        return measure_power(*given, executor, arguments.jobs)
 
 
 def _of_state(arguments: argparse.Namespace) -> int:

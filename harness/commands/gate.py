@@ -45,6 +45,8 @@ def add(commands: Any) -> None:
         action="store_true",
         help="exit with 0, not 3, where nothing failed but there was no time for all of it",
     )
+    what = "what a change touches comes first: files of torch, or of this project"
+    parser.add_argument("--changed", nargs="+", default=[], metavar="PATH", help=what)
     parser.add_argument("--against", type=input_file, metavar="LEDGER", help="another ledger file")
     parser.add_argument("--junit", type=output_file, metavar="FILE", help="write JUnit XML")
     parser.add_argument("--markdown", type=output_file, metavar="FILE", help="write the summary")
@@ -78,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress_to_stderr(),
         isolated=not arguments.no_isolation,
         kernels=arguments.kernels,
+        changed=tuple(arguments.changed),
     )
     interrupted = False
     try:
@@ -89,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.kernels != "cpp":
         words += ["--kernels", arguments.kernels, "--multiprocessors", arguments.multiprocessors]
     words += ["--accept-incomplete"] if arguments.accept_incomplete else []
+    words += ["--changed", *arguments.changed] if arguments.changed else []
     words += ["--against", str(arguments.against)] if arguments.against else []
     command = shlex.join(words)
     written = {

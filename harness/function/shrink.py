@@ -135,6 +135,8 @@ def _seed(case: DecodeCase) -> Iterator[dict[str, Any]]:
         yield {"seed": seed}
 
 
+# What changes without a kernel being compiled anew.
+VALUES: tuple[Reduction, ...] = (_to("tail", *TAILS), _to("logits", "normal"), _probe, _seed)
 # How the call is written, where a path follows it.
 FORMS: tuple[Reduction, ...] = (
     _to("layers", 1),

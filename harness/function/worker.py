@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from multiprocessing import Pipe
 from typing import Any
 
@@ -54,11 +55,15 @@ _START = (
 class Worker:
     """Runs cases in a child process that is replaced when it dies.
 
+    Its processes get these variables beside those of this one's environment.
+
     Raises:
         TargetError: where the target cannot be loaded, or dies while it is.
     """
 
-    def __init__(self, spec: TargetSpec, timeout: float) -> None:
+    def __init__(
+        self, spec: TargetSpec, timeout: float, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._timeout = timeout
         ours, theirs = Pipe()
         self._channel = ours
@@ -75,7 +80,9 @@ class Worker:
             pass_fds=[theirs.fileno(), self._mark.fileno()],
             start_new_session=True,
             # Triton reads it when its functions are decorated, so before anything is imported.
-            env=os.environ | ({"TRITON_INTERPRET": "1"} if spec.triton else {}),
+            env=os.environ
+            | ({"TRITON_INTERPRET": "1"} if spec.triton else {})
+            | dict(environment or {}),
         )
         theirs.close()
         self._stderr = bytearray()

@@ -2,8 +2,8 @@
 time.
 
 These are proof that this very run can fail, kept cases, the compile contract, probes, the ledger,
-known failures of torch, drawn positions and values on compiled geometries, and drawn cases until
-the time is up. A step hands on what it leaves of its
+known failures of torch, drawn positions and values on compiled geometries, long contexts, and drawn
+cases until the time is up. A step hands on what it leaves of its
 share, and does one item at least.
 """
 
@@ -23,24 +23,33 @@ from typing import TypeVar
 from harness.case import DTYPES, DecodeCase
 from harness.case.kept import FOLDER, load_all
 from harness.case.probes import sweep
+from harness.gate.apart import Ended, apart, broken_promises, eager_entries
+from harness.gate.changed import order, touched
+from harness.gate.geometries import Covered, compiled
 from harness.gate.item import TIMEOUT, Item, Paths, Step
 from harness.gate.proof import COMPILED, PLANTED, proofs
 from harness.interpreter.gpu import missing
 from harness.ledger.entries import Change, Ledger
-from harness.ledger.measure import Unrecordable, measure_all
+from harness.ledger.measure import Unrecordable
 from harness.paths import PATHS, Path
-from harness.strategies.geometries import POOL, in_order
 from harness.strategies.paths import decode_data, fitted, sampled_cases
 from harness.support.progress import Progress
-from harness.support.threads import one_thread
 from harness.verdict import Finding, Verdict, contract
-from harness.verdict.known_failures import known_failure, split_decode
+from harness.verdict.known_failures import known_failure
 
 SCRIPTS = File("fixtures") / "repro"
 PROBED = (
     "S=200,pos=99,H=4,Hkv=2,D=16,block=32",
     "S=160,pos=100/31,H=2,D=32,block=64,mask=window:40",
     "S=100,pos=60/-1,H=2,D=16,Q=3,block=32",
+)
+# Production's lengths: around 2^15 and 2^16, where 16 bits end, and beyond; one of them compiled.
+LONG = (
+    "S=16384,pos=16000,H=4,Hkv=2,tail=poison,probe=needle:0",
+    "S=65537,pos=65500,H=2,Hkv=1,tail=poison,mode=compiled",
+    "S=32769,pos=32767,H=2,Hkv=1,dtype=bf16,tail=leftovers",
+    "S=65537,pos=65536,H=2,Hkv=1,dtype=fp16,probe=needle:65535",
+    "S=131072,pos=131000/70000,D=32,mask=window:4096,tail=poison",
 )
 # Findings in Triton kernels and in models, whose scripts need Triton, or the model's package.
 _TRITON, _MODEL = "flextriton-", "model-"
@@ -64,6 +73,7 @@ class Gate:
     progress: Progress
     isolated: bool = True
     kernels: str = "cpp"
+    changed: tuple[str, ...] = ()
     steps: list[Step] = field(default_factory=list)
     excluded: Counter[str] = field(default_factory=Counter)
 
@@ -92,9 +102,11 @@ class Gate:
 
         ``steps`` holds what was done, even where the run is interrupted.
         """
-        shares = [share for _, share in PLAN.values()]
+        names = order(list(PLAN), self.changed) if PLAN else []
+        shares = [PLAN[name][1] for name in names]
         try:
-            for number, (name, (items, share)) in enumerate(PLAN.items()):
+            for number, name in enumerate(names):
+                items, share = PLAN[name]
                 start = time.monotonic()
                 step = Step(name, start + self.left * share / sum(shares[number:]))
                 self.steps.append(step)
@@ -160,7 +172,13 @@ class Gate:
 
     def _broken(self, path: Path) -> dict[str, Finding]:
         try:
+            if self.isolated:
+                pieces = apart(broken_promises, path.name, self.device, timeout=TIMEOUT)
+                return next(pieces, {})
             return contract.broken(path, self.device)
+        except Ended as ended:
+            found = Finding(Verdict.ERROR, str(ended))
+            return dict.fromkeys(contract.PROMISES, found)
         except Exception as error:
             found = Finding(Verdict.ERROR, f"{type(error).__name__}: {error}".splitlines()[0])
             return dict.fromkeys(contract.PROMISES, found)
@@ -198,15 +216,16 @@ class Gate:
         if self.ledger is None:
             yield Item("ledger", not_run="there is no ledger for this device")
             return
+        measured = []
+        entries = apart(eager_entries, self.device, timeout=TIMEOUT)
         try:
-            with one_thread():
-                measured = []
-                for entry in measure_all(self.device, DTYPES, ["eager"], self.progress):
-                    measured.append(entry)
-                    if not step.left:
-                        step.cut = f"all entries but {len(measured)}"
-                        break
-        except Unrecordable as error:
+            for entry in entries if self.isolated else eager_entries(self.device):
+                measured.append(entry)
+                self.progress(f"ledger: {len(measured)} entries")
+                if not step.left:
+                    step.cut = f"all entries but {len(measured)}"
+                    break
+        except (Unrecordable, Ended) as error:
             yield Item("ledger", Verdict.WRONG, str(error))
             return
         missing = 0
@@ -257,25 +276,31 @@ class Gate:
 
     def _compiled(self, step: Step) -> Iterator[Item]:
         """Drawn positions and values on compiled geometries, in an order that the seed changes."""
-        runs = [
-            (geometry.replace(kernels=self.kernels), path)
-            for geometry in in_order(self.seed)
-            for path in self.sound
-            if path.static
-        ]
-        runs = [(g, path) for g, path in runs if not path.unsupported(g, self.device)]
-        judged: Counter[DecodeCase] = Counter()
-        for number, (geometry, path) in enumerate(runs):
+        covered = Covered()
+        mine = self.kernels if self.device == "cpu" else "triton"
+        if (other := touched(self.changed).kernels) not in ("", mine):
+            step.cut = (
+                f"the {other} kernels, which the change touches and this run does not compile"
+            )
+        runs = compiled(self.seed, self.kernels, self.device, self.sound)
+        for number, one in enumerate(runs):
             if number and not step.left:
                 break
             before = step.counted
-            for case in sampled_cases(_DATA, self.seed, decode_data(geometry)):
-                yield from self._judged(case, step, [path])
-            judged[geometry] += step.counted - before
-        cpp = self.device == "cpu" and self.kernels == "cpp"
-        kinds = f"{sum(map(split_decode, judged))} of the split kernel's, " if cpp else ""
-        counts = f"{len(judged)} of {len(POOL)} geometries, {kinds}{sum(judged.values())} verdicts"
-        yield Item("geometries", evidence=counts, notice=True)
+            for case in sampled_cases(_DATA, self.seed, decode_data(one.geometry)):
+                yield from self._judged(case, step, [one.path])
+            covered.add(one, step.counted - before)
+        evidence = covered.text(self.kernels, self.device)
+        yield Item("geometries", evidence=evidence, notice=True)
+
+    def _long(self, step: Step) -> Iterator[Item]:
+        """Production's lengths; the compiled one not where an interpreter would take hours."""
+        lengths = list(map(DecodeCase.from_text, LONG))
+        cases = [case for case in lengths if case.mode == "eager" or self.kernels == "cpp"]
+        for case in self._in_time(step, cases, "lengths"):
+            paths = [path for path in self.sound if case.mode == "eager" or path.static]
+            yield from self._judged(case, step, paths)
+        yield Item("long contexts", evidence="up to 131072 slots, fewer than 2^31 numbers a cache")
 
     def _fuzz(self, step: Step) -> Iterator[Item]:
         run = self.seed
@@ -297,5 +322,6 @@ PLAN: dict[str, tuple[Callable[[Gate, Step], Iterator[Item]], float]] = {
     "ledger": (Gate._ledger, 2),
     "known failures": (Gate._known, 2),
     "compiled geometries": (Gate._compiled, 3),
+    "long contexts": (Gate._long, 2),
     "drawn cases": (Gate._fuzz, 2),
 }

@@ -166,6 +166,10 @@ def full_cache(inputs: Inputs) -> Call:
     return flex_call(inputs, forms.block_mask(inputs, recipe(inputs)))
 
 
+# create_block_mask compiled, by the geometry for which it is.
+_CREATE: dict[tuple[Any, ...], Compiled] = {}
+
+
 def recipe(inputs: Inputs) -> BlockMask:
     """The block mask of the case's recipe."""
     case = inputs.case
@@ -175,8 +179,12 @@ def recipe(inputs: Inputs) -> BlockMask:
     if case.recipe == "kv-blocks":
         return masks.from_kv_blocks(inputs, mod)
     if case.recipe == "compiled":
-        create = Compiled(create_block_mask, dynamic=case.dynamic, within=within(case))
-        return masks.fresh_block_mask(inputs, mod, case.cache_len, create)
+        if case.geometry not in _CREATE:
+            context = within(case)
+            _CREATE[case.geometry] = Compiled(
+                create_block_mask, dynamic=case.dynamic, within=context
+            )
+        return masks.fresh_block_mask(inputs, mod, case.cache_len, _CREATE[case.geometry])
     return masks.fresh_block_mask(inputs, mod, case.cache_len)
 
 

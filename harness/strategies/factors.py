@@ -49,7 +49,7 @@ FACTORS: dict[str, dict[str, Value]] = {
     "dtype": _each("dtype", "float32", "bfloat16", "float16"),
     "block": {
         f"{q}/{kv}": {"block_size": (q, kv)}
-        for q, kv in ((128, 128), (16, 16), (64, 32), (128, 64), (16, 256))
+        for q, kv in ((128, 128), (16, 16), (64, 32), (128, 64), (16, 256), (64, 64), (256, 128))
     },
     "mask": _each(
         "mask", "causal", "window:70", "sinks:40:3", "prefix:90", "document:50", "dilated:90:3"
@@ -68,15 +68,16 @@ FACTORS: dict[str, dict[str, Value]] = {
     "table sizes": _each("table_size", *TABLE_SIZES),
     "capture": _each("capture", *CAPTURES),
     "options": _each("options", "none", "partition:64", "partition:4096", "tile:64:64", "general"),
-    "layers": _each("layers", 1, 3),
+    "layers": _each("layers", 1, 2),
     "vectors": {"the machine's": {"kernels": "cpp"}, "AVX2": {"kernels": "avx2"}},
     "threads": {"1": {}, "2": {}},
 }
-# Factors, and values, that are another kernel's; or that take an interpreter too long.
+# Factors, and values, that are another kernel's, or take an interpreter too long. Triton kernels
+# refuse most masks whose blocks are smaller than their tiles.
 _NOT_TRITON = {"vectors", "threads"}
 _OTHERS = {
-    "cpp": {"tile:64:64", "general"},
-    "triton": {"partition:64", "partition:4096", "1024", "2046"},
+    "cpp": {"tile:64:64", "general", "64/64", "256/128"},
+    "triton": {"partition:64", "partition:4096", "1024", "2046", "16/16", "64/32", "16/256"},
 }
 KERNELS = ("cpp", "triton")
 

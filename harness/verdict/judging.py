@@ -286,8 +286,11 @@ def _kept(result: Result | Finding) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    # Of a C++ compiler's output, what it complains of first.
+    said = (line.partition(" error: ")[2] for line in lines[1:] if " error: " in line)
+    return text + next((f": {what}" for what in said), "")
 
 
 def _where(bad: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path as File
@@ -26,29 +25,10 @@ from harness.paths.calls import Call
 from harness.verdict import Judgement, Problem, Verdict
 from tests.support import ROOT
 from tests.support.altered import altered, times
+from tests.support.gates import quick
 from tests.support.processes import Preloaded
 
-PROOF, KEPT, CONTRACT, PROBES, LEDGER, _, COMPILED_GEOMETRIES, _ = gate.PLAN
-
-
-def quick(
-    monkeypatch: pytest.MonkeyPatch,
-    *steps: str,
-    ledger: Ledger | None = None,
-    seconds: float = math.inf,
-) -> Gate:
-    """A gate in this process over two paths, after these steps; by default without a limit of time,
-    which a busy machine would reach."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(gate, "PATHS", {n: PATHS[n] for n in ("fixed", "sdpa-full")})
-    monkeypatch.setattr(gate, "PROBED", ("S=40,pos=20,H=2,D=16,block=16",))
-    monkeypatch.setattr(gate, "COMPILED", "S=40,pos=20,D=16")
-    monkeypatch.setattr(gate, "PLANTED", ("no-query-offset",))
-    run = Gate("cpu", seconds, 0, ledger, lambda text: None, isolated=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(gate, "PLAN", {name: gate.PLAN[name] for name in steps})
-        run.run()
-    return run
+PROOF, KEPT, CONTRACT, PROBES, LEDGER, _, COMPILED_GEOMETRIES, _, _ = gate.PLAN
 
 
 @pytest.fixture
@@ -152,7 +132,7 @@ def test_a_path_that_is_wrong_where_it_is_compiled_alone_is_red(
     run = quick(monkeypatch, PROBES, COMPILED_GEOMETRIES, seconds=0.0)
     assert [step.name for step in run.steps if step.failures] == [COMPILED_GEOMETRIES]
     [counts] = (i.evidence for i in run.steps[-1].items if i.notice)
-    assert counts.startswith("1 of 16 geometries")
+    assert counts.startswith("1 of 16 geometries of the tests, 0 others")
 
 
 def test_the_proof_that_a_run_can_fail_comes_first() -> None:

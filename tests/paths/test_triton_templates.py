@@ -74,6 +74,16 @@ CHANGES = {
 }
 
 
+def test_a_change_of_the_template_alone_is_red_by_the_first_thing_that_a_gate_compiles(
+    interpreting: Interpreting,
+) -> None:
+    """No eager case and no C++ kernel can show it."""
+    _, before, after = CHANGES["the mask is not applied"]
+    assert interpreting.run("gate_failures", "flex_decoding", before, before) == []
+    [verdict] = interpreting.run("gate_failures", "flex_decoding", before, after)
+    assert verdict in ("WRONG", "LEAK")
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_the_template_is_caught(interpreting: Interpreting, change: str) -> None:
     """Each planted defect gives a verdict other than OK, and without it the case is OK."""

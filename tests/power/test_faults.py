@@ -137,7 +137,23 @@ def test_the_command_diagnoses_the_same_whatever_the_number_of_jobs(
     assert found[0] == found[1]
     assert [t["scope"] for t in found[0]] == [*Scope]
     assert "4 of 4 mutants diagnosed" in capsys.readouterr().out
-    assert cli.main(["faults", "--jobs", "2"]) == cli.USAGE
+    assert cli.main(["faults", "--state", "--jobs", "2"]) == cli.USAGE
+
+
+def test_the_kill_matrix_is_the_same_whatever_the_number_of_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process and in two others: cells, their order, and what caught each."""
+    found = []
+    for jobs in ("1", "2"):
+        file = tmp_path / f"{jobs}.json"
+        options = ["--dtypes", "float32", "--max-examples", "40", "--jobs", jobs]
+        names = ["no-mask", "offset-one-high", "scale-one-percent-off"]
+        assert cli.main(["faults", *options, "--json", str(file), *names]) == cli.OK
+        cells = json.loads(file.read_text())["cells"]
+        found.append([{k: v for k, v in cell.items() if k != "seconds"} for cell in cells])
+    assert found[0] == found[1]
+    assert len(found[0]) > 3
 
 
 def test_leaving_a_fault_out_shows_a_false_name() -> None:

@@ -24,6 +24,7 @@ from harness.case import DecodeCase
 from harness.case.program import Program
 from harness.function.declarations import Declarations
 from harness.function.run import LocalRunner, TargetSpec
+from harness.gate import steps
 from harness.interpreter import arithmetic, kernels, templates
 from harness.interpreter.overhead import without_overhead
 from harness.issue233.answer import answer_report
@@ -64,6 +65,25 @@ def _judged(path: DecodePath, case: DecodeCase) -> dict[str, Any]:
         "graphs": path.graphs(case),
         "logsumexp": judgement.logsumexp_error is not None,
     }
+
+
+def gate_failures(name: str, before: str, after: str) -> list[str]:
+    """What the gate's first compiled run of the full cache fails with, ``before`` in the text of a
+    template replaced; it has no time for more."""
+    contract = "compile contract"
+    plan = {contract: steps.PLAN[contract]}
+    paths = {"full-cache": PATHS["full-cache"]}
+    run = steps.Gate("cpu", 0.0, 0, None, lambda text: None, isolated=False, kernels="triton")
+    with (
+        mock.patch.multiple(
+            steps, PLAN=plan, PATHS=paths, COMPILED="S=200,pos=60,H=4,Hkv=2,D=16,mode=compiled"
+        ),
+        mock.patch("harness.paths.path._COMPILED", {}),
+        templates.rewritten(name, lambda text: text.replace(before, after)),
+    ):
+        run.sound = list(paths.values())
+        run.run()
+    return [str(item.verdict) for item in run.failures]
 
 
 def watched(name: str, case: str) -> list[str]:

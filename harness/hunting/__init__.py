@@ -1,0 +1,1 @@
+"""Hunt: the compiled kernels searched by machine for what is wrong, refused, or let pass."""

@@ -1,0 +1,137 @@
+"""Failures: what makes two of them the same, and which values of a geometry one needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from harness.case import DecodeCase
+from harness.function.outcome import Outcome
+from harness.strategies.factors import Geometry
+from harness.verdict import Verdict
+from harness.verdict.known_failures import split_decode
+
+# What comes out wrong may be NaN, or differ from run to run, as it happens.
+_NUMBERS = (
+    Verdict.WRONG,
+    Verdict.NONFINITE,
+    Verdict.LEAK,
+    Verdict.NONDETERMINISTIC,
+    Verdict.CRASH,
+)
+_NUMBER = "numbers"
+# What a message says differently each time: names of files and of variables, numbers.
+_VARIES = re.compile(r"\(?\b[\w/.-]*(\.py|\.cpp|\.main)\b.*|\bc[a-z2-7]{40,}\w*|0x[0-9a-f]+|\d+")
+# A refusal says what it wants; anything else is an error that nobody foresaw.
+_LOUD = re.compile(
+    r"NotImplementedError|[nN]ot supported|[uU]nsupported|must be|must have|should be|Expect |only"
+    r" support|is required|not implemented"
+)
+# Fields whose values a kernel is specialised to, other than sizes.
+_KINDS = (
+    "dtype",
+    "scale",
+    "block_size",
+    "layout",
+    "value_layout",
+    "query_layout",
+    "views",
+    "recipe",
+    "tables",
+    "table_size",
+    "capture",
+    "options",
+    "dynamic",
+    "kernels",
+)
+
+
+def sign(outcome: Outcome) -> str:
+    """What a failure is told by: its verdict, and of an error its message without numbers and
+    names; one word for all wrong numbers."""
+    if outcome.verdict in _NUMBERS and "returned memory" not in outcome.findings[0].evidence:
+        return _NUMBER
+    evidence = outcome.findings[0].evidence
+    evidence = evidence.split(": ", 1)[1] if evidence.startswith("a second run") else evidence
+    if outcome.verdict in (Verdict.ERROR, Verdict.UNSUPPORTED):
+        return f"{outcome.verdict}: {_VARIES.sub('#', evidence).strip()[:150]}"
+    return str(outcome.verdict)
+
+
+def loud(outcome: Outcome) -> bool:
+    """Whether torch refuses the call in words that say what it wants."""
+    refused = outcome.verdict in (Verdict.ERROR, Verdict.UNSUPPORTED)
+    return refused and bool(_LOUD.search(outcome.findings[0].evidence))
+
+
+def kinds(case: DecodeCase) -> dict[str, Any]:
+    """What is not plain about a case, other than sizes and values."""
+    found = {name: getattr(case, name) for name in _KINDS}
+    found = {name: value for name, value in found.items() if value != case.default(name)}
+    if not case.plainly_causal:
+        found["mask"] = case.mask_kind.name
+    found |= {f"score {kind.name}": True for kind in case.score_kinds}
+    return found | ({"layers": True} if case.layers > 1 else {})
+
+
+@dataclass(frozen=True)
+class Found:
+    """A failure at its smallest: a ``case`` with so many ``threads``, and what it shows.
+
+    ``beside`` are verdicts of the same call, written or run otherwise, by name. ``after`` are the
+    seconds of the hunt until it was found, ``geometries`` those that show it, and ``wide`` says
+    that every case of the first one did. ``script`` is a script's text, and ``shows`` whether it
+    showed the failure, None where it was not run.
+    """
+
+    case: DecodeCase
+    threads: int
+    outcome: Outcome
+    beside: dict[str, str]
+    after: float
+    wide: bool
+    script: str = ""
+    shows: bool | None = None
+    known: str = ""
+    geometries: int = 1
+
+    @property
+    def sign(self) -> str:
+        """What it is told by."""
+        return sign(self.outcome)
+
+    @property
+    def loud(self) -> bool:
+        """Whether it is a refusal."""
+        return loud(self.outcome)
+
+    def explains(self, case: DecodeCase, told: str) -> bool:
+        """Whether a failure of another case is this one: it is told by the same, in the same
+        kernel, and has all that this needs."""
+        if told != self.sign or split_decode(case) != split_decode(self.case):
+            return False
+        other = kinds(case)
+        needs = kinds(self.case).items() <= other.items()
+        return needs and (case.kernels == "triton") == (self.case.kernels == "triton")
+
+    def breaks(self, geometry: Geometry) -> bool:
+        """Whether no call of the geometry can be right, since it has what this failure needs."""
+        needed = kinds(self.case)
+        return self.wide and bool(needed) and self.explains(geometry.case, self.sign)
+
+    def also(self) -> Found:
+        """The same, shown by one geometry more."""
+        return dataclasses.replace(self, geometries=self.geometries + 1)
+
+    def to_values(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        changed = {"case": str(self.case), "outcome": self.outcome.to_values()}
+        return {**vars(self), **changed}
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Found:
+        """Read what ``to_values`` gave."""
+        case = DecodeCase.from_text(values["case"])
+        return cls(**{**values, "case": case, "outcome": Outcome.from_values(values["outcome"])})

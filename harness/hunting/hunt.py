@@ -1,0 +1,270 @@
+"""A hunt: geometries that cover every pair, judged on many cases each; what fails is made small,
+told apart and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.case import DecodeCase, InvalidCase
+from harness.function.outcome import Outcome
+from harness.hunting.failure import Found, sign
+from harness.hunting.journal import Journal
+from harness.hunting.work import PATH, judge_cases, look_beside, make_small
+from harness.paths import PATHS
+from harness.strategies.corners import data_cases
+from harness.strategies.factors import Geometry, Pair, covering, possible_pairs
+from harness.support.campaign import Lost, Work, campaign
+from harness.support.progress import Progress
+from harness.verdict import Problem, Verdict
+from harness.verdict.known_failures import known_failure, split_decode
+
+# Cases of one geometry, by kernels: an interpreter takes long for each.
+CASES = {"cpp": 8, "triton": 3}
+_SECONDS_SMALL = {"cpp": 60.0, "triton": 90.0}
+# After so many pools without a new geometry there is none.
+_MOST_ROUNDS = 50
+
+
+@dataclass
+class Counts:
+    """What was judged of one compiler's kernels: geometries, those of which every call is right,
+    cases and those that are OK, seconds of work, and pairs: of all geometries, and of those in
+    which at least one call was right."""
+
+    geometries: int = 0
+    right: int = 0
+    split: int = 0
+    cases: int = 0
+    ok: int = 0
+    seconds: float = 0.0
+    tried: set[Pair] = field(default_factory=set)
+    covered: set[Pair] = field(default_factory=set)
+
+
+@dataclass
+class Hunt:
+    """One hunt over the kernels of these compilers, ``cpp`` and ``triton``.
+
+    It ends after so many ``seconds`` or ``geometries``, of each compiler. ``found`` are the
+    failures, ``lost`` the work over which each worker was lost. ``judge``, ``small`` and
+    ``beside`` are what is handed out, functions of a module.
+    """
+
+    kernels: tuple[str, ...]
+    seed: int
+    journal: Journal
+    progress: Progress
+    seconds: float
+    geometries: int
+    found: list[Found] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    counts: dict[str, Counts] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+    beside: Callable[..., Any] = look_beside
+    judge: Callable[..., Any] = judge_cases
+    small: Callable[..., Any] = make_small
+
+    def __post_init__(self) -> None:
+        self.counts = {name: Counts() for name in self.kernels}
+        self._seen: set[tuple[str, int]] = set()
+        self._small: deque[Work] = deque()
+        self._found: deque[Found] = deque()
+        self._pending: dict[str, deque[Geometry]] = {name: deque() for name in self.kernels}
+        self._round = dict.fromkeys(self.kernels, 0)
+        self._handed: Counter[str] = Counter()
+        self._asked: set[tuple[str, str]] = set()
+        # Of which geometries no call was right.
+        self._wide: dict[str, bool] = {}
+        self._before = 0.0
+        for line in self.journal.lines():
+            if line["kind"] == "judged":
+                self._count(line["kernels"], _geometry(line), line["result"])
+                self._handed[line["kernels"]] += 1
+                self._before = max(self._before, line["after"])
+        self.found = self.journal.found()
+        self._found += [one for one in self.found if not one.beside]
+        self._start = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds of this hunt, with those before it was resumed."""
+        return self._before + time.monotonic() - self._start
+
+    def run(self, executor: Executor, jobs: int) -> None:
+        """Hunt; what was found is in the journal at any time."""
+        until = self._start + self.seconds
+        campaign(executor, self._take, self._done, at_once=jobs, until=until)
+
+    def _take(self) -> Work | None:
+        """What to do next: a geometry of the compiler of which fewer were judged; once every pair
+        was handed out, what failed is made small first."""
+        while self._small and all(map(self._once, self.kernels)):
+            # One of each kind first: those told by the same are often explained by one of them.
+            found = Counter(one.sign for one in self.found)
+            work = min(self._small, key=lambda work: found[work.about[1]])
+            self._small.remove(work)
+            geometry, told = work.about
+            if not self._explained(geometry, DecodeCase.from_text(work.arguments[0]), told):
+                return work
+        if self._found and not self._small:
+            one = self._found.popleft()
+            return Work(self.beside, (str(one.case), one.threads, one.loud), one)
+        for name in sorted(self.kernels, key=lambda name: self._handed[name]):
+            if self._handed[name] >= self.geometries:
+                continue
+            geometry = self._next(name)
+            if geometry is not None:
+                self._handed[name] += 1
+                path = PATHS[PATH]
+                cases = [
+                    str(case)
+                    for case in data_cases(geometry.case, CASES[name], self.seed)
+                    if path.refuses(case) is None
+                ]
+                return Work(self.judge, (cases, geometry.threads), (name, geometry))
+        return None
+
+    def _once(self, name: str) -> bool:
+        """Whether every pair was handed out, or no more geometries are asked for."""
+        first_pool = self._round[name] == 0 or (self._round[name] == 1 and self._pending[name])
+        return not first_pool or self._handed[name] >= self.geometries
+
+    def _next(self, name: str) -> Geometry | None:
+        pending = self._pending[name]
+        for _ in range(_MOST_ROUNDS):
+            while pending:
+                geometry = pending.popleft()
+                key = (str(geometry.case), geometry.threads)
+                if key in self._seen or any(one.breaks(geometry) for one in self.found):
+                    continue
+                self._seen.add(key)
+                return geometry
+            number = self._round[name]
+            self._round[name] += 1
+            pending += covering(name, self.seed + number, self._unbroken)
+        return None
+
+    def _unbroken(self, geometry: Geometry) -> bool:
+        return not any(one.breaks(geometry) for one in self.found)
+
+    def _done(self, work: Work, result: Any) -> None:
+        if isinstance(result, Lost):
+            self.lost.append(f"{work.arguments[0]}: {result.error}")
+        elif work.function is self.beside:
+            self._looked(work.about, result)
+        elif work.function is self.judge:
+            name, geometry = work.about
+            self._judged(name, geometry, work.arguments, result)
+        else:
+            geometry, told = work.about
+            self._made_small(geometry, told, result)
+        judged = ", ".join(f"{name} {self.counts[name].geometries}" for name in self.kernels)
+        self.progress(f"geometries {judged}; {len(self.found)} found, {len(self._small)} to shrink")
+
+    def _looked(self, one: Found, result: dict[str, Any]) -> None:
+        place = next(n for n, other in enumerate(self.found) if other.case == one.case)
+        self.found[place] = dataclasses.replace(self.found[place], **result)
+        self.journal.add("found", self.found[place].to_values())
+
+    def _judged(
+        self, name: str, geometry: Geometry, arguments: tuple[Any, ...], result: dict[str, Any]
+    ) -> None:
+        line: dict[str, Any] = {
+            "kernels": name,
+            "row": list(geometry.row),
+            "case": str(geometry.case),
+            "threads": geometry.threads,
+            "after": self.elapsed,
+            "result": {
+                "seconds": result["seconds"],
+                "verdicts": [str(Outcome.from_values(o).verdict) for o in result["outcomes"]],
+                "invalid": sum(bool(o["invalid"]) for o in result["outcomes"]),
+            },
+        }
+        self.journal.add("judged", line)
+        self._count(name, geometry, line["result"])
+        told: dict[str, str] = {}
+        for text, values in zip(arguments[0], result["outcomes"], strict=False):
+            outcome = Outcome.from_values(values)
+            if outcome.verdict is not Verdict.OK:
+                told.setdefault(sign(outcome), text)
+        for what, text in told.items():
+            self.failures[what] += 1
+            if not self._explained(geometry, DecodeCase.from_text(text), what):
+                seconds = _SECONDS_SMALL[name]
+                arguments = (text, geometry.threads, what, seconds)
+                self._small.append(Work(self.small, arguments, (geometry, what)))
+
+    def _explained(self, geometry: Geometry, case: DecodeCase, told: str) -> bool:
+        """Whether what a geometry shows is a failure that was found; it is counted then, once."""
+        for index, one in enumerate(self.found):
+            if one.explains(case, told):
+                key = (str(geometry.case), told)
+                if key not in self._asked:
+                    self._asked.add(key)
+                    self.found[index] = one.also()
+                return True
+        return False
+
+    def _made_small(self, geometry: Geometry, told: str, result: dict[str, Any]) -> None:
+        if not result["again"]:
+            self.lost.append(f"{geometry.case}: {told}: did not show again")
+            return
+        case = DecodeCase.from_text(result["case"])
+        outcome = Outcome.from_values(result["outcome"])
+        if self._explained(geometry, case, told):
+            return
+        one = Found(
+            case,
+            result["threads"],
+            outcome,
+            {},
+            self.elapsed,
+            wide=self._wide.get(str(geometry.case), False),
+            known=_known(case),
+        )
+        self._asked.add((str(geometry.case), told))
+        self.found.append(one)
+        self.journal.add("found", one.to_values())
+        self._found.append(one)
+        self.progress(f"found {one.sign}: {case}")
+
+    def _count(self, name: str, geometry: Geometry, result: dict[str, Any]) -> None:
+        self._seen.add((str(geometry.case), geometry.threads))
+        counts, verdicts = self.counts[name], result["verdicts"]
+        right = [verdict for verdict in verdicts if verdict == Verdict.OK]
+        counts.geometries += 1
+        counts.right += len(right) == len(verdicts)
+        counts.split += name == "cpp" and split_decode(geometry.case)
+        counts.cases += len(verdicts) - result["invalid"]
+        counts.ok += len(right) - result["invalid"]
+        counts.seconds += result["seconds"]
+        counts.tried |= geometry.pairs
+        counts.covered |= geometry.pairs if right else set()
+        self._wide[str(geometry.case)] = not right
+
+    def pairs(self, name: str) -> tuple[int, int, int]:
+        """How many pairs there are, how many were tried, and how many were in a geometry of which a
+        call is right."""
+        possible, counts = possible_pairs(name), self.counts[name]
+        return len(possible), len(possible & counts.tried), len(possible & counts.covered)
+
+
+def _geometry(line: dict[str, Any]) -> Geometry:
+    row = tuple((first, second) for first, second in line["row"])
+    return Geometry(DecodeCase.from_text(line["case"]), line["threads"], row)
+
+
+def _known(case: DecodeCase) -> str:
+    """The name of the known failure in whose region a case lies, or ""."""
+    try:
+        known = known_failure(PATHS[PATH], Problem.of(case))
+    except InvalidCase:
+        return ""
+    return known.name if known else ""

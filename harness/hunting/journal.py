@@ -1,0 +1,69 @@
+"""The journal of a hunt: what was judged and found, a line for each, so that nothing is lost when
+it stops, and it can go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.hunting.failure import Found
+
+
+class JournalError(ValueError):
+    """A file that is no journal, or one of another hunt; the message says what is wrong."""
+
+
+class Journal:
+    """Lines of a file, each a JSON object whose ``kind`` says what it is: the hunt's ``settings``,
+    a geometry that was ``judged``, what was ``found``.
+
+    Raises:
+        JournalError: where the file is there and ``resume`` is not set, or the other way round, or
+            the settings in it are others.
+    """
+
+    def __init__(self, file: Path, settings: dict[str, Any], *, resume: bool) -> None:
+        self._file = file
+        if not resume:
+            if file.exists():
+                raise JournalError(
+                    f"{file}: is there; --resume goes on with it, --out names another"
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.add("settings", settings)
+            return
+        before = next((line for line in self.lines() if line["kind"] == "settings"), None)
+        if before is None:
+            raise JournalError(f"{file}: --resume, but there is no journal")
+        del before["kind"]
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise JournalError(f"{file}: has {name} {before.get(name)!r}, not {value!r}")
+
+    def add(self, kind: str, values: dict[str, Any]) -> None:
+        """Append a line, which is on disk afterwards."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, **values}) + "\n")
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The lines, but for one that was cut off."""
+        if not self._file.exists():
+            return
+        for text in self._file.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and "kind" in line:
+                yield line
+
+    def found(self) -> list[Found]:
+        """What was found, of each failure its last line."""
+        latest: dict[str, Found] = {}
+        for line in self.lines():
+            if line.pop("kind") == "found":
+                one = Found.from_values(line)
+                latest[f"{one.sign} {one.case}"] = one
+        return list(latest.values())

@@ -1,0 +1,139 @@
+"""What a hunt found and covered, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from harness.hunting.failure import Found
+from harness.hunting.hunt import Hunt
+from harness.hunting.traps import Trap
+from harness.support.environment import environment, one_line
+
+_SHOWN = 160
+
+
+def failures(hunt: Hunt) -> list[Found]:
+    """What was found and is no refusal, the first one first."""
+    return sorted((one for one in hunt.found if not one.loud), key=lambda one: one.after)
+
+
+def refusals(hunt: Hunt) -> list[Found]:
+    """What torch refuses in words."""
+    return sorted((one for one in hunt.found if one.loud), key=lambda one: one.after)
+
+
+def to_markdown(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> str:
+    """Tables of what was found, refused, let pass and covered, and the command."""
+    return "\n".join(_lines(hunt, traps, command, interrupted)) + "\n"
+
+
+def _lines(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> Iterator[str]:
+    found = failures(hunt)
+    word = "INTERRUPTED, " if interrupted else ""
+    yield f"## Hunt: {word}{len(found)} failures found in {hunt.elapsed:.0f} s"
+    yield ""
+    yield from _covered(hunt)
+    if found:
+        yield "| failure | verdict | smallest case | beside it | geometries | after | known as |"
+        yield "|---|---|---|---|---:|---:|---|"
+        for number, one in enumerate(found, 1):
+            yield _row(number, one)
+        yield ""
+        for number, one in enumerate(found, 1):
+            yield from _told(number, one)
+    if refused := refusals(hunt):
+        yield "Refused by torch, in its words:"
+        yield ""
+        for one in refused:
+            yield f"- `{one.case}`: {_short(one)}{_beside(one)}"
+        yield ""
+    if traps:
+        yield "Errors of the caller:"
+        yield ""
+        yield from (f"- {trap}" for trap in traps)
+        yield ""
+    yield from (f"- not judged: {text}" for text in hunt.lost)
+    yield f"- again: `{command}`"
+    yield f"- {one_line(environment('cpu'))}"
+
+
+def _covered(hunt: Hunt) -> Iterator[str]:
+    yield "| kernels | geometries | all right | cases | OK | pairs | tried | judged right | CPU s |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for name in hunt.kernels:
+        counts = hunt.counts[name]
+        pairs, tried, right = hunt.pairs(name)
+        cells = [counts.geometries, counts.right, counts.cases, counts.ok, pairs, tried, right]
+        seconds = f"{counts.seconds:.0f}"
+        yield f"| {name} | {' | '.join(map(str, cells))} | {seconds} |"
+    if "cpp" in hunt.kernels:
+        counts = hunt.counts["cpp"]
+        yield ""
+        yield f"Of cpp, {counts.split} geometries took the split kernel, others the general one."
+    yield ""
+
+
+def _row(number: int, one: Found) -> str:
+    threads = f" ({one.threads} threads)" if one.threads > 1 else ""
+    beside = ", ".join(f"{name} {verdict}" for name, verdict in one.beside.items())
+    cells = [str(number), str(one.outcome.verdict), f"`{one.case}`{threads}", beside]
+    cells += [str(one.geometries), f"{one.after:.0f} s", one.known or "-"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _told(number: int, one: Found) -> Iterator[str]:
+    yield f"{number}. {_short(one)}"
+    yield from (f"   {sentence}" for sentence in one.outcome.sentences[:2])
+    kernels = "" if one.case.kernels != "triton" else "--kernels triton "
+    yield f"   repro: `python -m harness repro {kernels}'{one.case}'`"
+    shows = {True: "shows it", False: "does not show it", None: "was not run"}
+    yield f"   script: {script_name(number, one)}, which {shows[one.shows]}"
+    yield ""
+
+
+def script_name(number: int, one: Found) -> str:
+    """The name of the file with a failure's script."""
+    return f"{number:02}-{one.case.kernels}-{str(one.outcome.verdict).lower()}.py"
+
+
+def _short(one: Found) -> str:
+    evidence = one.outcome.findings[0].evidence
+    return evidence if len(evidence) <= _SHOWN else f"{evidence[: _SHOWN - 3]}..."
+
+
+def _beside(one: Found) -> str:
+    right = [name for name, verdict in one.beside.items() if verdict == "OK"]
+    return f" (OK: {', '.join(right)})" if right else ""
+
+
+def to_json(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> str:
+    """The same as JSON, with scripts."""
+    covered: dict[str, Any] = {}
+    for name in hunt.kernels:
+        counts = hunt.counts[name]
+        pairs, tried, right = hunt.pairs(name)
+        covered[name] = {
+            "geometries": counts.geometries,
+            "all_right": counts.right,
+            "split_kernel": counts.split,
+            "cases": counts.cases,
+            "ok": counts.ok,
+            "pairs": pairs,
+            "pairs_tried": tried,
+            "pairs_judged_right": right,
+            "seconds": round(counts.seconds, 1),
+        }
+    document = {
+        "command": command,
+        "interrupted": interrupted,
+        "seconds": round(hunt.elapsed, 1),
+        "environment": environment("cpu"),
+        "covered": covered,
+        "found": [one.to_values() for one in failures(hunt)],
+        "refused": [one.to_values() for one in refusals(hunt)],
+        "traps": [vars(trap) for trap in traps],
+        "not_judged": hunt.lost,
+    }
+    return json.dumps(document, indent=1) + "\n"

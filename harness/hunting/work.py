@@ -1,0 +1,236 @@
+"""What a hunt has done elsewhere: cases judged, and a failure made small, each path in a process of
+its own that may die.
+
+The functions take and return plain values, so that any executor can run them, also on another
+machine.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.case import CaseError, DecodeCase
+from harness.function.load import TargetError
+from harness.function.outcome import Outcome
+from harness.function.run import TargetSpec
+from harness.function.shrink import SIZES, VALUES, shrink
+from harness.function.worker import Worker
+from harness.hunting.failure import sign
+from harness.interpreter import gpu
+from harness.script.case_script import case_script
+from harness.verdict import Verdict
+
+PATH = "full-cache"
+_TIMEOUT = 240.0
+_SCRIPT_TIMEOUT = 120.0
+# A process that has compiled so many geometries is replaced, for the memory that they take.
+_GEOMETRIES = 25
+# Where as many cases of a geometry failed alike, the others would too; what does not compile does
+# not for any.
+_ENOUGH = 2
+_NOT_COMPILED = ("InductorError", "BackendCompilerFailed", "Unsupported: ")
+
+_closed = threading.Event()
+_workers: dict[tuple[int, bool, int], tuple[Worker, set[object]]] = {}
+
+
+@atexit.register
+def close_workers() -> None:
+    """End the processes of this one's workers, and take no more work."""
+    _closed.set()
+    while _workers:
+        _workers.popitem()[1][0].close()
+
+
+def _worker(case: DecodeCase, threads: int) -> Worker:
+    """This thread's worker for a case, in a process with so many threads."""
+    triton = case.kernels == "triton"
+    key = (threading.get_ident(), triton, threads)
+    if key not in _workers:
+        variables = {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        variables |= gpu.environment() if triton else {}
+        _workers[key] = Worker(TargetSpec(PATH), _TIMEOUT, variables), set()
+    worker, geometries = _workers[key]
+    geometries.add(case.geometry)
+    if len(geometries) > _GEOMETRIES:
+        geometries.clear()
+        worker.fresh()
+    return worker
+
+
+def run(case: DecodeCase, threads: int) -> Outcome:
+    """Judge the path on a case; a worker that is gone is replaced once."""
+    try:
+        return _worker(case, threads).run(case)
+    except TargetError:
+        if _closed.is_set():
+            raise
+        key = (threading.get_ident(), case.kernels == "triton", threads)
+        _workers.pop(key)[0].close()
+        return _worker(case, threads).run(case)
+
+
+def judge_cases(cases: list[str], threads: int) -> dict[str, Any]:
+    """The outcomes of cases of one geometry, and the seconds that they took; where the first ones
+    all fail alike, of these alone."""
+    start, outcomes = time.monotonic(), list[dict[str, Any]]()
+    signs: list[str] = []
+    for text in cases:
+        outcome = run(DecodeCase.from_text(text), threads)
+        outcomes.append(outcome.to_values())
+        signs.append("" if outcome.verdict is Verdict.OK else sign(outcome))
+        if signs[0] and len(set(signs)) == 1:
+            compiled = not any(name in signs[0] for name in _NOT_COMPILED)
+            if len(signs) >= _ENOUGH or not compiled:
+                break
+    return {"outcomes": outcomes, "seconds": time.monotonic() - start}
+
+
+def make_small(text: str, threads: int, told: str, seconds: float) -> dict[str, Any]:
+    """A case that fails, as told, made small within ``seconds``; what it shows, and what the same
+    call shows that is written or run otherwise."""
+    end = time.monotonic() + seconds
+    case = DecodeCase.from_text(text)
+    outcomes: dict[DecodeCase, Outcome] = {}
+
+    def still(smaller: DecodeCase) -> bool | None:
+        if time.monotonic() > end:
+            return None
+        outcome = run(smaller, threads)
+        fails = outcome.verdict is not Verdict.OK and not outcome.invalid
+        if fails and sign(outcome) == told:
+            outcomes[smaller] = outcome
+            return True
+        return False
+
+    if threads > 1:
+        # One thread is the simpler machine.
+        before, threads = threads, 1
+        threads = threads if still(case) else before
+    if case not in outcomes and not still(case):
+        return {"again": False}
+    case = _all_plain(case, _plain(case), still)
+    # What is left are sizes and values, which take a compilation each.
+    case = shrink(case, still, (*VALUES, *SIZES))
+    outcome = outcomes[case]
+    if outcome.explicable:
+        outcome = _worker(case, threads).diagnosed(case, outcome)
+    return {"again": True, "case": str(case), "threads": threads, "outcome": outcome.to_values()}
+
+
+def look_beside(text: str, threads: int, refused: bool) -> dict[str, Any]:
+    """What the call of a case shows where it is written or run otherwise, by name; and a script of
+    it, unless it is refused, with whether that shows it."""
+    case = DecodeCase.from_text(text)
+    beside = {name: str(run(other, threads).verdict) for name, other in _beside(case)}
+    triton = case.kernels == "triton"
+    if threads == 1 and not triton:
+        beside["2 threads"] = str(run(case, 2).verdict)
+    if refused:
+        return {"beside": beside, "script": "", "shows": None}
+    device = "cuda" if triton else "cpu"
+    script = case_script(case.replace(kernels="cpp") if triton else case, device)
+    return {
+        "beside": beside,
+        "script": script,
+        "shows": None if triton else _shows(script, threads),
+    }
+
+
+def _plain(case: DecodeCase) -> list[dict[str, Any]]:
+    """Changes that make one thing about a case plain, each."""
+    names = (
+        *("layers", "options", "capture", "table_size", "tables", "recipe", "views", "dynamic"),
+        *("query_layout", "value_layout", "layout", "score", "mask", "scale", "dtype"),
+        *("block_size", "tail", "logits", "probe"),
+    )
+    changes: list[dict[str, Any]] = [{name: case.default(name)} for name in names]
+    changes += [{"kernels": "cpp"}] if case.kernels == "avx2" else []
+    changes += [{"heads": case.kv_heads}, {"value_dim": case.head_dim}]
+    changes = [c for c in changes if any(getattr(case, n) != value for n, value in c.items())]
+    live = max(case.input_pos, default=-1)
+    if case.batch > 1:
+        changes.append({"input_pos": (live,)})
+    if case.q_len > 1:
+        changes.append({"q_len": 1})
+    if case.kv_heads > 1:
+        changes.append({"heads": case.heads // case.kv_heads, "kv_heads": 1})
+    return changes
+
+
+def _all_plain(case: DecodeCase, changes: list[dict[str, Any]], still: Any) -> DecodeCase:
+    """The case with as many of the changes as leave it failing: all of them at once, or else of
+    each half as many as that allows (Zeller and Hildebrandt, "Simplifying and isolating
+    failure-inducing input", 2002)."""
+    if not changes:
+        return case
+    merged = {name: value for change in changes for name, value in change.items()}
+    try:
+        plain = case.replace(**merged)
+    except CaseError:
+        plain = case
+    if plain != case and still(plain):
+        return plain
+    if len(changes) == 1:
+        return case
+    half = len(changes) // 2
+    case = _all_plain(case, changes[:half], still)
+    return _all_plain(case, changes[half:], still)
+
+
+def _beside(case: DecodeCase) -> Iterator[tuple[str, DecodeCase]]:
+    """The same call eagerly, in the general kernel, with shapes that are dynamic or static, with
+    other vectors, and in another compiler's kernels; whatever there is of these."""
+    triton = case.kernels == "triton"
+    others: dict[str, dict[str, Any]] = {
+        "eager": {"mode": "eager", "kernels": "cpp", "dynamic": False, "recipe": _eager(case)},
+        "static" if case.dynamic else "dynamic": {"dynamic": not case.dynamic},
+        "general kernel": {"options": "general" if triton else f"partition:{2**20}"},
+        "C++" if triton else "Triton": {"kernels": "cpp" if triton else "triton"},
+    }
+    if not triton:
+        other = "cpp" if case.kernels == "avx2" else "avx2"
+        others["AVX2" if other == "avx2" else "the machine's vectors"] = {"kernels": other}
+    for name, changes in others.items():
+        if name == "Triton" and (gpu.missing() or importlib.util.find_spec("triton") is None):
+            continue
+        try:
+            changed = case.replace(**changes)
+        except CaseError:
+            continue
+        if changed != case:
+            yield name, changed
+
+
+def _eager(case: DecodeCase) -> str:
+    return "fresh" if case.recipe == "compiled" else case.recipe
+
+
+def _shows(script: str, threads: int) -> bool | None:
+    """Whether a script ends otherwise than with 0; None where it takes too long."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "script.py"
+        file.write_text(script, encoding="utf-8")
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-W", "ignore", str(file)],
+                capture_output=True,
+                check=False,
+                cwd=folder,
+                env=environment | {"OMP_NUM_THREADS": str(threads)},
+                timeout=_SCRIPT_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            return None
+    return ended.returncode != 0

@@ -1,0 +1,79 @@
+"""Work handed out to whoever does it: nothing is lost with a worker."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import pytest
+
+from harness.support.campaign import Lost, LostWork, Work, campaign, gather, processes
+
+
+class Dying(Executor):
+    """Runs work in this thread; each worker dies over its first piece."""
+
+    def __init__(self, lives: int) -> None:
+        self.lives, self.seen = lives, dict[object, int]()
+
+    def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        key = (function, arguments)
+        self.seen[key] = self.seen.get(key, 0) + 1
+        if self.seen[key] < self.lives:
+            future.set_exception(OSError("the worker died"))
+        else:
+            future.set_result(function(*arguments))
+        return future
+
+
+@pytest.mark.parametrize(("lives", "lost"), [(2, 0), (3, 0), (9, 3)])
+def test_work_of_a_worker_that_dies_is_done_again(lives: int, lost: int) -> None:
+    """A few times; then it is told as lost, and the others are done."""
+    results: list[Any] = []
+    pieces = [Work(abs, (-n,)) for n in (1, 2, 3)]
+    take = iter(pieces)
+    campaign(
+        Dying(lives),
+        lambda: next(take, None),
+        lambda work, result: results.append(result),
+        at_once=2,
+        until=time.monotonic() + 60,
+    )
+    assert sum(isinstance(result, Lost) for result in results) == lost
+    assert len(results) == 3
+
+
+def test_an_error_of_whoever_takes_results_is_not_taken_for_a_lost_worker() -> None:
+    """It is a fault of the harness and ends the campaign."""
+    take = iter([Work(abs, (-1,))])
+
+    def done(work: Work, result: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        campaign(Dying(1), lambda: next(take, None), done, at_once=1, until=time.monotonic() + 60)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_results_are_gathered_in_the_order_of_what_was_asked(at_once: int) -> None:
+    """However many are at work, and where workers die."""
+    told: list[int] = []
+    asked = [(-n,) for n in range(5)]
+    assert gather(Dying(2), abs, asked, at_once=at_once, told=told.append) == [0, 1, 2, 3, 4]
+    assert told == [1, 2, 3, 4, 5]
+
+
+def test_what_cannot_be_done_without_ends_in_an_error() -> None:
+    """It says what the last worker died of."""
+    with pytest.raises(LostWork, match="OSError: the worker died"):
+        gather(Dying(9), abs, [(-1,)], at_once=1)
+
+
+def test_processes_do_work_with_one_thread_each() -> None:
+    """What is measured in them does not depend on the machine's cores."""
+    import torch
+
+    with processes(2) as executor:
+        assert gather(executor, torch.get_num_threads, [()] * 2, at_once=2) == [1, 1]

@@ -1,0 +1,287 @@
+"""The hunt: failures told apart and kept, nothing lost when a worker dies or it is stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cli
+from harness.case import DecodeCase
+from harness.function.outcome import Outcome
+from harness.hunting import hunt as hunting
+from harness.hunting import text, traps
+from harness.hunting.failure import Found, loud, sign
+from harness.hunting.hunt import Hunt
+from harness.hunting.journal import Journal, JournalError
+from harness.hunting.work import judge_cases, look_beside, make_small
+from harness.verdict import Verdict
+from tests.support import ROOT
+from tests.support.hunted import DEATHS, beside_planted, judge_planted, small_planted
+
+SETTINGS = {"kernels": ["cpp"], "seed": 0, "torch": "any"}
+
+
+def hunted(folder: Path, geometries: int = 10**9, **options: Any) -> Hunt:
+    """A hunt over so many geometries."""
+    resume = options.pop("resume", False)
+    journal = Journal(folder / "journal.jsonl", SETTINGS, resume=resume)
+    hunt = planted(journal, geometries)
+    with ThreadPoolExecutor(1) as executor:
+        hunt.run(executor, 1)
+    return hunt
+
+
+def planted(journal: Journal, geometries: int, seconds: float = 600.0) -> Hunt:
+    """A hunt for planted failures."""
+    return Hunt(
+        ("cpp",),
+        0,
+        journal,
+        lambda said: None,
+        seconds,
+        geometries,
+        judge=judge_planted,
+        small=small_planted,
+        beside=beside_planted,
+    )
+
+
+def told(hunt: Hunt) -> set[tuple[str, str]]:
+    """What was found: what each is told by, and what it needs."""
+    return {(one.sign, str(one.case)) for one in hunt.found}
+
+
+def test_planted_failures_are_found_told_apart_and_made_small(tmp_path: Path) -> None:
+    """Each once, at the values that it needs and no others; a refusal is none of them."""
+    hunt = hunted(tmp_path, 150)
+    failures = {str(one.case) for one in text.failures(hunt)}
+    assert failures == {
+        "S=1,pos=0,D=1,capture=computed,mode=compiled",
+        "S=1,pos=0,D=1,dtype=bf16,tables=counts-expanded,mode=compiled",
+        "S=90,pos=0,D=1,mask=prefix:90,mode=compiled,logits=low",
+    }
+    [refused] = text.refusals(hunt)
+    assert refused.case.options == "partition:64"
+    assert sum(one.geometries for one in hunt.found) > 40
+    assert all(one.beside and (one.loud or one.script) for one in hunt.found)
+    counts = hunt.counts["cpp"]
+    assert 0 < counts.right < counts.geometries == 150
+    assert counts.ok < counts.cases
+
+
+def test_every_pair_is_tried_and_those_without_a_failure_are_judged_right(tmp_path: Path) -> None:
+    """What was found is kept out of later pools, so that it hides no more than itself."""
+    hunt = hunted(tmp_path, 250)
+    possible, tried, right = hunt.pairs("cpp")
+    assert tried == possible
+    # Of the planted ones, two are in every call with a value: their pairs cannot be right.
+    assert possible - right < 0.12 * possible
+
+
+def test_a_hunt_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    """What was judged is not judged again, what was found is still there."""
+    first = hunted(tmp_path, 40)
+    seen = {
+        json.loads(line)["case"] for line in (tmp_path / "journal.jsonl").open() if '"case"' in line
+    }
+    second = hunted(tmp_path, 60, resume=True)
+    assert second.counts["cpp"].geometries == 60
+    assert told(first) <= told(second)
+    judged = [line for line in second.journal.lines() if line["kind"] == "judged"]
+    assert len({line["case"] for line in judged}) == 60
+    assert len(seen) >= 40
+
+
+def test_a_journal_of_another_hunt_is_refused(tmp_path: Path) -> None:
+    """Nothing is written over, and nothing is mixed."""
+    file = tmp_path / "journal.jsonl"
+    with pytest.raises(JournalError, match="--resume, but there is no journal"):
+        Journal(file, SETTINGS, resume=True)
+    Journal(file, SETTINGS, resume=False)
+    with pytest.raises(JournalError, match="is there; --resume"):
+        Journal(file, SETTINGS, resume=False)
+    with pytest.raises(JournalError, match="has seed 0, not 1"):
+        Journal(file, SETTINGS | {"seed": 1}, resume=True)
+
+
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    """As a machine that stops leaves it."""
+    journal = Journal(tmp_path / "journal.jsonl", SETTINGS, resume=False)
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"kind": "judged", "ca')
+    assert [line["kind"] for line in journal.lines()] == ["settings"]
+
+
+def test_no_work_is_handed_out_once_the_time_is_up(tmp_path: Path) -> None:
+    """A hunt without time judges nothing, and says so."""
+    journal = Journal(tmp_path / "journal.jsonl", SETTINGS, resume=False)
+    hunt = planted(journal, 10, seconds=0.0)
+    with ThreadPoolExecutor(1) as executor:
+        hunt.run(executor, 1)
+    assert hunt.counts["cpp"].cases == 0
+
+
+def test_a_hunt_spread_over_processes_finds_the_same_and_loses_nothing_with_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a Dask cluster of two processes, two of which die over their work."""
+    distributed = pytest.importorskip("distributed")
+    alone = hunted(tmp_path / "alone", 90)
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    monkeypatch.setenv(DEATHS, str(deaths))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    journal = Journal(tmp_path / "spread" / "journal.jsonl", SETTINGS, resume=False)
+    spread = planted(journal, 90)
+    options = dict(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with (
+        distributed.LocalCluster(**options) as cluster,
+        distributed.Client(cluster) as client,
+        client.get_executor(pure=False) as executor,
+    ):
+        spread.run(executor, 2)
+    assert (deaths / "death-1").exists()
+    assert len([file for file in deaths.iterdir() if file.name.isdigit()]) >= 3
+    assert spread.lost == []
+    assert spread.counts["cpp"].geometries == 90
+    assert told(spread) == told(alone)
+
+
+def found(text: str, outcome: Outcome, *, wide: bool = False) -> Found:
+    return Found(DecodeCase.from_text(text), 1, outcome, {}, 1.0, wide)
+
+
+def test_errors_are_told_by_their_message_without_names_and_numbers() -> None:
+    """Files and variables differ from run to run."""
+    first = Outcome.found(Verdict.ERROR, "CppCompileError: 'cur_qSplitSize0' (cab23.py, line 7)")
+    second = Outcome.found(Verdict.ERROR, "CppCompileError: 'cur_qSplitSize5' (cxyz4.py, line 9)")
+    other = Outcome.found(Verdict.ERROR, "ValueError: not enough values (cab23.py, line 7)")
+    assert sign(first) == sign(second) != sign(other)
+    wrong, leak = (Outcome.found(v, "x") for v in (Verdict.WRONG, Verdict.LEAK))
+    assert sign(wrong) == sign(leak)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        ("ValueError: Q and KV block size must be divisible by BLOCK_M and BLOCK_N", True),
+        ("NotImplementedError: NYI", True),
+        ("ValueError: not enough values to unpack (expected 4, got 2)", False),
+        ("NoValidChoicesError: No choices to select", False),
+    ],
+)
+def test_a_refusal_says_what_it_wants(evidence: str, expected: bool) -> None:
+    """An error that nobody foresaw does not."""
+    assert loud(Outcome.found(Verdict.ERROR, evidence)) is expected
+
+
+def test_a_failure_explains_what_has_all_that_it_needs_in_the_same_kernel() -> None:
+    """Sizes and values may differ; the split kernel is another one."""
+    wrong = Outcome.found(Verdict.WRONG, "x")
+    one = found("S=256,pos=9,layout=bshd,mode=compiled", wrong)
+    same = DecodeCase.from_text("S=300,B=2,pos=9,H=4,layout=bshd,score=alibi,mode=compiled")
+    assert one.explains(same, sign(wrong))
+    assert not one.explains(same, "CRASH")
+    assert not one.explains(same.replace(layout="contiguous"), sign(wrong))
+    assert not one.explains(same.replace(cache_len=4096), sign(wrong))
+    assert Found.from_values(json.loads(json.dumps(one.to_values()))) == one
+
+
+@pytest.mark.compiles
+def test_a_defect_of_torch_is_found_again_made_small_and_shown_by_its_script() -> None:
+    """In a process of its own: flexcpu-full-table-strides, with much else about the call."""
+    text = (
+        "S=256,pos=10/200,H=4,Hkv=2,D=32,block=64,score=alibi,tables=counts-expanded,tail=poison,"
+        "mode=compiled"
+    )
+    judged = judge_cases([text], 1)
+    outcome = Outcome.from_values(judged["outcomes"][0])
+    assert outcome.verdict in (Verdict.WRONG, Verdict.LEAK)
+    small = make_small(text, 1, sign(outcome), 60.0)
+    case = DecodeCase.from_text(small["case"])
+    assert case.tables == "counts-expanded"
+    assert (case.score, case.heads) == ("none", 1)
+    beside = look_beside(small["case"], 1, False)
+    assert beside["beside"]["eager"] == "OK"
+    assert beside["shows"] is True
+    assert hunting._known(case) == "flexcpu-full-table-strides"
+
+
+@pytest.mark.compiles
+def test_traps_are_refused_or_pass_silently() -> None:
+    """What torch does with errors of the caller; a green one would be no trap."""
+    sprung = {name: traps.spring(name) for name in traps.TRAPS}
+    passes = {name for name, trap in sprung.items() if "off what was meant" in trap.compiled}
+    assert passes >= {
+        "create_block_mask with B=None, where the mask depends on b",
+        "a mask_mod whose positions moved on after its tables were made",
+        "a block listed as full of which the mask shows a part",
+        "a block listed twice",
+    }
+    refused = {name for name, trap in sprung.items() if trap.eager.startswith("refused")}
+    assert refused == {
+        "a block mask for fewer slots than the cache has",
+        "a block mask for more slots than the cache has",
+    }
+
+
+@pytest.mark.compiles
+def test_the_command_hunts_writes_and_exits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One geometry; journal, report and table are there."""
+    command = ["hunt", "--geometries", "1", "--out", str(tmp_path), "--seconds", "90s"]
+    code = cli.main(command)
+    assert code in (cli.OK, cli.NOT_OK)
+    said = capsys.readouterr().out
+    assert said.startswith("## Hunt: ")
+    assert said == (tmp_path / "report.md").read_text()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["covered"]["cpp"]["geometries"] == 1
+    assert report["covered"]["cpp"]["pairs_tried"] == 300
+    assert report["traps"]
+    assert cli.main(command) == cli.USAGE
+    assert "is there; --resume goes on" in capsys.readouterr().err
+
+
+@pytest.mark.compiles
+def test_an_interrupted_hunt_keeps_what_it_has(tmp_path: Path) -> None:
+    """Exit code 130, soon, with a report and a journal with which it can go on."""
+    command = [sys.executable, "-m", "harness", "hunt", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    journal = tmp_path / "out" / "journal.jsonl"
+    deadline = time.monotonic() + 300
+    while not (journal.exists() and '"judged"' in journal.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == cli.INTERRUPTED, errors.decode()[-2000:]
+    assert output.decode().startswith("## Hunt: INTERRUPTED")
+    assert (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kernels", "cuda"], "--kernels: 'cuda' is not one of cpp triton"),
+        (["--jobs", "0"], "--jobs: '0' is not a whole number >= 1"),
+        (["--seconds", "long"], "--seconds: 'long' is not a time"),
+        (["--geometries", "-1"], "--geometries: '-1'"),
+        (["--resume"], "--resume, but there is no journal"),
+    ],
+)
+def test_bad_usage_is_one_clear_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2, before any work."""
+    assert cli.main(["hunt", "--out", str(tmp_path / "out"), *arguments]) == cli.USAGE
+    assert message in capsys.readouterr().err

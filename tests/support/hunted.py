@@ -1,0 +1,64 @@
+"""A judge of planted failures for a hunt, which runs in whatever process the hunt hands work to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from harness.case import DecodeCase
+from harness.function.outcome import Outcome
+from harness.hunting.work import judge_cases, look_beside, make_small
+from harness.verdict import Verdict
+
+# Names a folder in which each process that works leaves a file and, the first two, its life.
+DEATHS = "FLEXDECODE_TEST_DEATHS"
+
+
+def broken(case: DecodeCase, threads: int) -> Outcome:
+    """One failure is in the geometry, one in two values of it, one in data; one is a refusal."""
+    if case.capture == "computed":
+        return Outcome.found(Verdict.ERROR, "InductorError: KeyError: 'computed'")
+    if case.tables == "counts-expanded" and case.dtype == "bfloat16":
+        return Outcome.found(Verdict.WRONG, "output at (0,) is 1, should be 2")
+    if case.mask_kind.name == "prefix" and case.logits == "low":
+        return Outcome.found(Verdict.NONFINITE, "3 of 4 elements")
+    if case.options == "partition:64":
+        return Outcome.found(Verdict.ERROR, "ValueError: PARTITION_SIZE must be 128")
+    return Outcome(utilisation=0.1)
+
+
+def _die() -> None:
+    folder = os.environ.get(DEATHS)
+    if folder is None:
+        return
+    (Path(folder) / f"{os.getpid()}").touch()
+    for number in range(2):
+        try:
+            (Path(folder) / f"death-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        os._exit(1)
+
+
+def judge_planted(cases: list[str], threads: int) -> dict[str, Any]:
+    """``judge_cases`` by the planted judge."""
+    _die()
+    with mock.patch("harness.hunting.work.run", broken):
+        return judge_cases(cases, threads)
+
+
+def small_planted(text: str, threads: int, told: str, seconds: float) -> dict[str, Any]:
+    """``make_small`` by the planted judge."""
+    with mock.patch("harness.hunting.work.run", broken):
+        return make_small(text, threads, told, seconds)
+
+
+def beside_planted(text: str, threads: int, refused: bool) -> dict[str, Any]:
+    """``look_beside`` by the planted judge; no script is run."""
+    with (
+        mock.patch("harness.hunting.work.run", broken),
+        mock.patch("harness.hunting.work._shows", return_value=True),
+    ):
+        return look_beside(text, threads, refused)
