@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from harness.case.features import FEATURES
 from harness.paths import Path
 from harness.strategies.drawing import MEDIUM, domain_cases
 from harness.strategies.paths import fitted, sampled_cases
+from harness.support.campaign import Lost, LostWork, Work, campaign, processes
 from harness.verdict import Judgement, Problem, Verdict, judge
 from harness.verdict.imprecise import imprecise, precise
 from harness.verdict.precision import Counts, observe
@@ -68,33 +70,69 @@ class Tally:
         if before is None or max(output, logsumexp) > max(before[:2]):
             self.worst[key] = (output, logsumexp, judgement.case)
 
+    def merge(self, other: Tally) -> None:
+        """Count what another one counted, and look for imprecision in the sum of both."""
+        self.verdicts += other.verdicts
+        self.cases |= other.cases
+        self.alarms += other.alarms
+        for key, count in other.counts.items():
+            self.counts[key] += count
+        for key, worst in other.worst.items():
+            if key not in self.worst or max(worst[:2]) > max(self.worst[key][:2]):
+                self.worst[key] = worst
+        for name, counts in other.precision.items():
+            self.precision[name] += counts
+        self.ask(self.precision)
+        self.asked += other.asked
+        self.called_imprecise += other.called_imprecise
+
     def ask(self, counts: dict[str, Counts]) -> None:
-        """Look for imprecision in the counts of one run, and in those of all runs so far."""
-        for name, count in counts.items():
-            self.precision[name] += count
-            for some in (count, self.precision[name]):
-                self.asked += sum(found.strength is not None for found in precise(some))
-                self.called_imprecise += [f"{name}: {f.evidence}" for f in imprecise(some)]
+        """Look for imprecision in these counts, by implementation."""
+        for name, some in counts.items():
+            self.asked += sum(found.strength is not None for found in precise(some))
+            self.called_imprecise += [f"{name}: {f.evidence}" for f in imprecise(some)]
 
 
-def tally(verdicts: int, first_run: int = 0) -> Tally:
-    """Judge every sound implementation on drawn cases, in every dtype, until there are enough."""
-    result, run = Tally(), first_run
+def one_run(run: int, most: float = math.inf) -> Tally:
+    """Judge every sound implementation on the cases of one run, in every dtype, until there are
+    that many verdicts."""
+    result = Tally()
     anyone = next(iter(SOUND.values()))
-    while result.verdicts < verdicts:
-        counts: dict[str, Counts] = defaultdict(Counts)
-        for dtype in DTYPES:
-            for problem in problems(run, dtype, anyone):
-                for path in SOUND.values():
-                    judgement = judge(path, problem)
-                    result.add(judgement)
-                    counts[path.name] += observe(problem, judgement, path.precision)
-                if result.verdicts >= verdicts:
-                    result.ask(counts)
-                    return result
-        result.ask(counts)
-        print(f"run {run}: {result.verdicts} verdicts", file=sys.stderr, flush=True)
-        run += 1
+    for dtype in DTYPES:
+        for problem in problems(run, dtype, anyone):
+            for path in SOUND.values():
+                judgement = judge(path, problem)
+                result.add(judgement)
+                result.precision[path.name] += observe(problem, judgement, path.precision)
+            if result.verdicts >= most:
+                break
+        if result.verdicts >= most:
+            break
+    result.ask(result.precision)
+    return result
+
+
+def tally(verdicts: int, first_run: int = 0, jobs: int = 1) -> Tally:
+    """Runs until there are enough verdicts, in this process or as many at once in others."""
+    result, runs = Tally(), itertools.count(first_run)
+
+    def done(work: Work, found: Any) -> None:
+        if isinstance(found, Lost):
+            raise LostWork(found.error)
+        result.merge(found)
+        text = f"run {work.arguments[0]}: {result.verdicts} verdicts"
+        print(text, file=sys.stderr, flush=True)
+
+    def take() -> Work | None:
+        left = verdicts - result.verdicts
+        return Work(one_run, (next(runs), left)) if left > 0 else None
+
+    if jobs == 1:
+        while (work := take()) is not None:
+            done(work, one_run(*work.arguments))
+        return result
+    with processes(jobs) as executor:
+        campaign(executor, take, done, at_once=jobs, until=math.inf)
     return result
 
 
@@ -103,10 +141,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.false_alarms", description=__doc__)
     parser.add_argument("--verdicts", type=int, default=20000)
     parser.add_argument("--first-run", type=int, default=0, help="seed of the first drawn run")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     start = time.perf_counter()
-    found = tally(arguments.verdicts, arguments.first_run)
+    found = tally(arguments.verdicts, arguments.first_run, arguments.jobs)
     seconds = time.perf_counter() - start
     for (name, dtype), (output, logsumexp, case) in sorted(found.worst.items()):
         count = found.counts[name, dtype]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,10 @@ def add(commands: Any) -> None:
         help="eager, compiled or both (default; compiled alone with other --kernels)",
     )
     record.add_argument("--threads", type=whole(1), default=1, help="of the CPU (default 1)")
+    what = "keep entries under this name of torch, for builds whose version is new every night"
+    record.add_argument("--torch-name", metavar="NAME", help=what)
+    what = "processes (default 1)"
+    record.add_argument("--jobs", type=whole(1), default=1, metavar="N", help=what)
     record.add_argument("--ledger", type=Path, metavar="FILE", help="another ledger file")
     history = commands.add_parser(
         "history",
@@ -81,16 +86,16 @@ def _record(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from harness.ledger.measure import Unrecordable, measure_all
+    from harness.ledger.measure import Unrecordable
 
     torch.set_num_threads(arguments.threads)
     try:
-        measured = list(
-            measure_all(device, arguments.dtypes, modes, progress_to_stderr(), arguments.kernels)
-        )
+        measured = _measured(arguments, modes)
     except Unrecordable as error:
         print(f"nothing recorded: {error}")
         return NOT_OK
+    if arguments.torch_name:
+        measured = [dataclasses.replace(entry, torch=arguments.torch_name) for entry in measured]
     compared = ledger.compare(measured)
     print("\n".join(render(compared)))
     loosened = [entry for change, entry, _ in compared if change is Change.LOOSENED]
@@ -106,6 +111,30 @@ def _record(arguments: argparse.Namespace) -> int:
     save(ledger.updated(measured, arguments.accept, today), file)
     print(file)
     return OK
+
+
+def _measured(arguments: argparse.Namespace, modes: Sequence[str]) -> list[Entry]:
+    from harness.ledger.measure import Unrecordable, measure_all, measure_piece
+    from harness.support.campaign import gather, processes
+
+    device, dtypes, kernels = arguments.device, arguments.dtypes, arguments.kernels
+    progress = progress_to_stderr()
+    if arguments.jobs == 1:
+        return list(measure_all(device, dtypes, modes, progress, kernels))
+    pieces = [(device, d, mode, kernels, arguments.threads) for mode in modes for d in dtypes]
+    with processes(arguments.jobs) as executor:
+        measured: list[Entry] = []
+        for found in gather(
+            executor,
+            measure_piece,
+            pieces,
+            at_once=arguments.jobs,
+            told=lambda done: progress(f"{done} of {len(pieces)} dtypes and modes"),
+        ):
+            if isinstance(found, str):
+                raise Unrecordable(found)
+            measured += found
+        return measured
 
 
 def render(compared: Compared) -> Iterator[str]:

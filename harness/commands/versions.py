@@ -1,8 +1,10 @@
-"""``python -m harness versions``: in which versions of torch a script shows what it shows."""
+"""``python -m harness versions``: in which versions of torch scripts show what they show, and what
+has changed since an earlier run."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from harness.commands.options import (
     NOT_OK,
     OK,
     USAGE,
+    UsageError,
     input_file,
     output_folder,
     seconds,
@@ -32,6 +35,7 @@ from harness.support.text import table
 HERE = "here"
 _ENVIRONMENTS = Path("~/.cache/flexdecode-harness/versions")
 _TIMEOUT = 600.0
+_WORDS = {True: "shows", False: "does not show", None: "not known"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Ran:
     """What a script did with one version of torch: ``shows`` says whether it shows what it is
     about, or is None where that is not known. ``says`` is its last line, or why it was not run."""
 
+    script: str
     torch: str
     shows: bool | None
     ended: str
@@ -49,14 +54,17 @@ def add(commands: Any) -> None:
     """Add the subcommand to an argparse parser's subparsers."""
     parser = commands.add_parser(
         "versions",
-        help="run a script with several versions of torch, each in an environment of its own",
+        help="run scripts with several versions of torch, each in an environment of its own",
         description="A script shows something by exit code 1, or by a signal that ends it, and"
         " ends with 0 where it is fixed. pip installs each version as it is configured, which for"
         " CPU builds may need PIP_INDEX_URL.",
         parents=sharing("--json"),
     )
     parser.set_defaults(run=run)
-    parser.add_argument("script", type=input_file, metavar="SCRIPT", help="it needs torch alone")
+    what = "each needs torch alone"
+    parser.add_argument("scripts", type=input_file, nargs="+", metavar="SCRIPT", help=what)
+    what = "a file that --json wrote: print what has changed, and exit with 1 for a change alone"
+    parser.add_argument("--since", type=input_file, metavar="FILE", help=what)
     default = (HERE,)
     what = f"versions, or {HERE} for the torch of this Python (default)"
     parser.add_argument("--torch", type=_versions, default=default, metavar="VERSIONS", help=what)
@@ -75,8 +83,9 @@ def _versions(text: str) -> tuple[str, ...]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the script with each version, print a table and return the exit code: 1 where it shows
-    in one of them, 2 where it could be run in none."""
+    """Run the scripts with each version, print a table and return the exit code: 1 where one shows
+    in one of them, or has changed, 2 where none could be run."""
+    before = _earlier(arguments.since) if arguments.since else None
     folder = (arguments.environments or _ENVIRONMENTS).expanduser()
     rows: list[Ran] = []
     interrupted = False
@@ -85,33 +94,83 @@ def run(arguments: argparse.Namespace) -> int:
             rows.append(ran)
     except KeyboardInterrupt:
         interrupted = True
-    words = {True: "shows", False: "does not show", None: "not known"}
-    cells = [[r.torch, words[r.shows], r.ended, r.says[:70]] for r in rows]
-    print(*table(["torch", "", "ended with", "last line"], cells), sep="\n")
-    for shows, what in ((True, "Shows in"), (False, "does not show in")):
-        if named := [r.torch for r in rows if r.shows is shows]:
-            print(f"{what}: torch {', '.join(named)}")
+    several = len(arguments.scripts) > 1
+    head = ["torch", "", "ended with", "last line"]
+    cells = [[_label(r.torch), _WORDS[r.shows], r.ended, r.says[:70]] for r in rows]
+    if several:
+        head = ["script", *head]
+        cells = [[r.script, *cell] for r, cell in zip(rows, cells, strict=True)]
+    print(*table(head, cells), sep="\n")
+    for script in dict.fromkeys(r.script for r in rows):
+        for shows, what in ((True, "Shows in"), (False, "does not show in")):
+            of = [r.torch for r in rows if r.shows is shows and r.script == script]
+            if of:
+                print(f"{f'{script}: ' if several else ''}{what}: torch {', '.join(of)}")
     if arguments.json is not None:
-        document = {"script": str(arguments.script), "versions": [vars(r) for r in rows]}
+        document = {"versions": [vars(r) for r in rows]}
         write_atomically(arguments.json, json.dumps(document, indent=1) + "\n")
     if interrupted:
         return INTERRUPTED
     if all(r.shows is None for r in rows):
         return USAGE
-    return NOT_OK if any(r.shows for r in rows) else OK
+    if before is None:
+        return NOT_OK if any(r.shows for r in rows) else OK
+    changes = list(_changes(before, rows))
+    print(*changes or ["nothing has changed"], sep="\n")
+    return NOT_OK if changes else OK
+
+
+def _label(version: str) -> str:
+    if version != HERE:
+        return version
+    try:
+        return f"{HERE} ({importlib.metadata.version('torch')})"
+    except importlib.metadata.PackageNotFoundError:
+        return HERE
+
+
+_Shown = dict[tuple[str, str], bool | None]
+
+
+def _earlier(file: Path) -> _Shown:
+    """What scripts showed in an earlier run, by script and version."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["versions"]
+        return {(row["script"], row["torch"]): row["shows"] for row in rows}
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"--since: {file}: is not what --json writes") from None
+
+
+def _changes(before: _Shown, rows: list[Ran]) -> Iterator[str]:
+    """What shows otherwise than before, and what is new or gone; nothing for what is not known."""
+    now: _Shown = {(r.script, r.torch): r.shows for r in rows}
+    for key, shows in now.items():
+        where = f"{key[0]}, torch {_label(key[1])}"
+        if key not in before:
+            yield f"new: {where}: {_WORDS[shows]}"
+        elif None not in (shows, before[key]) and shows != before[key]:
+            yield f"changed: {where}: {_WORDS[shows]}, before it: {_WORDS[before[key]]}"
+    yield from (f"gone: {script}, torch {torch}" for script, torch in before.keys() - now.keys())
 
 
 def _all(arguments: argparse.Namespace, folder: Path, progress: Progress) -> Iterator[Ran]:
+    names = {script: _name(script) for script in arguments.scripts}
     for version in arguments.torch:
         python, why = Path(sys.executable), ""
         if version != HERE:
             progress(f"torch {version}: environment")
             python, why = _environment(folder / f"torch-{version}", version)
-        if why:
-            yield Ran(version, None, "not run", why)
-            continue
-        progress(f"torch {version}: {arguments.script}")
-        yield _run(python, version, arguments.script, arguments.timeout)
+        for script, name in names.items():
+            progress(f"torch {version}: {script}")
+            if why:
+                yield Ran(name, version, None, "not run", why)
+            else:
+                yield _run(name, python, version, script, arguments.timeout)
+
+
+def _name(script: Path) -> str:
+    """A script's name; its folder's, where all scripts are called script.py."""
+    return script.resolve().parent.name if script.name == "script.py" else script.name
 
 
 def _environment(folder: Path, version: str) -> tuple[Path, str]:
@@ -131,7 +190,7 @@ def _environment(folder: Path, version: str) -> tuple[Path, str]:
     return python, ""
 
 
-def _run(python: Path, version: str, script: Path, timeout: float) -> Ran:
+def _run(name: str, python: Path, version: str, script: Path, timeout: float) -> Ran:
     # Whatever this process imports from is not for another version.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     command = [str(python), "-W", "ignore", str(script)]
@@ -140,12 +199,14 @@ def _run(python: Path, version: str, script: Path, timeout: float) -> Ran:
             command, capture_output=True, text=True, check=False, env=environment, timeout=timeout
         )
     except subprocess.TimeoutExpired:
-        return Ran(version, None, "no exit code", f"not within {timeout:g} s")
+        return Ran(name, version, None, "no exit code", f"not within {timeout:g} s")
     # What sys.exit says goes to stderr, where there may be warnings as well.
     said = ran.stdout.strip() or ran.stderr.strip()
     lines = said.splitlines() or [""]
     if ran.returncode < 0:
-        return Ran(version, True, signal.Signals(-ran.returncode).name, lines[-1])
+        return Ran(name, version, True, signal.Signals(-ran.returncode).name, lines[-1])
     # An exception that nobody caught ends with 1 as well.
     known = ran.returncode in (0, 1) and "Traceback (most recent call last)" not in ran.stderr
-    return Ran(version, bool(ran.returncode) if known else None, str(ran.returncode), lines[-1])
+    return Ran(
+        name, version, bool(ran.returncode) if known else None, str(ran.returncode), lines[-1]
+    )

@@ -35,6 +35,8 @@ from harness.decoding.cpp_kernels import LEAST_SAFE_HEAD_DIM, cpp_kernels, stays
 
 __all__ = ["decode_attention", "decode_block_mask", "offset_score_mod"]
 
+_MOST_PACKED_TOKENS = 16
+
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -79,7 +81,7 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
     prefix: int | Tensor = 0,
     mask_mod: MaskMod | None = None,
     block_size: int | tuple[int, int] = 128,
-    pack_gqa: bool = False,
+    pack_gqa: bool | None = None,
     sink_logits: Tensor | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -106,7 +108,8 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
         scale: of the scores; None: ``D ** -0.5``.
         window, sinks, prefix, mask_mod, block_size: as for `decode_block_mask`.
         pack_gqa: pack the heads of a group into rows, so that a key block is read once per group;
-            a given ``block_mask`` needs ``gqa_group=Hq // Hkv``.
+            a given ``block_mask`` needs ``gqa_group=Hq // Hkv``. None: where it is faster, which is
+            where a CPU's kernels are compiled for few tokens, and no ``block_mask`` is given.
         sink_logits: ``[Hq]``, a logit per head that takes part in the softmax without a value
             (GPT-OSS); it needs the logsumexp.
         return_lse: also return the logsumexp of the scores (torch 2.13 cannot compile it on CPU).
@@ -128,6 +131,8 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
     check_positions("input_pos", input_pos, like=query)
     batch, heads, q_len, head_dim = query.shape
     kv_heads, cache_len, value_dim = value_cache.shape[1:]
+    if pack_gqa is None:
+        pack_gqa = block_mask is None and _packs(query, group)
     group = group if pack_gqa else 1
     if block_mask is None:
         block_mask = decode_block_mask(
@@ -206,6 +211,14 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
     if sink_logits is not None:
         out, lse = add_sink(out, lse, sink_logits)
     return (out, lse) if return_lse else out
+
+
+def _packs(query: Tensor, group: int) -> bool:
+    """Whether to pack the heads of a group where the caller leaves that open."""
+    # The Triton kernel for decoding packs them by itself. With many tokens, a key block is read for
+    # many rows as it is.
+    few = query.size(2) <= _MOST_PACKED_TOKENS
+    return group > 1 and few and torch.compiler.is_compiling() and cpp_kernels(query.device)
 
 
 def add_sink(out: Tensor, lse: Tensor, sink_logits: Tensor) -> tuple[Tensor, Tensor]:

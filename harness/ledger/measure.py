@@ -69,6 +69,18 @@ def measure_all(
                         yield entry
 
 
+def measure_piece(
+    device: str, dtype: str, mode: str, kernels: str, threads: int
+) -> list[Entry] | str:
+    """The entries of one dtype and mode, measured with so many threads; the message where they
+    cannot be recorded. Arguments and results travel to and from another process."""
+    torch.set_num_threads(threads)
+    try:
+        return list(measure_all(device, [dtype], [mode], lambda text: None, kernels))
+    except Unrecordable as error:
+        return str(error)
+
+
 def measure_entry(
     path: Path, problems: Iterable[Problem], kind: str, device: str = "cpu"
 ) -> Entry | None:

@@ -77,3 +77,23 @@ def test_processes_do_work_with_one_thread_each() -> None:
 
     with processes(2) as executor:
         assert gather(executor, torch.get_num_threads, [()] * 2, at_once=2) == [1, 1]
+
+
+def test_alarms_are_counted_the_same_whatever_the_number_of_jobs() -> None:
+    """Runs are merged as they come; verdicts, cases and the worst utilisation are those of one
+    process."""
+    from tests.false_alarms import Tally, one_run
+
+    runs = [one_run(run, 40) for run in (0, 1)]
+    with processes(2) as executor:
+        spread = gather(executor, one_run, [(0, 40), (1, 40)], at_once=2)
+    merged, again = Tally(), Tally()
+    for run in runs:
+        merged.merge(run)
+    for run in spread[::-1]:
+        again.merge(run)
+    assert merged.verdicts == again.verdicts >= 80
+    assert merged.cases == again.cases
+    assert merged.worst == again.worst
+    assert merged.called_imprecise == again.called_imprecise == []
+    assert not merged.alarms

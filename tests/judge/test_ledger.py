@@ -12,7 +12,10 @@ import torch
 from harness import cli
 from harness.ledger.cases import KINDS, MODES, VERSION, cases
 from harness.ledger.entries import Change, Entry, Ledger, LedgerError, load, save
+from harness.ledger.measure import measure_piece
 from harness.paths import PATHS
+from harness.support.campaign import gather, processes
+from tests.support.altered import altered, times
 from tests.support.entries import ENTRY, LEDGER, but
 
 
@@ -161,6 +164,16 @@ def test_record_check_and_history_agree(quick: File, capsys: pytest.CaptureFixtu
     assert torch.__version__.partition("+")[0] in capsys.readouterr().out
 
 
+def test_a_build_whose_version_is_new_every_night_has_a_record_by_name(
+    quick: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another torch is checked against it."""
+    assert record(quick, "--torch-name", "nightly") == cli.OK
+    monkeypatch.setattr(torch, "__version__", "9.9.0.dev20990101")
+    assert record(quick, "--check", "--torch-name", "nightly") == cli.OK
+    assert record(quick, "--check") == cli.USAGE
+
+
 def test_a_regression_fails_the_check_and_is_recorded_only_with_a_reason(
     quick: File, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,3 +237,15 @@ def test_a_record_without_figures_of_precision_gets_them_and_keeps_the_rest() ->
     assert kept == but(exact=0.5, median_ulp=0.3, bias_ulp=0.0)
     worse = dataclasses.replace(measured, exact=0.3)
     assert Ledger({kept.key: kept}).compare([worse])[0][0] is Change.LOOSENED
+
+
+def test_a_piece_of_the_ledger_measured_apart_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another process, but for the day; what cannot be recorded is told by its message."""
+    given = ("cpu", "float32", "eager", "cpp", 1)
+    own = measure_piece(*given)
+    with processes(1) as executor:
+        [apart] = gather(executor, measure_piece, [given], at_once=1)
+    assert [e.key_text for e in own] == [e.key_text for e in apart]
+    assert [e.figures for e in own] == [e.figures for e in apart]
+    monkeypatch.setattr("harness.ledger.measure.recordable", lambda mode: [altered(times(2.0))])
+    assert "altered is WRONG on" in measure_piece(*given)

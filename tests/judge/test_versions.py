@@ -72,6 +72,7 @@ def test_a_version_that_cannot_be_installed_is_not_known(
         (("none.py",), "none.py: there is no such file"),
         ((__file__, "--torch", "newest"), "'newest' is not here or a version such as 2.13.0"),
         ((__file__, "--environments", __file__), "is not a directory"),
+        ((__file__, "--since", __file__), "is not what --json writes"),
     ],
 )
 def test_bad_usage_is_refused(
@@ -80,3 +81,29 @@ def test_bad_usage_is_refused(
     """Exit code 2, with what is allowed."""
     assert command("versions", *words) == cli.USAGE
     assert message in capsys.readouterr().err
+
+
+def test_only_changes_since_an_earlier_run_are_told_and_make_it_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One shows no longer, one is new, one is gone; what is as it was makes no noise."""
+    old, kept, new = (tmp_path / f"{name}.py" for name in ("old", "kept", "new"))
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    gone = tmp_path / "gone.py"
+    for script in (old, kept, gone):
+        script.write_text("import sys; sys.exit(1)")
+    shown = [str(script) for script in (old, kept, gone)]
+    assert command("versions", *shown, "--json", str(before)) == cli.NOT_OK
+    assert command("versions", *shown, "--since", str(before)) == cli.OK
+    assert "nothing has changed" in capsys.readouterr().out
+    old.write_text("")
+    new.write_text("import sys; sys.exit(1)")
+    now = [str(script) for script in (old, kept, new)]
+    options = ("--since", str(before), "--json", str(after))
+    assert command("versions", *now, *options) == cli.NOT_OK
+    printed = capsys.readouterr().out
+    assert "changed: old.py, torch here" in printed
+    assert "does not show, before it: shows" in printed
+    assert "new: new.py" in printed and "gone: gone.py" in printed
+    assert "kept.py, torch" not in printed
+    assert command("versions", *now, "--since", str(after)) == cli.OK

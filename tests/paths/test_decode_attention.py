@@ -288,6 +288,27 @@ def test_a_sink_weighs_like_a_slot_without_a_value(pack: bool, q_len: int) -> No
     assert torch.equal(lse[live].exp().round(), count[live].squeeze(-1))
 
 
+@pytest.mark.compiles
+@pytest.mark.parametrize("q_len", [1, 3, 40])
+def test_groups_are_packed_where_a_cpu_compiles_them_for_few_tokens(q_len: int) -> None:
+    """The same bits as asked for; not eagerly, and not with a block mask for unpacked rows."""
+    query, key, value = integer_inputs(2, 6, 2, q_len, 75, torch.float32)
+    input_pos = torch.tensor([30, 5])
+
+    def step(pack: bool | None) -> torch.Tensor:
+        return decode_attention(query * 0.37, key, value, input_pos, pack_gqa=pack)
+
+    default, packed, plain = (Compiled(step, dynamic=False)(pack) for pack in (None, True, False))
+    assert torch.equal(default, packed if q_len < 40 else plain)
+    assert torch.equal(step(None), step(False))
+    mask = decode_block_mask(input_pos, q_len=q_len, cache_len=75)
+    with_mask = Compiled(
+        lambda: decode_attention(query * 0.37, key, value, input_pos, block_mask=mask),
+        dynamic=False,
+    )
+    assert torch.equal(with_mask(), plain)
+
+
 def test_the_logits_of_sinks_are_one_for_each_query_head() -> None:
     """Named, with the shape that was wanted."""
     query, key, value = integer_inputs(1, 4, 2, 1, 16, torch.float32)
