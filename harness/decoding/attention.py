@@ -186,7 +186,7 @@ def decode_attention(  # noqa: PLR0912  # one call, step by step
             more = (0, LEAST_SAFE_HEAD_DIM - head_dim)
             query, key_cache = pad(query, more), pad(key_cache, more)
     elif not cpp_kernels(query.device):
-        rows, shared = query.size(2), query.size(1) // kv_heads
+        query, rows, shared = _settled(query), query.size(2), query.size(1) // kv_heads
         options = _tile_options(*block_mask.BLOCK_SIZE, rows, shared)
     out, aux = flex_attention(
         query,
@@ -257,6 +257,19 @@ def _widest_tile(block: int) -> int:
         if block % tile == 0:
             return tile
     return 0
+
+
+def _settled(query: Tensor) -> Tensor:
+    """The query with strides that no compiler changes any more, for the Triton kernels.
+
+    The one for decoding (torch 2.13) is given the strides that a query has before the compiler
+    decides on them: those of one that is made in the graph, from a view that is not contiguous, are
+    others then.
+    """
+    if not torch.compiler.is_compiling():
+        return query
+    query = query.contiguous()
+    return query.as_strided(query.size(), query.stride())
 
 
 def _own_storage(cache: Tensor, live: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ _NUMBERS = (
     Verdict.NONDETERMINISTIC,
     Verdict.CRASH,
 )
-_NUMBER = "numbers"
+NUMBERS = "numbers"
 # What a message says differently each time: names of files and of variables, numbers.
 _VARIES = re.compile(r"\(?\b[\w/.-]*(\.py|\.cpp|\.main)\b.*|\bc[a-z2-7]{40,}\w*|0x[0-9a-f]+|\d+")
+_NOT_COMPILED = ("InductorError", "BackendCompilerFailed", "Unsupported: ")
 # A refusal says what it wants; anything else is an error that nobody foresaw.
 _LOUD = re.compile(
     r"NotImplementedError|[nN]ot supported|[uU]nsupported|must be|must have|should be|Expect |only"
@@ -52,12 +53,17 @@ def sign(outcome: Outcome) -> str:
     """What a failure is told by: its verdict, and of an error its message without numbers and
     names; one word for all wrong numbers."""
     if outcome.verdict in _NUMBERS and "returned memory" not in outcome.findings[0].evidence:
-        return _NUMBER
+        return NUMBERS
     evidence = outcome.findings[0].evidence
     evidence = evidence.split(": ", 1)[1] if evidence.startswith("a second run") else evidence
     if outcome.verdict in (Verdict.ERROR, Verdict.UNSUPPORTED):
         return f"{outcome.verdict}: {_VARIES.sub('#', evidence).strip()[:150]}"
     return str(outcome.verdict)
+
+
+def stopped(told: str) -> bool:
+    """Whether a failure, as it is told, keeps a call from being compiled."""
+    return any(name in told for name in _NOT_COMPILED)
 
 
 def loud(outcome: Outcome) -> bool:
@@ -109,8 +115,12 @@ class Found:
 
     def explains(self, case: DecodeCase, told: str) -> bool:
         """Whether a failure of another case is this one: it is told by the same, in the same
-        kernel, and has all that this needs."""
-        if told != self.sign or split_decode(case) != split_decode(self.case):
+        kernel, and has all that this needs. What a compiler complains of tells enough."""
+        if told != self.sign:
+            return False
+        if stopped(told):
+            return True
+        if split_decode(case) != split_decode(self.case):
             return False
         other = kinds(case)
         needs = kinds(self.case).items() <= other.items()
@@ -118,8 +128,9 @@ class Found:
 
     def breaks(self, geometry: Geometry) -> bool:
         """Whether no call of the geometry can be right, since it has what this failure needs."""
-        needed = kinds(self.case)
-        return self.wide and bool(needed) and self.explains(geometry.case, self.sign)
+        needed, other = kinds(self.case), kinds(geometry.case)
+        same = (geometry.case.kernels == "triton") == (self.case.kernels == "triton")
+        return self.wide and same and bool(needed) and needed.items() <= other.items()
 
     def also(self) -> Found:
         """The same, shown by one geometry more."""

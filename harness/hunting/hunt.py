@@ -13,19 +13,21 @@ from typing import Any
 
 from harness.case import DecodeCase, InvalidCase
 from harness.function.outcome import Outcome
-from harness.hunting.failure import Found, sign
+from harness.hunting.failure import NUMBERS, Found, sign, stopped
 from harness.hunting.journal import Journal
 from harness.hunting.work import PATH, judge_cases, look_beside, make_small
 from harness.paths import PATHS
 from harness.strategies.corners import data_cases
-from harness.strategies.factors import Geometry, Pair, covering, possible_pairs
+from harness.strategies.factors import SPLIT, Geometry, Pair, covering, possible_pairs
 from harness.support.campaign import Lost, Work, campaign
 from harness.support.progress import Progress
 from harness.verdict import Problem, Verdict
-from harness.verdict.known_failures import known_failure, split_decode
+from harness.verdict.known_failures import known_as, split_decode
 
 # Cases of one geometry, by kernels: an interpreter takes long for each.
 CASES = {"cpp": 8, "triton": 3}
+# How many failures of a kind are made small to one of another.
+_WEIGHTS = {NUMBERS: 4}
 _SECONDS_SMALL = {"cpp": 60.0, "triton": 90.0}
 # After so many pools without a new geometry there is none.
 _MOST_ROUNDS = 50
@@ -82,12 +84,16 @@ class Hunt:
         # Of which geometries no call was right.
         self._wide: dict[str, bool] = {}
         self._before = 0.0
+        earlier: list[tuple[str, Geometry, dict[str, str]]] = []
         for line in self.journal.lines():
             if line["kind"] == "judged":
                 self._count(line["kernels"], _geometry(line), line["result"])
                 self._handed[line["kernels"]] += 1
                 self._before = max(self._before, line["after"])
+                earlier.append((line["kernels"], _geometry(line), line["failed"]))
         self.found = self.journal.found()
+        for name, geometry, told in earlier:
+            self._failed(name, geometry, told)
         self._found += [one for one in self.found if not one.beside]
         self._start = time.monotonic()
 
@@ -106,8 +112,11 @@ class Hunt:
         was handed out, what failed is made small first."""
         while self._small and all(map(self._once, self.kernels)):
             # One of each kind first: those told by the same are often explained by one of them.
+            # Wrong numbers have many causes, and count for less.
             found = Counter(one.sign for one in self.found)
-            work = min(self._small, key=lambda work: found[work.about[1]])
+            work = min(
+                self._small, key=lambda work: found[_told(work)] / _WEIGHTS.get(_told(work), 1)
+            )
             self._small.remove(work)
             geometry, told = work.about
             if not self._explained(geometry, DecodeCase.from_text(work.arguments[0]), told):
@@ -148,6 +157,8 @@ class Hunt:
             number = self._round[name]
             self._round[name] += 1
             pending += covering(name, self.seed + number, self._unbroken)
+            if name == "cpp":
+                pending += covering(name, self.seed + number, self._unbroken, SPLIT)
         return None
 
     def _unbroken(self, geometry: Geometry) -> bool:
@@ -175,12 +186,18 @@ class Hunt:
     def _judged(
         self, name: str, geometry: Geometry, arguments: tuple[Any, ...], result: dict[str, Any]
     ) -> None:
+        told: dict[str, str] = {}
+        for text, values in zip(arguments[0], result["outcomes"], strict=False):
+            outcome = Outcome.from_values(values)
+            if outcome.verdict is not Verdict.OK:
+                told.setdefault(sign(outcome), text)
         line: dict[str, Any] = {
             "kernels": name,
             "row": list(geometry.row),
             "case": str(geometry.case),
             "threads": geometry.threads,
             "after": self.elapsed,
+            "failed": told,
             "result": {
                 "seconds": result["seconds"],
                 "verdicts": [str(Outcome.from_values(o).verdict) for o in result["outcomes"]],
@@ -189,16 +206,14 @@ class Hunt:
         }
         self.journal.add("judged", line)
         self._count(name, geometry, line["result"])
-        told: dict[str, str] = {}
-        for text, values in zip(arguments[0], result["outcomes"], strict=False):
-            outcome = Outcome.from_values(values)
-            if outcome.verdict is not Verdict.OK:
-                told.setdefault(sign(outcome), text)
+        self._failed(name, geometry, told)
+
+    def _failed(self, name: str, geometry: Geometry, told: dict[str, str]) -> None:
+        """Have what a geometry shows made small, unless it is known."""
         for what, text in told.items():
             self.failures[what] += 1
             if not self._explained(geometry, DecodeCase.from_text(text), what):
-                seconds = _SECONDS_SMALL[name]
-                arguments = (text, geometry.threads, what, seconds)
+                arguments = (text, geometry.threads, what, _SECONDS_SMALL[name])
                 self._small.append(Work(self.small, arguments, (geometry, what)))
 
     def _explained(self, geometry: Geometry, case: DecodeCase, told: str) -> bool:
@@ -227,7 +242,7 @@ class Hunt:
             {},
             self.elapsed,
             wide=self._wide.get(str(geometry.case), False),
-            known=_known(case),
+            known=_known(case, told),
         )
         self._asked.add((str(geometry.case), told))
         self.found.append(one)
@@ -261,10 +276,13 @@ def _geometry(line: dict[str, Any]) -> Geometry:
     return Geometry(DecodeCase.from_text(line["case"]), line["threads"], row)
 
 
-def _known(case: DecodeCase) -> str:
-    """The name of the known failure in whose region a case lies, or ""."""
+def _told(work: Work) -> str:
+    return str(work.about[1])
+
+
+def _known(case: DecodeCase, told: str) -> str:
+    """The name of the known failure that a failing case may show, or ""."""
     try:
-        known = known_failure(PATHS[PATH], Problem.of(case))
+        return known_as(PATHS[PATH], Problem.of(case), stopped(told))
     except InvalidCase:
         return ""
-    return known.name if known else ""

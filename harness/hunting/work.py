@@ -25,7 +25,7 @@ from harness.function.outcome import Outcome
 from harness.function.run import TargetSpec
 from harness.function.shrink import SIZES, VALUES, shrink
 from harness.function.worker import Worker
-from harness.hunting.failure import sign
+from harness.hunting.failure import sign, stopped
 from harness.interpreter import gpu
 from harness.script.case_script import case_script
 from harness.verdict import Verdict
@@ -38,7 +38,6 @@ _GEOMETRIES = 25
 # Where as many cases of a geometry failed alike, the others would too; what does not compile does
 # not for any.
 _ENOUGH = 2
-_NOT_COMPILED = ("InductorError", "BackendCompilerFailed", "Unsupported: ")
 
 _closed = threading.Event()
 _workers: dict[tuple[int, bool, int], tuple[Worker, set[object]]] = {}
@@ -89,10 +88,9 @@ def judge_cases(cases: list[str], threads: int) -> dict[str, Any]:
         outcome = run(DecodeCase.from_text(text), threads)
         outcomes.append(outcome.to_values())
         signs.append("" if outcome.verdict is Verdict.OK else sign(outcome))
-        if signs[0] and len(set(signs)) == 1:
-            compiled = not any(name in signs[0] for name in _NOT_COMPILED)
-            if len(signs) >= _ENOUGH or not compiled:
-                break
+        alike = bool(signs[0]) and len(set(signs)) == 1
+        if alike and (len(signs) >= _ENOUGH or stopped(signs[0])):
+            break
     return {"outcomes": outcomes, "seconds": time.monotonic() - start}
 
 

@@ -51,7 +51,7 @@ class Views:
 class Inside:
     """What a compiled function puts a block mask together from: four ``tables``, of which those of
     full blocks may be None, ``captured``, of which ``positions(captured)`` are the sequences'
-    positions ``[B]``, and a ``rule`` over absolute positions."""
+    positions ``[B]``, or one for all, and a ``rule`` over absolute positions."""
 
     tables: tuple[Tensor | None, ...]
     captured: Tensor
@@ -68,7 +68,7 @@ class Inside:
             tables = tuple(None if t is None else t[:, None].to(torch.int32) for t in tables)
 
         def mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-            return rule(b, h, start[b] + q, kv)
+            return rule(b, h, (start[b] if start.dim() else start) + q, kv)
 
         return _from(tables, self.block_size, mod, self.lengths)
 
@@ -140,6 +140,7 @@ def block_mask(inputs: Inputs, mask: BlockMask) -> BlockMask | Inside:
 # What is handed over of the positions, and how the compiled function makes them of it.
 _CAPTURED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "positions": (lambda start: start, lambda given: given),
+    "number": (lambda start: start[0].clone(), lambda given: given),
     "view": (lambda start: F.pad(start, (2, 0), value=-1), lambda given: given[2:]),
     "computed": (lambda start: start - 1, lambda given: given + 1),
 }

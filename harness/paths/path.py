@@ -93,8 +93,8 @@ class Path:
                 return "kernels=triton is about flex_attention, which this path does not call"
             if reason := interpreted.why_not():
                 return reason
-            if min(case.head_dim, case.value_dim) < 16:
-                return "the Triton kernels of FlexAttention need a head dim of 16 or more"
+            if reason := _not_interpreted(case):
+                return reason
         elif case.mode != "eager" and (reason := why_not(kind)):
             return reason
         elif self.flex and case.has_column and case.mode != "eager" and kind == "cpu":
@@ -140,6 +140,14 @@ class Path:
         # Of several layers, which all are to give the same, one that differs from the last.
         last = results[-1]
         return next((r for r in results if not torch.equal(r.output, last.output)), last)
+
+
+def _not_interpreted(case: DecodeCase) -> str | None:
+    if case.capture == "number":
+        return "Triton's interpreter takes no number of the CPU that a mask_mod captures"
+    if min(case.head_dim, case.value_dim) < 16:
+        return "the Triton kernels of FlexAttention need a head dim of 16 or more"
+    return None
 
 
 def without_gradients() -> AbstractContextManager[object]:

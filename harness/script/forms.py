@@ -33,6 +33,7 @@ QUERIES = {
 # What is handed over of the positions, and how the function makes them of it.
 _CAPTURED = {
     "positions": ("pos", "given"),
+    "number": ("number", "given"),
     "view": ("torch.nn.functional.pad(pos, (2, 0))", "given[2:]"),
     "computed": ("pos - 1", "given + 1"),
 }
@@ -111,8 +112,9 @@ def mask_inside(case: DecodeCase) -> Iterator[str]:
     yield f"start = {_CAPTURED[case.capture][1]}"
     yield ""
     yield "def shown(b, h, q, kv):"
-    yield "    t = start[b] + q"
-    yield f"    return ({shown}) & (start[b] >= 0)"
+    at = "start" if case.capture == "number" else "start[b]"
+    yield f"    t = {at} + q"
+    yield f"    return ({shown}) & ({at} >= 0)"
     yield ""
     if case.tables == "inside":
         yield "tables = [None if x is None else x[:, None].int() for x in tables]"

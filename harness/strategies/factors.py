@@ -40,7 +40,7 @@ FACTORS: dict[str, dict[str, Value]] = {
         "600": {"cache_len": 600},
         "2046": {"cache_len": 2046},
     },
-    "sequences": {str(n): {"batch": n} for n in (1, 2, 3)},
+    "sequences": {str(n): {"batch": n} for n in (1, 2, 3, 0)},
     "tokens": _each("q_len", 1, 3, 40, 128),
     "KV heads": _each("kv_heads", 1, 2),
     "group": _each("group", 1, 4, 3),
@@ -72,12 +72,23 @@ FACTORS: dict[str, dict[str, Value]] = {
     "vectors": {"the machine's": {"kernels": "cpp"}, "AVX2": {"kernels": "avx2"}},
     "threads": {"1": {}, "2": {}},
 }
+# An empty batch has a geometry of its own, since little can be seen in it.
+_EMPTY = {"sequences": "0"}
 # Factors, and values, that are another kernel's, or take an interpreter too long. Triton kernels
 # refuse most masks whose blocks are smaller than their tiles.
 _NOT_TRITON = {"vectors", "threads"}
 _OTHERS = {
     "cpp": {"tile:64:64", "general", "64/64", "256/128"},
-    "triton": {"partition:64", "partition:4096", "1024", "2046", "16/16", "64/32", "16/256"},
+    "triton": {
+        "partition:64",
+        "partition:4096",
+        "1024",
+        "2046",
+        "16/16",
+        "64/32",
+        "16/256",
+        "number",
+    },
 }
 KERNELS = ("cpp", "triton")
 
@@ -102,7 +113,9 @@ def factors(kernels: str) -> dict[str, list[str]]:
     """The factors of these kernels, each with its values."""
     left_out = _NOT_TRITON if kernels == "triton" else set()
     return {
-        name: [value for value in values if value not in _OTHERS[kernels]]
+        name: [
+            value for value in values if value not in _OTHERS[kernels] and _EMPTY.get(name) != value
+        ]
         for name, values in FACTORS.items()
         if name not in left_out
     }
@@ -131,13 +144,38 @@ def geometry(row: Mapping[str, str], kernels: str) -> Geometry | None:
     return Geometry(case, int(row.get("threads", "1")), tuple(row.items()))
 
 
+# The values that bring torch's split-KV kernel on CPU, which needs four of them together.
+SPLIT = {
+    "slots": ["1024", "2046"],
+    "sequences": ["1", "2", "3"],
+    "tokens": ["1"],
+    "shapes": ["static"],
+    "block": ["128/128", "16/16", "64/32", "128/64"],
+    "query": ["contiguous", "projected", "product"],
+    "options": ["none", "partition:64"],
+    # Of the others, what its code tells apart.
+    "scale": ["1/sqrt(D)"],
+    "score": ["none", "alibi", "shift:-60"],
+    "values": ["same"],
+    "keys": ["contiguous", "bshd", "longer", "stacked"],
+    "tables": ["made", "listed", "counts-expanded", "full-expanded"],
+    "table sizes": ["batch", "heads"],
+    "capture": ["positions", "view"],
+    "recipe": ["fresh", "row", "kv-blocks"],
+    "layers": ["1"],
+}
+
+
 def covering(
-    kernels: str, seed: int, accepts: Callable[[Geometry], bool] = lambda geometry: True
+    kernels: str,
+    seed: int,
+    accepts: Callable[[Geometry], bool] = lambda geometry: True,
+    among: Mapping[str, list[str]] | None = None,
 ) -> list[Geometry]:
     """Geometries that ``accepts`` takes, such that every pair occurs in one that can; another seed
-    gives others, in another order."""
+    gives others, in another order. With ``among``, only these values of some factors take part."""
     numbers = random.Random(seed)
-    possible = factors(kernels)
+    possible = factors(kernels) | dict(among or {})
     # Values in an order that the seed changes, so that each seed puts others together.
     shuffled = {name: numbers.sample(values, len(values)) for name, values in possible.items()}
     names = list(shuffled)
@@ -151,7 +189,7 @@ def covering(
     pool = [one for one in made if one is not None]
     # A filter makes it leave some pairs out.
     seen = set[Pair]().union(*(one.pairs for one in pool))
-    missing = sorted(possible_pairs(kernels, accepts) - seen)
+    missing = sorted(set(_possible(possible, kernels, accepts)) - seen)
     numbers.shuffle(missing)
     while missing:
         row: Row = {}
@@ -164,6 +202,8 @@ def covering(
         assert one is not None
         pool.append(one)
         missing = [pair for pair in missing if pair not in one.pairs]
+    empty = geometry({name: _EMPTY.get(name, possible[name][0]) for name in names}, kernels)
+    pool += [empty] if among is None and empty is not None and accepts(empty) else []
     numbers.shuffle(pool)
     return pool
 

@@ -25,11 +25,13 @@ LOG_TINY = math.log(torch.finfo(torch.float32).tiny)
 
 @dataclass(frozen=True)
 class KnownFailure:
-    """A defect of torch, and ``covers(path, problem, device)``, whether it may show in a call."""
+    """A defect of torch, and ``covers(path, problem, device)``, whether it may show in a call;
+    ``stops`` says that it keeps the call from being compiled."""
 
     name: str
     summary: str
     covers: Callable[[Path, Problem, str], bool]
+    stops: bool = False
 
 
 def _compiled_flex_on_cpu(path: Path, case: DecodeCase, device: str) -> bool:
@@ -157,6 +159,7 @@ KNOWN_FAILURES: tuple[KnownFailure, ...] = (
         "flexcpu-split-no-full-blocks",
         "split decode kernel: a BlockMask without full blocks does not compile",
         _no_full_tables,
+        stops=True,
     ),
     KnownFailure(
         "flexcpu-cut-tile",
@@ -178,11 +181,13 @@ KNOWN_FAILURES: tuple[KnownFailure, ...] = (
         "flexcpu-computed-capture",
         "a mask_mod that captures a tensor computed in the compiled function does not compile",
         _computed_capture,
+        stops=True,
     ),
     KnownFailure(
         "flexcpu-linear-query",
         "a query that is a view of a matrix product does not compile",
         _linear_query,
+        stops=True,
     ),
     KnownFailure(
         "flexcpu-split-kernel-for-chunk",
@@ -194,13 +199,22 @@ KNOWN_FAILURES: tuple[KnownFailure, ...] = (
         "flexcpu-create-mask-padding",
         "create_block_mask does not compile for a length that is no multiple of the block",
         _create_mask_padding,
+        stops=True,
     ),
     KnownFailure(
         "flex-empty-batch",
         "batch 0 raises IndexError where a mask_mod captures positions",
         _empty_batch,
+        stops=True,
     ),
 )
+
+
+def known_as(path: Path, problem: Problem, stopped: bool, device: str = "cpu") -> str:
+    """The name of the known failure that a failing call may show, which was ``stopped`` from being
+    compiled or gave wrong numbers; or ""."""
+    covering = (k for k in KNOWN_FAILURES if k.stops is stopped)
+    return next((k.name for k in covering if k.covers(path, problem, device)), "")
 
 
 def known_failure(path: Path, problem: Problem, device: str = "cpu") -> KnownFailure | None:

@@ -27,6 +27,8 @@ FURTHER = [
     "S=200,pos=120/3,H=8,Hkv=1,D=16,dtype=bf16,score=sink",
     "S=160,pos=-1,H=2,D=16",
     "S=100,pos=20,H=4,Hkv=1,D=16,Q=40",
+    "S=100,pos=60/20,H=4,Hkv=2,D=16,Q=3,qlayout=projected",
+    "S=100,pos=60/20,H=2,D=16,Q=3,qlayout=tokens-inside",
     "S=200,pos=150/60,H=3,Hkv=1,D=16,block=16",
     "S=200,pos=150/60/-1,H=6,Hkv=2,D=16,dynamic=yes",
     "S=200,pos=150/60/20,H=4,Hkv=2,D=16,Q=3,dynamic=yes",
