@@ -156,9 +156,11 @@ class Hunt:
                 return geometry
             number = self._round[name]
             self._round[name] += 1
-            pending += covering(name, self.seed + number, self._unbroken)
+            # The first pool is the same where the hunt goes on, whatever was found.
+            accepts = self._unbroken if number else lambda geometry: True
+            pending += covering(name, self.seed + number, accepts)
             if name == "cpp":
-                pending += covering(name, self.seed + number, self._unbroken, SPLIT)
+                pending += covering(name, self.seed + number, accepts, SPLIT)
         return None
 
     def _unbroken(self, geometry: Geometry) -> bool:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from torch.nn.attention.flex_attention import BlockMask
 
-from harness.decoding import block_mask
+from harness.decoding import decode_block_mask
 from harness.gate import steps as gate
 from harness.gate import text as gate_report
 from harness.gate.apart import Ended, apart
@@ -37,13 +38,22 @@ def test_a_block_table_that_is_wrong_is_red_by_the_first_thing_that_is_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It lists one full block too few; eager FlexAttention does not read it."""
-    ranges = block_mask._block_ranges
 
-    def one_less(*arguments: Any) -> Any:
-        full, partial = ranges(*arguments)
-        return [(begin, (end - 1).clamp(min=0)) for begin, end in full], partial
+    def one_less(*arguments: Any, **options: Any) -> BlockMask:
+        mask = decode_block_mask(*arguments, **options)
+        assert mask.full_kv_num_blocks is not None
+        return BlockMask.from_kv_blocks(
+            mask.kv_num_blocks,
+            mask.kv_indices,
+            (mask.full_kv_num_blocks - 1).clamp(min=0),
+            mask.full_kv_indices,
+            BLOCK_SIZE=mask.BLOCK_SIZE,
+            mask_mod=mask.mask_mod,
+            seq_lengths=mask.seq_lengths,
+            compute_q_blocks=False,
+        )
 
-    monkeypatch.setattr(block_mask, "_block_ranges", one_less)
+    monkeypatch.setattr("harness.decoding.attention.decode_block_mask", one_less)
     changed = ("harness/decoding/block_mask.py",)
     run = quick(monkeypatch, PROBES, CONTRACT, seconds=0.0, changed=changed, compiled=COMPILED)
     assert [step.name for step in run.steps if step.failures] == [CONTRACT]

@@ -16,13 +16,14 @@ import pytest
 from harness import cli
 from harness.case import DecodeCase
 from harness.function.outcome import Outcome
-from harness.hunting import hunt as hunting
 from harness.hunting import text, traps
 from harness.hunting.failure import Found, loud, sign
 from harness.hunting.hunt import Hunt
 from harness.hunting.journal import Journal, JournalError
 from harness.hunting.work import judge_cases, look_beside, make_small
-from harness.verdict import Verdict
+from harness.paths import PATHS
+from harness.verdict import Problem, Verdict
+from harness.verdict.known_failures import known_as
 from tests.support import ROOT
 from tests.support.hunted import DEATHS, beside_planted, judge_planted, small_planted
 
@@ -212,7 +213,8 @@ def test_a_defect_of_torch_is_found_again_made_small_and_shown_by_its_script() -
     beside = look_beside(small["case"], 1, False)
     assert beside["beside"]["eager"] == "OK"
     assert beside["shows"] is True
-    assert hunting._known(case, sign(outcome)) == "flexcpu-full-table-strides"
+    known = known_as(PATHS["full-cache"], Problem.of(case), stopped=False)
+    assert known == "flexcpu-full-table-strides"
 
 
 @pytest.mark.compiles
