@@ -133,13 +133,15 @@ class Path:
         call = self.bound(inputs)
         with without_gradients():
             result = call()
-        results = [
-            Result(*one) if isinstance(one, tuple) else Result(one)
-            for one in (result if isinstance(result, list) else [result])
-        ]
+        if not isinstance(result, list):
+            return _result(result)
         # Of several layers, which all are to give the same, one that differs from the last.
-        last = results[-1]
-        return next((r for r in results if not torch.equal(r.output, last.output)), last)
+        *others, last = map(_result, result)
+        return next((r for r in others if not torch.equal(r.output, last.output)), last)
+
+
+def _result(returned: Any) -> Result:
+    return Result(*returned) if isinstance(returned, tuple) else Result(returned)
 
 
 def _not_interpreted(case: DecodeCase) -> str | None:

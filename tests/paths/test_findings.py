@@ -34,6 +34,7 @@ KNOWN = [kept for kept in load_all(ROOT / "fixtures" / "cases") if kept.known_fa
 TRITON, MODELS = "flextriton-", "model-"
 # Findings that kill the process, with the signals that may end it.
 CRASHES = {
+    "flexcpu-empty-query": ("SIGFPE",),
     "flexcpu-full-table-strides-oob": ("SIGSEGV",),
     "flexcpu-split-all-idle-heap": ("SIGABRT", "SIGSEGV"),
 }
