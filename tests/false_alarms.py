@@ -71,7 +71,7 @@ class Tally:
             self.worst[key] = (output, logsumexp, judgement.case)
 
     def merge(self, other: Tally) -> None:
-        """Count what another one counted, and look for imprecision in the sum of both."""
+        """Count what one run counted, and look for imprecision in it and in the sum of all."""
         self.verdicts += other.verdicts
         self.cases |= other.cases
         self.alarms += other.alarms
@@ -80,22 +80,20 @@ class Tally:
         for key, worst in other.worst.items():
             if key not in self.worst or max(worst[:2]) > max(self.worst[key][:2]):
                 self.worst[key] = worst
-        for name, counts in other.precision.items():
-            self.precision[name] += counts
-        self.ask(self.precision)
-        self.asked += other.asked
-        self.called_imprecise += other.called_imprecise
+        self.ask(other.precision)
 
     def ask(self, counts: dict[str, Counts]) -> None:
-        """Look for imprecision in these counts, by implementation."""
-        for name, some in counts.items():
-            self.asked += sum(found.strength is not None for found in precise(some))
-            self.called_imprecise += [f"{name}: {f.evidence}" for f in imprecise(some)]
+        """Look for imprecision in the counts of one run, and in those of all runs so far."""
+        for name, count in counts.items():
+            self.precision[name] += count
+            for some in (count, self.precision[name]):
+                self.asked += sum(found.strength is not None for found in precise(some))
+                self.called_imprecise += [f"{name}: {f.evidence}" for f in imprecise(some)]
 
 
 def one_run(run: int, most: float = math.inf) -> Tally:
     """Judge every sound implementation on the cases of one run, in every dtype, until there are
-    that many verdicts."""
+    that many verdicts; what is seen of their precision is for whoever merges runs to ask about."""
     result = Tally()
     anyone = next(iter(SOUND.values()))
     for dtype in DTYPES:
@@ -105,10 +103,7 @@ def one_run(run: int, most: float = math.inf) -> Tally:
                 result.add(judgement)
                 result.precision[path.name] += observe(problem, judgement, path.precision)
             if result.verdicts >= most:
-                break
-        if result.verdicts >= most:
-            break
-    result.ask(result.precision)
+                return result
     return result
 
 

@@ -114,5 +114,5 @@ def test_the_tally_asks_for_precision() -> None:
     golden, found = problem.golden.output, Tally()
     for name, output in {"rounded": golden.bfloat16(), "cut": cut(golden, "bfloat16")}.items():
         found.ask({name: count(problem, output, Precision())})
-    assert found.asked == 2
+    assert found.asked == 4
     assert {text.partition(":")[0] for text in found.called_imprecise} == {"cut"}
