@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +39,6 @@ class Step:
     def group(self) -> int:
         """Query heads for each KV head."""
         return self.heads // self.kv_heads
-
-    @property
-    def bytes(self) -> int:
-        """What has to be read: the keys and values of all slots up to the position."""
-        numbers = 2 * self.batch * self.kv_heads * (self.position + 1) * self.head_dim
-        return numbers * torch.finfo(getattr(torch, self.dtype)).bits // 8
 
 
 @dataclass(frozen=True)
@@ -147,15 +140,3 @@ def _floor(key: Tensor, value: Tensor) -> Contender:
     """A sum over the same bytes, as whole numbers: what reading them once takes."""
     parts = [x.contiguous().view(torch.int64) for x in (key, value)]
     return lambda: [part.sum() for part in parts]
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """One thread, without gradients."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_num_threads(threads)

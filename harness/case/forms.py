@@ -59,6 +59,11 @@ def plain_form(case: DecodeCase) -> DecodeCase:
     )
 
 
+def one_position(case: DecodeCase) -> bool:
+    """Whether all sequences have to sit at one position, none idle."""
+    return case.recipe == "row" or case.capture == "number"
+
+
 def by_hand(case: DecodeCase) -> bool:
     """Whether the tables of the block mask are listed by hand."""
     return (case.tables, case.table_size) != ("made", "batch")

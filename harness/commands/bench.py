@@ -39,10 +39,12 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the tables and return the exit code."""
     tables = arguments.tables or list(_TABLES)
-    from harness.benching.contenders import alone
+    import torch
+
     from harness.benching.measure import CUDA_STEPS, STEPS, measure
     from harness.paths.compile import why_not
     from harness.support.environment import environment, one_line
+    from harness.support.threads import one_thread
 
     if reason := why_not(arguments.device):
         raise UsageError(reason)
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     speeds: list[Speed] = []
     interrupted = False
     try:
-        with alone():
+        with one_thread(), torch.no_grad():
             steps = STEPS if arguments.device == "cpu" else CUDA_STEPS
             for step in steps[: arguments.steps] if "steps" in tables else ():
                 progress(str(step))

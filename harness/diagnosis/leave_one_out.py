@@ -6,11 +6,8 @@ are the same where it is planted. Any name in the second diagnosis is a false on
 
 from __future__ import annotations
 
-import concurrent.futures
 import enum
 import itertools
-import multiprocessing
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +21,7 @@ from harness.faults.kill_matrix import stored
 from harness.faults.mutants import MODEL, Scope, mutant
 from harness.paths import Path
 from harness.strategies.paths import fit, fitted, sampled_cases
+from harness.support.campaign import processes
 from harness.support.progress import Progress
 from harness.verdict import Problem, judge
 
@@ -144,12 +142,8 @@ def measured(
         own = LeaveOneOut(seed, examples)
         yield from _told(mutants, itertools.starmap(own.tried, mutants), progress)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, context, _begin, (seed, examples)) as pool:
-        try:
-            yield from _told(mutants, pool.map(_in_worker, mutants), progress)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with processes(jobs, _begin, seed, examples) as pool:
+        yield from _told(mutants, pool.map(_in_worker, mutants), progress)
 
 
 def _told(mutants: Sequence[Mutant], found: Iterable[Trial], progress: Progress) -> Iterator[Trial]:
@@ -162,9 +156,6 @@ _WORKER: list[LeaveOneOut] = []
 
 
 def _begin(seed: int, examples: int) -> None:
-    # An interrupt is for the parent, which lets what runs come to its end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
     _WORKER.append(LeaveOneOut(seed, examples))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -94,11 +94,7 @@ def measure_power(
             at_once=jobs,
             told=lambda done: progress(f"{done} of {len(pieces)} pieces"),
         )
-        order = {name: place for place, name in enumerate(names)}
-        cells = sorted(
-            (cell for some in found for cell in some),
-            key=lambda cell: (dtypes.index(cell.dtype), order[cell.fault]),
-        )
+        cells = _in_order((cell for some in found for cell in some), faults, dtypes)
     alarms, count = [], 0
     for dtype in dtypes:
         progress(f"{dtype}: sound paths")
@@ -136,7 +132,11 @@ def kill_matrix(
     chosen = [fault for fault in faults if fault.quantised], [f for f in faults if not f.quantised]
     for own, some in zip((list(stored(cases)), cases), chosen, strict=True):
         cells += _cells(some, dtypes, own, progress, only)
-    # In the order of the faults, whatever cases they need.
+    return _in_order(cells, faults, dtypes)
+
+
+def _in_order(cells: Iterable[Cell], faults: Sequence[Fault], dtypes: Sequence[str]) -> list[Cell]:
+    """The cells in the order of the faults, whatever cases they need and whoever ran them."""
     order = {fault.name: place for place, fault in enumerate(faults)}
     return sorted(cells, key=lambda cell: (dtypes.index(cell.dtype), order[cell.fault]))
 

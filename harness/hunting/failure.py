@@ -124,12 +124,12 @@ class Found:
             return False
         other = kinds(case)
         needs = kinds(self.case).items() <= other.items()
-        return needs and (case.kernels == "triton") == (self.case.kernels == "triton")
+        return needs and case.cpp == self.case.cpp
 
     def breaks(self, geometry: Geometry) -> bool:
         """Whether no call of the geometry can be right, since it has what this failure needs."""
         needed, other = kinds(self.case), kinds(geometry.case)
-        same = (geometry.case.kernels == "triton") == (self.case.kernels == "triton")
+        same = geometry.case.cpp == self.case.cpp
         return self.wide and same and bool(needed) and needed.items() <= other.items()
 
     def also(self) -> Found:

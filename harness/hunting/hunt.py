@@ -67,7 +67,6 @@ class Hunt:
     found: list[Found] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     counts: dict[str, Counts] = field(default_factory=dict)
-    failures: Counter[str] = field(default_factory=Counter)
     beside: Callable[..., Any] = look_beside
     judge: Callable[..., Any] = judge_cases
     small: Callable[..., Any] = make_small
@@ -150,7 +149,7 @@ class Hunt:
             while pending:
                 geometry = pending.popleft()
                 key = (str(geometry.case), geometry.threads)
-                if key in self._seen or any(one.breaks(geometry) for one in self.found):
+                if key in self._seen or not self._unbroken(geometry):
                     continue
                 self._seen.add(key)
                 return geometry
@@ -188,9 +187,9 @@ class Hunt:
     def _judged(
         self, name: str, geometry: Geometry, arguments: tuple[Any, ...], result: dict[str, Any]
     ) -> None:
+        outcomes = [Outcome.from_values(values) for values in result["outcomes"]]
         told: dict[str, str] = {}
-        for text, values in zip(arguments[0], result["outcomes"], strict=False):
-            outcome = Outcome.from_values(values)
+        for text, outcome in zip(arguments[0], outcomes, strict=False):
             if outcome.verdict is not Verdict.OK:
                 told.setdefault(sign(outcome), text)
         line: dict[str, Any] = {
@@ -202,8 +201,8 @@ class Hunt:
             "failed": told,
             "result": {
                 "seconds": result["seconds"],
-                "verdicts": [str(Outcome.from_values(o).verdict) for o in result["outcomes"]],
-                "invalid": sum(bool(o["invalid"]) for o in result["outcomes"]),
+                "verdicts": [str(outcome.verdict) for outcome in outcomes],
+                "invalid": sum(bool(outcome.invalid) for outcome in outcomes),
             },
         }
         self.journal.add("judged", line)
@@ -213,7 +212,6 @@ class Hunt:
     def _failed(self, name: str, geometry: Geometry, told: dict[str, str]) -> None:
         """Have what a geometry shows made small, unless it is known."""
         for what, text in told.items():
-            self.failures[what] += 1
             if not self._explained(geometry, DecodeCase.from_text(text), what):
                 arguments = (text, geometry.threads, what, _SECONDS_SMALL[name])
                 self._small.append(Work(self.small, arguments, (geometry, what)))

@@ -8,7 +8,6 @@ machine.
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import os
 import subprocess
 import sys
@@ -53,11 +52,10 @@ def close_workers() -> None:
 
 def _worker(case: DecodeCase, threads: int) -> Worker:
     """This thread's worker for a case, in a process with so many threads."""
-    triton = case.kernels == "triton"
-    key = (threading.get_ident(), triton, threads)
+    key = _key(case, threads)
     if key not in _workers:
         variables = {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-        variables |= gpu.environment() if triton else {}
+        variables |= {} if case.cpp else gpu.environment()
         _workers[key] = Worker(TargetSpec(PATH), _TIMEOUT, variables), set()
     worker, geometries = _workers[key]
     geometries.add(case.geometry)
@@ -67,6 +65,10 @@ def _worker(case: DecodeCase, threads: int) -> Worker:
     return worker
 
 
+def _key(case: DecodeCase, threads: int) -> tuple[int, bool, int]:
+    return threading.get_ident(), case.cpp, threads
+
+
 def run(case: DecodeCase, threads: int) -> Outcome:
     """Judge the path on a case; a worker that is gone is replaced once."""
     try:
@@ -74,8 +76,7 @@ def run(case: DecodeCase, threads: int) -> Outcome:
     except TargetError:
         if _closed.is_set():
             raise
-        key = (threading.get_ident(), case.kernels == "triton", threads)
-        _workers.pop(key)[0].close()
+        _workers.pop(_key(case, threads))[0].close()
         return _worker(case, threads).run(case)
 
 
@@ -131,7 +132,7 @@ def look_beside(text: str, threads: int, refused: bool) -> dict[str, Any]:
     it, unless it is refused, with whether that shows it."""
     case = DecodeCase.from_text(text)
     beside = {name: str(run(other, threads).verdict) for name, other in _beside(case)}
-    triton = case.kernels == "triton"
+    triton = not case.cpp
     if threads == 1 and not triton:
         beside["2 threads"] = str(run(case, 2).verdict)
     if refused:
@@ -189,7 +190,7 @@ def _all_plain(case: DecodeCase, changes: list[dict[str, Any]], still: Any) -> D
 def _beside(case: DecodeCase) -> Iterator[tuple[str, DecodeCase]]:
     """The same call eagerly, in the general kernel, with shapes that are dynamic or static, with
     other vectors, and in another compiler's kernels; whatever there is of these."""
-    triton = case.kernels == "triton"
+    triton = not case.cpp
     others: dict[str, dict[str, Any]] = {
         "eager": {"mode": "eager", "kernels": "cpp", "dynamic": False, "recipe": _eager(case)},
         "static" if case.dynamic else "dynamic": {"dynamic": not case.dynamic},
@@ -200,7 +201,7 @@ def _beside(case: DecodeCase) -> Iterator[tuple[str, DecodeCase]]:
         other = "cpp" if case.kernels == "avx2" else "avx2"
         others["AVX2" if other == "avx2" else "the machine's vectors"] = {"kernels": other}
     for name, changes in others.items():
-        if name == "Triton" and (gpu.missing() or importlib.util.find_spec("triton") is None):
+        if name == "Triton" and gpu.missing():
             continue
         try:
             changed = case.replace(**changes)

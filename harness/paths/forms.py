@@ -63,13 +63,9 @@ class Inside:
 
     def block_mask(self) -> BlockMask:
         """The block mask; called in the compiled function."""
-        start, rule, tables = self.positions(self.captured), self.rule, self.tables
+        tables, mod = self.tables, masks.placed(self.rule, self.positions(self.captured))
         if self.convert:
             tables = tuple(None if t is None else t[:, None].to(torch.int32) for t in tables)
-
-        def mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-            return rule(b, h, (start[b] if start.dim() else start) + q, kv)
-
         return _from(tables, self.block_size, mod, self.lengths)
 
 

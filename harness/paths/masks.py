@@ -50,13 +50,16 @@ def rule(inputs: Inputs) -> MaskMod:
 def mask_mod(inputs: Inputs) -> MaskMod:
     """The case's mask, with query ``q`` of sequence ``b`` at ``input_pos[b] + q``; raises as
     ``rule`` does."""
-    shown, start = rule(inputs), starts(inputs)
-    if inputs.case.capture == "number":
-        number = start[0].clone()
-        return lambda b, h, q, kv: shown(b, h, number + q, kv)
+    start = starts(inputs)
+    return placed(rule(inputs), start[0].clone() if inputs.case.capture == "number" else start)
+
+
+def placed(shown: MaskMod, start: Tensor) -> MaskMod:
+    """A mask_mod over absolute positions as one whose query ``q`` is at ``start[b] + q``, or at
+    ``start + q`` where that is one number for all sequences."""
 
     def mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return shown(b, h, start[b] + q, kv)
+        return shown(b, h, (start[b] if start.dim() else start) + q, kv)
 
     return mod
 

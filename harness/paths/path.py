@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.case import RECIPES, DecodeCase
-from harness.case.forms import plain as plain_form
+from harness.case.forms import plain
 from harness.inputs import Inputs
 from harness.oracle.budget import Precision, largest
 from harness.paths import interpreted
@@ -81,7 +81,7 @@ class Path:
             return f"tail={case.tail} is beyond the range of the declared operands, {operand}"
         if case.recipe not in self.recipes:
             return f"follows recipe={' '.join(self.recipes)} only, not recipe={case.recipe}"
-        if not (self.forms or plain_form(case)):
+        if not (self.forms or plain(case)):
             return "makes its block mask itself: no tables, tsize, capture, options, layers"
         return self.declines(case)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from harness.case import DecodeCase
 from harness.case.fields import Spec
 from harness.case.forms import by_hand, made_inside
+from harness.case.layouts import PROJECTED
 from harness.inputs import make_inputs
 from harness.paths.calls import recipe
 from harness.paths.forms import laid_out, tables_of
@@ -17,13 +18,10 @@ from harness.script.text import integers
 from harness.script.text import laid_out as replaced
 
 _NAMES = ("counts", "indices", "full_counts", "full_indices")
-_PART = "query[:, :, :HQ].transpose(1, 2)"
+_PART = f"query{PROJECTED[1]}"
 # The statement that lays a query out anew, of x, and the view that is taken of it.
 QUERIES = {
-    "projected-inside": (
-        "torch.nn.functional.pad(x.transpose(1, 2), (0, 0, 0, 2 * HKV), value=math.nan)",
-        _PART,
-    ),
+    "projected-inside": (PROJECTED[0], _PART),
     "tokens-inside": ("x.transpose(1, 2).contiguous()", _PART),
     "product": (
         "x.transpose(1, 2).flatten(2)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.case import CaseError, DecodeCase
+from harness.case.forms import one_position
 from harness.strategies.paths import decode_data, sampled_cases
 
 
@@ -17,7 +18,7 @@ def _positions(case: DecodeCase) -> Iterator[tuple[int, ...]]:
     for at in (block - 1, block):
         if at <= last:
             yield (at,) * batch
-    if case.recipe == "row" or case.capture == "number":
+    if one_position(case):
         return
     if batch > 1:
         yield (0,) * (batch - 1) + (last,)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from harness.case import DTYPES, LAYOUTS, MASKS, SCORES, TAILS, DecodeCase
+from harness.case.forms import one_position
 from harness.case.kinds import Argument, Kind
 from harness.case.probes import needle_slots
 from harness.verdict import Problem, judgeable
@@ -122,8 +123,7 @@ def probes(draw: st.DrawFn, case: DecodeCase) -> str:
 def decode_data(draw: st.DrawFn, geometry: DecodeCase) -> DecodeCase:
     """Cases of one geometry, with positions and values drawn; none needs a recompile after
     another."""
-    batch = geometry.batch
-    shared = geometry.recipe == "row" or geometry.capture == "number"
+    batch, shared = geometry.batch, one_position(geometry)
     case = geometry.replace(
         input_pos=draw(input_positions(geometry, batch, shared=shared)),
         tail=draw(st.sampled_from(list(TAILS))),

@@ -109,20 +109,23 @@ def gather(
 
 
 @contextlib.contextmanager
-def processes(jobs: int) -> Iterator[Executor]:
-    """So many processes of one thread each; where this is interrupted, they end with what they
-    run."""
+def processes(
+    jobs: int, begin: Callable[..., object] = tuple, *arguments: Any
+) -> Iterator[Executor]:
+    """So many processes of one thread each, each of which begins with ``begin(*arguments)``; where
+    this is interrupted, they end with what they run."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _begin)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with ProcessPoolExecutor(jobs, context, _begin, (begin, *arguments)) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
+def _begin(begin: Callable[..., object], *arguments: Any) -> None:
     import torch  # noqa: PLC0415  # Only in the processes.
 
-    # An interrupt is for the parent.
+    # An interrupt is for the parent, which lets what runs come to its end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    begin(*arguments)

@@ -23,6 +23,9 @@ from harness.verdict import Problem
 LOG_TINY = math.log(torch.finfo(torch.float32).tiny)
 
 
+Covers = Callable[[Path, Problem, str], bool]
+
+
 @dataclass(frozen=True)
 class KnownFailure:
     """A defect of torch, and ``covers(path, problem, device)``, whether it may show in a call;
@@ -30,7 +33,7 @@ class KnownFailure:
 
     name: str
     summary: str
-    covers: Callable[[Path, Problem, str], bool]
+    covers: Covers
     stops: bool = False
 
 
@@ -64,73 +67,75 @@ def split_decode(case: DecodeCase) -> bool:
     return slots >= max(512, 2 * partition) * case.batch
 
 
-def _partition_max(path: Path, problem: Problem, device: str) -> bool:
-    if not _compiled_flex_on_cpu(path, problem.case, device) or not split_decode(problem.case):
+def _compiled(shows: Callable[[Problem], bool]) -> Covers:
+    """Whether a failure of compiled flex_attention on CPU may show, which ``shows`` on a problem;
+    that is asked last, since it may take golden."""
+    return lambda path, problem, device: (
+        _compiled_flex_on_cpu(path, problem.case, device) and shows(problem)
+    )
+
+
+@_compiled
+def _partition_max(problem: Problem) -> bool:
+    if not split_decode(problem.case):
         return False
     highest = problem.golden.highest
     return bool((highest.isfinite() & (highest < LOG_TINY)).any())
 
 
-def _all_idle(path: Path, problem: Problem, device: str) -> bool:
+@_compiled
+def _all_idle(problem: Problem) -> bool:
     case = problem.case
-    idle = case.batch > 0 and max(case.input_pos) < 0
-    return idle and _compiled_flex_on_cpu(path, case, device) and split_decode(case)
+    return case.batch > 0 and max(case.input_pos) < 0 and split_decode(case)
 
 
-def _view_offset(path: Path, problem: Problem, device: str) -> bool:
+@_compiled
+def _view_offset(problem: Problem) -> bool:
     case = problem.case
     offset = case.layout_kind.offset or case.value_layout_kind.offset
-    return case.views == "inside" and offset and _compiled_flex_on_cpu(path, case, device)
+    return case.views == "inside" and offset
 
 
-def _no_full_tables(path: Path, problem: Problem, device: str) -> bool:
+@_compiled
+def _no_full_tables(problem: Problem) -> bool:
+    return problem.case.recipe == "kv-blocks" and split_decode(problem.case)
+
+
+@_compiled
+def _cut_tile(problem: Problem) -> bool:
     case = problem.case
-    if case.recipe != "kv-blocks":
-        return False
-    return _compiled_flex_on_cpu(path, case, device) and split_decode(case)
-
-
-def _cut_tile(path: Path, problem: Problem, device: str) -> bool:
-    case = problem.case
-    if not _compiled_flex_on_cpu(path, case, device):
-        return False
     with within(case)():
         return not stays_in_bounds(case.head_dim, case.block_size[1], case.cache_len)
 
 
-def _table_strides(path: Path, problem: Problem, device: str) -> bool:
+@_compiled
+def _table_strides(problem: Problem) -> bool:
     case = problem.case
-    full = case.recipe != "kv-blocks" and case.tables == "counts-expanded"
-    return full and case.batch > 1 and _compiled_flex_on_cpu(path, case, device)
+    full = case.recipe != "kv-blocks" and case.tables in ("counts-expanded", "full-expanded")
+    return full and case.batch > 1
 
 
-def _table_out_of_bounds(path: Path, problem: Problem, device: str) -> bool:
-    case = problem.case
-    expanded = case.tables == "full-expanded" and case.batch > 1
-    return expanded and _compiled_flex_on_cpu(path, case, device)
+@_compiled
+def _computed_capture(problem: Problem) -> bool:
+    return problem.case.capture == "computed"
 
 
-def _computed_capture(path: Path, problem: Problem, device: str) -> bool:
-    case = problem.case
-    return case.capture == "computed" and _compiled_flex_on_cpu(path, case, device)
+@_compiled
+def _linear_query(problem: Problem) -> bool:
+    return problem.case.query_layout == "product"
 
 
-def _linear_query(path: Path, problem: Problem, device: str) -> bool:
-    case = problem.case
-    return case.query_layout == "product" and _compiled_flex_on_cpu(path, case, device)
+@_compiled
+def _chunk_in_split(problem: Problem) -> bool:
+    return problem.case.q_len > 1 and split_decode(problem.case)
 
 
-def _chunk_in_split(path: Path, problem: Problem, device: str) -> bool:
-    case = problem.case
-    chunk = case.q_len > 1 and split_decode(case)
-    return chunk and _compiled_flex_on_cpu(path, case, device)
-
-
-def _create_mask_padding(path: Path, problem: Problem, device: str) -> bool:
+@_compiled
+def _create_mask_padding(problem: Problem) -> bool:
     case = problem.case
     q_block, kv_block = case.block_size
     whole = case.q_len % q_block == case.cache_len % kv_block == 0 and not case.dynamic
-    return case.recipe == "compiled" and not whole and _compiled_flex_on_cpu(path, case, device)
+    return case.recipe == "compiled" and not whole
 
 
 def _empty_batch(path: Path, problem: Problem, device: str) -> bool:
@@ -169,13 +174,9 @@ KNOWN_FAILURES: tuple[KnownFailure, ...] = (
     ),
     KnownFailure(
         "flexcpu-full-table-strides",
-        "full_kv_num_blocks is read with the strides of kv_num_blocks",
+        "full_kv_num_blocks is read with the strides of kv_num_blocks; past its end where it alone"
+        " is expanded",
         _table_strides,
-    ),
-    KnownFailure(
-        "flexcpu-full-table-strides-oob",
-        "an expanded full_kv_num_blocks is read past its end",
-        _table_out_of_bounds,
     ),
     KnownFailure(
         "flexcpu-computed-capture",
