@@ -19,6 +19,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,18 +109,39 @@ def gather(
     return [results[place] for place in range(len(arguments))]
 
 
+class _Pool(Executor):
+    """A pool of processes that is replaced where one of them died, since no pool outlives that:
+    all that ran in it is lost, and done again by whoever hands it out."""
+
+    def __init__(self, begin: Callable[[], ProcessPoolExecutor]) -> None:
+        self._begin = begin
+        self._pool = begin()
+
+    def submit(
+        self, function: Callable[..., Any], /, *arguments: Any, **options: Any
+    ) -> Future[Any]:
+        try:
+            return self._pool.submit(function, *arguments, **options)
+        except BrokenProcessPool:
+            self._pool = self._begin()
+            return self._pool.submit(function, *arguments, **options)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
 @contextlib.contextmanager
 def processes(
     jobs: int, begin: Callable[..., object] = tuple, *arguments: Any
 ) -> Iterator[Executor]:
     """So many processes of one thread each, each of which begins with ``begin(*arguments)``; where
-    this is interrupted, they end with what they run."""
+    one dies, others follow, and where this is interrupted, they end with what they run."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _begin, (begin, *arguments)) as pool:
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = _Pool(lambda: ProcessPoolExecutor(jobs, context, _begin, (begin, *arguments)))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(begin: Callable[..., object], *arguments: Any) -> None:

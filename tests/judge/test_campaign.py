@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +83,31 @@ def test_processes_do_work_with_one_thread_each() -> None:
         assert gather(executor, torch.get_num_threads, [()] * 2, at_once=2) == [1, 1]
 
 
+def die_once(file: str, number: int) -> int:
+    """End the process it runs in, unless that was done before."""
+    path = Path(file)
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return -number
+
+
+@pytest.fixture
+def found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes import the tests, as this one does, after what is installed."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[2])])
+
+
+@pytest.mark.usefixtures("found_by_processes")
+def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
+    """It takes its pool along; another pool does all that was at work."""
+    work = [(str(tmp_path / "died"), number) for number in range(6)]
+    with processes(2) as executor:
+        assert gather(executor, die_once, work, at_once=2) == [-n for n in range(6)]
+    assert (tmp_path / "died").exists()
+
+
+@pytest.mark.usefixtures("found_by_processes")
 def test_alarms_are_counted_the_same_whatever_the_number_of_jobs() -> None:
     """Runs are merged as they come; verdicts, cases and the worst utilisation are those of one
     process."""
