@@ -142,6 +142,13 @@ class DecodeCase(Written):
         default="cpp",
     )
     dynamic: bool = _field("dynamic", Flag(), "torch.compile with dynamic shapes", default=False)
+    earlier: tuple[int, ...] = _field(
+        "earlier",
+        Integers(1),
+        "cache lengths with which the same compiled function was called before, joined by /;"
+        " without dynamic=yes, shapes are dynamic as soon as torch.compile sees another one",
+        default=(),
+    )
     tail: str = _field(
         "tail",
         Choice(tuple(TAILS)),
@@ -164,7 +171,7 @@ class DecodeCase(Written):
     seed: int = _field("seed", Integer(0, 2**32 - 1), "of the tensors' values", default=0)
 
     def __post_init__(self) -> None:
-        for name in ("input_pos", "block_size"):
+        for name in ("input_pos", "block_size", "earlier"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.kv_heads == 0:
@@ -261,6 +268,24 @@ class DecodeCase(Written):
         data = {"input_pos", "tail", "logits", "probe", "seed"}
         fields = [f.name for f in dataclasses.fields(self) if f.name not in data]
         return (self.batch, *(getattr(self, name) for name in fields))
+
+    @property
+    def dynamic_shapes(self) -> bool | None:
+        """What torch.compile is told: whether shapes are dynamic, or None, its default, where the
+        function is called with several."""
+        return None if self.earlier and not self.dynamic else self.dynamic
+
+    def earlier_calls(self) -> list[DecodeCase]:
+        """The calls with other cache lengths before this one, positions as near to its own as they
+        allow."""
+        return [
+            self.replace(
+                cache_len=length,
+                input_pos=tuple(min(pos, length - self.q_len) for pos in self.input_pos),
+                earlier=(),
+            )
+            for length in self.earlier
+        ]
 
     @classmethod
     def default(cls, name: str) -> Any:

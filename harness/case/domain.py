@@ -164,8 +164,10 @@ def outside(case: DecodeCase) -> str | None:
         f"vlayout={case.value_layout}; a function gets {' '.join(layouts)}": (
             case.value_layout_kind.name in layouts
         ),
-        "recipe, tables, tsize, capture, options, layers and views are for paths that build a block"
-        " mask": case.recipe == "fresh" and case.views == "outside" and plain(case),
+        "recipe, tables, tsize, capture, options, layers, earlier and views are for paths that"
+        " build a block mask": not (
+            case.recipe != "fresh" or case.views != "outside" or case.earlier or not plain(case)
+        ),
         f"qlayout={case.query_layout}; a function gets {' '.join(OUTSIDE)}": (
             case.query_layout in OUTSIDE
         ),

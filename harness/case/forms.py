@@ -95,6 +95,9 @@ def clashes(case: DecodeCase) -> dict[str, bool]:
         f"capture: {case.capture} cannot go with recipe=row": (
             not from_row or case.capture in ("positions", "number")
         ),
+        "earlier: cannot go with tables by hand, or made in the compiled function": (
+            not case.earlier or not (by_hand(case) or made_inside(case))
+        ),
         f"qlayout: product needs H times D of at most {LONGEST_ROW}": (
             case.query_layout != "product" or case.heads * case.head_dim <= LONGEST_ROW
         ),

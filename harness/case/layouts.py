@@ -158,7 +158,7 @@ def clash(key: Layout, value: Layout, batch: int) -> str | None:
 OUTSIDE = ("contiguous", "projected")  # what a user's function gets
 QUERY_LAYOUTS = (*OUTSIDE, "projected-inside", "tokens-inside", "product")
 PROJECTED = (
-    "torch.nn.functional.pad(x.transpose(1, 2), (0, 0, 0, 2 * HKV), value=math.nan)",
+    "torch.constant_pad_nd(x.transpose(1, 2), (0, 0, 0, 2 * HKV), math.nan)",
     "[:, :, :HQ].transpose(1, 2)",
 )
 

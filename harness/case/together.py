@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.case.errors import CaseError
 from harness.case.fields import Spec
 from harness.case.forms import clashes as form_clashes
 from harness.case.layouts import clash as layouts_clash
@@ -40,7 +41,23 @@ def clash(case: DecodeCase) -> str | None:
     reasons[text] = probe != "needle" or arguments[0] < case.cache_len
     reasons |= _quantised(case, probe) | form_clashes(case)
     reason = next((reason for reason, fine in reasons.items() if not fine), None)
-    return reason or layouts_clash(case.layout_kind, case.value_layout_kind, case.batch)
+    reason = reason or layouts_clash(case.layout_kind, case.value_layout_kind, case.batch)
+    return reason or _earlier(case)
+
+
+def _earlier(case: DecodeCase) -> str | None:
+    """Why a call before this one is none."""
+    if case.earlier and case.mode == "eager":
+        return "earlier: needs mode=compiled or mode=reduce-overhead"
+    if case.cache_len in case.earlier:
+        return f"earlier: {case.cache_len} is the length of the call itself (S)"
+    if case.earlier and min(case.earlier) < case.q_len:
+        return f"earlier: {min(case.earlier)} is shorter than the query (Q), {case.q_len}"
+    try:
+        case.earlier_calls()
+    except CaseError as error:
+        return f"earlier: {error}"
+    return None
 
 
 def _quantised(case: DecodeCase, probe: str) -> dict[str, bool]:

@@ -130,6 +130,12 @@ def _probe(case: DecodeCase) -> Iterator[dict[str, Any]]:
             yield {"probe": f"needle:{slot}"}
 
 
+def _earlier(case: DecodeCase) -> Iterator[dict[str, Any]]:
+    """Fewer calls before it, each left out in turn."""
+    for index in range(len(case.earlier)):
+        yield {"earlier": case.earlier[:index] + case.earlier[index + 1 :]}
+
+
 def _seed(case: DecodeCase) -> Iterator[dict[str, Any]]:
     for seed in range(min(case.seed, 3)):
         yield {"seed": seed}
@@ -139,6 +145,7 @@ def _seed(case: DecodeCase) -> Iterator[dict[str, Any]]:
 VALUES: tuple[Reduction, ...] = (_to("tail", *TAILS), _to("logits", "normal"), _probe, _seed)
 # How the call is written, where a path follows it.
 FORMS: tuple[Reduction, ...] = (
+    _earlier,
     _to("layers", 1),
     _to("options", "none"),
     _to("capture", "positions"),

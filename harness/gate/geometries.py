@@ -33,7 +33,9 @@ def compiled(seed: int, kernels: str, device: str, paths: Sequence[Path]) -> Ite
     get the geometry in its plain form."""
     static = [path for path in paths if path.static]
     first = [(one, frozenset[Pair]()) for one in in_order(seed)]
-    covers = covering(kernels, seed, lambda one: not one.case.dynamic and one.threads == 1)
+    covers = covering(
+        kernels, seed, lambda one: one.case.dynamic_shapes is False and one.threads == 1
+    )
     second = [(one.case, frozenset(one.pairs)) for one in covers]
     for pair in itertools.zip_longest(first, second):
         for one in pair:

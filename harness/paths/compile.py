@@ -44,7 +44,7 @@ class Compiled:
         self,
         function: Callable[..., Any],
         *,
-        dynamic: bool,
+        dynamic: bool | None,
         mode: str | None = None,
         backend: str = "inductor",
         recompile_limit: int | None = None,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.case import RECIPES, DecodeCase
 from harness.case.forms import plain
-from harness.inputs import Inputs
+from harness.inputs import Inputs, make_inputs
 from harness.oracle.budget import Precision, largest
 from harness.paths import interpreted
 from harness.paths.calls import Call
@@ -102,13 +102,17 @@ class Path:
         return self.refuses(case)
 
     def compiled(self, case: DecodeCase, function: Callable[..., Any]) -> Compiled:
-        """``function`` compiled for the case's geometry; once per process, path and geometry."""
+        """``function`` compiled for the case's geometry, and called with the cache lengths that
+        came earlier; once per process, path and geometry."""
         key = (self.name, case.geometry)
         if key not in _COMPILED:
             mode = None if case.mode == "compiled" else case.mode
             ran: list[Ran] = []
             context = within(case, ran)
-            _COMPILED[key] = Compiled(function, dynamic=case.dynamic, mode=mode, within=context)
+            own = Compiled(function, dynamic=case.dynamic_shapes, mode=mode, within=context)
+            for earlier in case.earlier_calls():
+                own(**self.prepare(make_inputs(earlier)).arguments)
+            _COMPILED[key] = own
             _RAN[key] = ran
         return _COMPILED[key]
 

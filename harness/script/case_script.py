@@ -71,7 +71,7 @@ def case_script(case: DecodeCase, device: str) -> str:
     It exits with 1 while one of them is wrong.
     """
     calls = [("the whole cache", "attends", "S")]
-    if PATHS["sliced-offset"].unsupported(case, device) is None:
+    if not case.earlier and PATHS["sliced-offset"].unsupported(case, device) is None:
         sliced = ("the filled slots", "attends", str(filled(case)))
         calls.append(sliced)
     title = "FlexAttention decoding against float64: exit code 1 while a call is wrong."
@@ -96,6 +96,9 @@ def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
     yield from golden_lines(case, scores)
     yield from budget_lines(case, device, Precision(), intermediates(case))
     yield ""
+    if case.earlier:
+        yield from _at_each_length(case, device, calls[0])
+        return
     yield from _placed(case, device)
     # The outputs of the report's calls are kept, to be compared with each other.
     yield ("outputs, wrong = [], []" if len(calls) > 2 else "wrong = []")
@@ -110,6 +113,25 @@ def _body(case: DecodeCase, device: str, calls: list[_Call]) -> Iterator[str]:
     yield from bracketed("calls = {", [f'"{name}": ({f}, {n})' for name, f, n in calls], "}")
     yield "for name, (mask_mod, n) in calls.items():"
     yield from ("    " + line for line in lines)
+
+
+def _at_each_length(case: DecodeCase, device: str, call: _Call) -> Iterator[str]:
+    """The call with each of the earlier lengths, which see the same numbers as far as there are
+    any, and then the one that is judged."""
+    name, mask_mod, length = call
+    yield "wrong = []"
+    yield "given, at = (key, value), pos"
+    yield from ["queries = query"] if case.query_layout != "contiguous" else []
+    yield f"for S in {(*case.earlier, case.cache_len)}:"
+    lines = ["pad = torch.nn.functional.pad"]
+    lines += ["key, value = (pad(x, (0, 0, 0, S - x.size(2))) for x in given)"]
+    lines += ["query = queries"] if case.query_layout != "contiguous" else []
+    lines += ["pos = at.clamp(max=S - Q)"]
+    yield from indented(lines)
+    yield from _placed(case, device, "    ")
+    yield from indented([f"mask_mod, n = {mask_mod}, {length}", *_call(case)])
+    yield f'name = "{name}"'
+    yield from row_lines(case)
 
 
 def _functions(case: DecodeCase) -> Iterator[str]:
@@ -127,7 +149,7 @@ def _functions(case: DecodeCase) -> Iterator[str]:
     yield ""
     yield ""
     if case.mode != "eager":
-        yield f"@torch.compile(fullgraph=True, dynamic={case.dynamic}{mode})"
+        yield f"@torch.compile(fullgraph=True, dynamic={case.dynamic_shapes}{mode})"
     yield f"def {_function_call(case)}:"
     yield from indented(forms.query_view(case))
     if case.views == "inside":
@@ -190,22 +212,23 @@ def flex_call(case: DecodeCase, query: str = "query", scale: str = "SCALE") -> s
     return f"{flex}({arguments}{more})"
 
 
-def _placed(case: DecodeCase, device: str) -> Iterator[str]:
+def _placed(case: DecodeCase, device: str, indent: str = "") -> Iterator[str]:
     """Statements that put the caches into their buffers and the tensors on the device."""
-    yield from forms.placed_query(case)
+    yield from (indent + line for line in forms.placed_query(case))
     if case.query_layout == "projected":
-        yield from laid_out("query", PROJECTED[0])
-        yield f"query = query{PROJECTED[1]}"
+        yield from laid_out("query", PROJECTED[0], indent)
+        yield f"{indent}query = query{PROJECTED[1]}"
     if case.value_layout_kind is not case.layout_kind:
-        yield from laid_out("key", case.layout_kind.script[0])
-        yield from laid_out("value", case.value_layout_kind.script[0])
+        yield from laid_out("key", case.layout_kind.script[0], indent)
+        yield from laid_out("value", case.value_layout_kind.script[0], indent)
     elif case.layout != "contiguous":
-        yield from both("key, value", case.layout_kind.script[0])
+        yield from both("key, value", case.layout_kind.script[0], indent=indent)
     if device != "cpu":
         names = "query, key, value, pos"
         names += "".join(f", {parameter.short}" for parameter, _ in parameters(case))
-        yield from both(names, "x.to(DEVICE)", names)
-        yield from _number(case)
+        yield from both(names, "x.to(DEVICE)", names, indent)
+    if device != "cpu" or case.earlier:
+        yield from (indent + line for line in _number(case))
 
 
 def _number(case: DecodeCase) -> Iterator[str]:
@@ -242,9 +265,11 @@ def _block_mask(case: DecodeCase) -> Iterator[str]:
         yield f"mask = mask[:, :, pos[:1] // {block[0]}]"
         yield "mask.mask_mod, mask.seq_lengths = mask_mod, (1, S)"
     elif case.recipe == "kv-blocks":
-        rows, columns = -(-case.q_len // block[0]), -(-case.cache_len // block[1])
+        rows, columns = -(-case.q_len // block[0]), str(-(-case.cache_len // block[1]))
+        columns = f"-(-S // {block[1]})" if case.earlier else columns
         index = f"torch.arange({columns}, dtype=torch.int32, device=DEVICE)"
-        yield f"index = {index}.repeat(B, 1, {rows}, 1)"
+        yield f"index = {index}"
+        yield f"index = index.repeat(B, 1, {rows}, 1)"
         yield f"blocks = torch.full_like(index[..., 0], {columns}), index, None, None, {block}"
         yield "mask = BlockMask.from_kv_blocks(*blocks, mask_mod, (Q, S))"
     else:

@@ -8,7 +8,8 @@ import torch
 
 
 def environment(device: str = "cpu") -> dict[str, str | int | bool]:
-    """A description of the environment on ``device``, in plain values that JSON can hold."""
+    """A description of the environment on ``device``, which may be missing here, in plain values
+    that JSON can hold."""
     described: dict[str, str | int | bool] = {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -18,7 +19,7 @@ def environment(device: str = "cpu") -> dict[str, str | int | bool]:
         "threads": torch.get_num_threads(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
     }
-    if torch.device(device).type == "cuda":
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(device)
         described["gpu"] = properties.name
         described["compute_capability"] = f"{properties.major}.{properties.minor}"

@@ -59,7 +59,7 @@ def split_decode(case: DecodeCase) -> bool:
         "tokens-inside": case.heads,
         "projected-inside": case.heads + 2 * case.kv_heads,
     }.get(case.query_layout, tokens)
-    static = case.mode != "eager" and not case.dynamic
+    static = case.mode != "eager" and case.dynamic_shapes is False
     option, numbers = Spec.parse_one(case.options)
     partition = numbers[0] if option == "partition" else 128
     if not static or tokens != 1 or partition % case.block_size[1]:

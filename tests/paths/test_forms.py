@@ -96,6 +96,9 @@ COMPILED = {
     "S=256,pos=60/150,H=2,D=32,block=64,tables=sliced,kernels=avx2": "",
     "S=1024,pos=700,H=2,D=32,tables=padded,options=partition:512,layout=bshd,vlayout=stepped,"
     "views=inside": "",
+    "S=200,pos=60/150,H=4,Hkv=2,D=32,block=64,earlier=600/130,recipe=kv-blocks,layout=bshd": "",
+    "S=600,pos=599/150,D=32,earlier=130/2048,dynamic=yes,views=inside,layout=wider,"
+    "qlayout=projected-inside": "flexcpu-view-offset-dropped",
     "S=256,pos=60/150,D=16,tables=counts-expanded,tail=poison": "flexcpu-full-table-strides",
     "S=256,pos=60,D=16,capture=computed": "flexcpu-computed-capture",
     "S=256,pos=60,D=16,qlayout=product": "flexcpu-linear-query",
@@ -135,6 +138,25 @@ def test_a_script_of_a_sound_form_exits_0(text: str, preloaded: Preloaded, tmp_p
 
 
 @pytest.mark.compiles
+def test_a_function_that_was_called_with_other_lengths_is_compiled_for_them_first() -> None:
+    """One graph for its first length, and another, whose shapes are dynamic, for all others; with
+    dynamic=yes one for all."""
+    for text, graphs in (("earlier=130/300", 2), ("earlier=130/300,dynamic=yes", 1)):
+        case = DecodeCase.from_text(f"S=200,pos=150,D=16,mode=compiled,{text}")
+        assert judge(FULL, Problem.of(case)).findings == ()
+        assert FULL.graphs(case) == graphs
+        assert FULL.graphs(case.replace(earlier=())) == 0
+
+
+def test_positions_of_earlier_calls_are_as_near_as_their_lengths_allow() -> None:
+    """An idle sequence stays idle, and a chunk has room."""
+    case = DecodeCase.from_text("S=300,pos=290/-1/3,Q=4,earlier=100/400,mode=compiled")
+    assert [c.input_pos for c in case.earlier_calls()] == [(96, -1, 3), (290, -1, 3)]
+    assert [c.cache_len for c in case.earlier_calls()] == [100, 400]
+    assert not any(c.earlier for c in case.earlier_calls())
+
+
+@pytest.mark.compiles
 def test_a_script_of_a_form_that_is_wrong_exits_1(tmp_path: Path) -> None:
     """The tables that show flexcpu-full-table-strides are in it."""
     text = "S=256,pos=60/150,D=16,tables=counts-expanded,tail=poison,mode=compiled"
@@ -155,6 +177,11 @@ def test_a_script_of_a_form_that_is_wrong_exits_1(tmp_path: Path) -> None:
         ("capture=computed,recipe=row", "capture: computed cannot go with recipe=row"),
         ("recipe=compiled", "recipe: compiled needs mode=compiled"),
         ("qlayout=product,H=64,D=64", "qlayout: product needs"),
+        ("earlier=50", "earlier: needs mode=compiled"),
+        ("earlier=100,mode=compiled", "earlier: 100 is the length of the call itself"),
+        ("earlier=3,Q=4,mode=compiled", "earlier: 3 is shorter than the query"),
+        ("earlier=50,mask=prefix:90,mode=compiled", "earlier: mask: prefix 90 exceeds"),
+        ("earlier=50,tables=listed,mode=compiled", "earlier: cannot go with tables by hand"),
         ("tables=odd", "tables .*'odd' is not one of made listed"),
         ("options=tile:8:64", "options .*8 is not a whole number 16 to 256"),
     ],
