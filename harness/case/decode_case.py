@@ -277,11 +277,12 @@ class DecodeCase(Written):
 
     def earlier_calls(self) -> list[DecodeCase]:
         """The calls with other cache lengths before this one, positions as near to its own as they
-        allow."""
+        allow, on values without a probe."""
         return [
             self.replace(
                 cache_len=length,
                 input_pos=tuple(min(pos, length - self.q_len) for pos in self.input_pos),
+                probe="none",
                 earlier=(),
             )
             for length in self.earlier

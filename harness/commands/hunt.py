@@ -112,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     words += ["--geometries", str(arguments.geometries)] if arguments.geometries < 10**9 else []
     command = shlex.join(words)
     for number, one in enumerate(text.failures(hunt), 1):
-        write_atomically(arguments.out / text.script_name(number, one), one.script)
+        if one.script:
+            write_atomically(arguments.out / text.script_name(number, one), one.script)
     told = text.to_markdown(hunt, traps, command, interrupted)
     write_atomically(arguments.out / "report.md", told)
     write_atomically(arguments.out / "report.json", text.to_json(hunt, traps, command, interrupted))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.case import DecodeCase
@@ -86,22 +86,30 @@ def kinds(case: DecodeCase) -> dict[str, Any]:
 class Found:
     """A failure at its smallest: a ``case`` with so many ``threads``, and what it shows.
 
-    ``beside`` are verdicts of the same call, written or run otherwise, by name. ``after`` are the
-    seconds of the hunt until it was found, ``geometries`` those that show it, and ``wide`` says
-    that every case of the first one did. ``script`` is a script's text, and ``shows`` whether it
-    showed the failure, None where it was not run.
+    ``first`` is the geometry that showed it first, ``after`` the seconds of the hunt until then,
+    and ``wide`` says that every case of that geometry did; ``geometries`` are those that show it.
+    Once it is ``finished``, sizes are small, ``beside`` are verdicts of the same call, written or
+    run otherwise, by name, ``script`` is a script's text, and ``shows`` whether it showed the
+    failure, None where it was not run.
     """
 
     case: DecodeCase
     threads: int
     outcome: Outcome
-    beside: dict[str, str]
+    first: str
     after: float
     wide: bool
+    beside: dict[str, str] = field(default_factory=dict)
     script: str = ""
     shows: bool | None = None
     known: str = ""
     geometries: int = 1
+    finished: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others of a hunt, at whatever size."""
+        return f"{self.first} {self.sign}"
 
     @property
     def sign(self) -> str:

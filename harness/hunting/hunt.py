@@ -3,7 +3,6 @@ told apart and kept."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from harness.case import DecodeCase, InvalidCase
 from harness.function.outcome import Outcome
 from harness.hunting.failure import NUMBERS, Found, sign, stopped
 from harness.hunting.journal import Journal
+from harness.hunting.suspects import Suspects
 from harness.hunting.work import PATH, judge_cases, look_beside, make_small
 from harness.paths import PATHS
 from harness.strategies.corners import data_cases
@@ -28,7 +28,9 @@ from harness.verdict.known_failures import known_as, split_decode
 CASES = {"cpp": 8, "triton": 3}
 # How many failures of a kind are made small to one of another.
 _WEIGHTS = {NUMBERS: 4}
-_SECONDS_SMALL = {"cpp": 60.0, "triton": 90.0}
+_SECONDS_SMALL = 90.0
+# Of so many things to do about what failed, one is to finish what was found.
+_FINISHED = 3
 # After so many pools without a new geometry there is none.
 _MOST_ROUNDS = 50
 
@@ -82,6 +84,8 @@ class Hunt:
         self._asked: set[tuple[str, str]] = set()
         # Of which geometries no call was right.
         self._wide: dict[str, bool] = {}
+        self._suspects = Suspects()
+        self._turns = 0
         self._before = 0.0
         earlier: list[tuple[str, Geometry, dict[str, str]]] = []
         for line in self.journal.lines():
@@ -92,8 +96,9 @@ class Hunt:
                 earlier.append((line["kernels"], _geometry(line), line["failed"]))
         self.found = self.journal.found()
         for name, geometry, told in earlier:
+            self._suspects.add(name, geometry, told)
             self._failed(name, geometry, told)
-        self._found += [one for one in self.found if not one.beside]
+        self._found += [one for one in self.found if not one.finished]
         self._start = time.monotonic()
 
     @property
@@ -108,21 +113,17 @@ class Hunt:
 
     def _take(self) -> Work | None:
         """What to do next: a geometry of the compiler of which fewer were judged; once every pair
-        was handed out, what failed is made small first."""
-        while self._small and all(map(self._once, self.kernels)):
-            # One of each kind first: those told by the same are often explained by one of them.
-            # Wrong numbers have many causes, and count for less.
-            found = Counter(one.sign for one in self.found)
-            work = min(
-                self._small, key=lambda work: found[_told(work)] / _WEIGHTS.get(_told(work), 1)
-            )
-            self._small.remove(work)
-            geometry, told = work.about
-            if not self._explained(geometry, DecodeCase.from_text(work.arguments[0]), told):
+        was handed out, what failed is told apart first, and finished by turns."""
+        if all(map(self._once, self.kernels)):
+            self._turns += 1
+            finish = self._turns % _FINISHED == 0
+            work = None if finish and self._found else self._to_make_small()
+            if work is not None:
                 return work
-        if self._found and not self._small:
-            one = self._found.popleft()
-            return Work(self.beside, (str(one.case), one.threads, one.loud), one)
+            if self._found:
+                one = self._found.popleft()
+                arguments = (str(one.case), one.threads, one.sign, one.loud, _SECONDS_SMALL)
+                return Work(self.beside, arguments, one)
         for name in sorted(self.kernels, key=lambda name: self._handed[name]):
             if self._handed[name] >= self.geometries:
                 continue
@@ -138,10 +139,35 @@ class Hunt:
                 return Work(self.judge, (cases, geometry.threads), (name, geometry))
         return None
 
+    def _to_make_small(self) -> Work | None:
+        """A failure that none of those found explains: one of each kind first, since those told by
+        the same are often explained by one of them, and then the one with the likeliest suspect.
+        Wrong numbers have many causes, and count for less."""
+        found = Counter(one.sign for one in self.found)
+
+        def last(work: Work) -> tuple[float, float]:
+            name, geometry, told = work.about
+            suspects = self._suspects.of(name, geometry, told)
+            return found[told] / _WEIGHTS.get(told, 1), -max((s for s, _ in suspects), default=0.0)
+
+        while self._small:
+            work = min(self._small, key=last)
+            self._small.remove(work)
+            name, geometry, told = work.about
+            case = work.arguments[0]
+            if not self._explained(geometry, DecodeCase.from_text(case), told):
+                factors = [factor for _, factor in self._suspects.of(name, geometry, told)]
+                arguments = (case, geometry.threads, told, factors, _SECONDS_SMALL)
+                return Work(self.small, arguments, (geometry, told))
+        return None
+
     def _once(self, name: str) -> bool:
         """Whether every pair was handed out, or no more geometries are asked for."""
-        first_pool = self._round[name] == 0 or (self._round[name] == 1 and self._pending[name])
-        return not first_pool or self._handed[name] >= self.geometries
+        first = self._first(name) and (self._round[name] == 0 or self._pending[name])
+        return not first or self._handed[name] >= self.geometries
+
+    def _first(self, name: str) -> bool:
+        return self._round[name] <= 1
 
     def _next(self, name: str) -> Geometry | None:
         pending = self._pending[name]
@@ -149,13 +175,13 @@ class Hunt:
             while pending:
                 geometry = pending.popleft()
                 key = (str(geometry.case), geometry.threads)
-                if key in self._seen or not self._unbroken(geometry):
+                # The first pool is the same where the hunt goes on, whatever was found.
+                if key in self._seen or not (self._first(name) or self._unbroken(geometry)):
                     continue
                 self._seen.add(key)
                 return geometry
             number = self._round[name]
             self._round[name] += 1
-            # The first pool is the same where the hunt goes on, whatever was found.
             accepts = self._unbroken if number else lambda geometry: True
             pending += covering(name, self.seed + number, accepts)
             if name == "cpp":
@@ -180,9 +206,10 @@ class Hunt:
         self.progress(f"geometries {judged}; {len(self.found)} found, {len(self._small)} to shrink")
 
     def _looked(self, one: Found, result: dict[str, Any]) -> None:
-        place = next(n for n, other in enumerate(self.found) if other.case == one.case)
-        self.found[place] = dataclasses.replace(self.found[place], **result)
-        self.journal.add("found", self.found[place].to_values())
+        place = next(n for n, other in enumerate(self.found) if other.key == one.key)
+        values = self.found[place].to_values() | result | {"finished": True}
+        self.found[place] = Found.from_values(values)
+        self.journal.add("found", values)
 
     def _judged(
         self, name: str, geometry: Geometry, arguments: tuple[Any, ...], result: dict[str, Any]
@@ -207,14 +234,14 @@ class Hunt:
         }
         self.journal.add("judged", line)
         self._count(name, geometry, line["result"])
+        self._suspects.add(name, geometry, told)
         self._failed(name, geometry, told)
 
     def _failed(self, name: str, geometry: Geometry, told: dict[str, str]) -> None:
         """Have what a geometry shows made small, unless it is known."""
         for what, text in told.items():
             if not self._explained(geometry, DecodeCase.from_text(text), what):
-                arguments = (text, geometry.threads, what, _SECONDS_SMALL[name])
-                self._small.append(Work(self.small, arguments, (geometry, what)))
+                self._small.append(Work(self.small, (text,), (name, geometry, what)))
 
     def _explained(self, geometry: Geometry, case: DecodeCase, told: str) -> bool:
         """Whether what a geometry shows is a failure that was found; it is counted then, once."""
@@ -239,7 +266,7 @@ class Hunt:
             case,
             result["threads"],
             outcome,
-            {},
+            str(geometry.case),
             self.elapsed,
             wide=self._wide.get(str(geometry.case), False),
             known=_known(case, told),
@@ -264,6 +291,16 @@ class Hunt:
         counts.covered |= geometry.pairs if right else set()
         self._wide[str(geometry.case)] = not right
 
+    @property
+    def waiting(self) -> Counter[str]:
+        """How many failures, of each kind, no failure explains that was found."""
+        left = Counter[str]()
+        for work in self._small:
+            _, geometry, told = work.about
+            if not self._explained(geometry, DecodeCase.from_text(work.arguments[0]), told):
+                left[told] += 1
+        return left
+
     def pairs(self, name: str) -> tuple[int, int, int]:
         """How many pairs there are, how many were tried, and how many were in a geometry of which a
         call is right."""
@@ -274,10 +311,6 @@ class Hunt:
 def _geometry(line: dict[str, Any]) -> Geometry:
     row = tuple((first, second) for first, second in line["row"])
     return Geometry(DecodeCase.from_text(line["case"]), line["threads"], row)
-
-
-def _told(work: Work) -> str:
-    return str(work.about[1])
 
 
 def _known(case: DecodeCase, told: str) -> str:

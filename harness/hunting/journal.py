@@ -65,5 +65,5 @@ class Journal:
         for line in self.lines():
             if line.pop("kind") == "found":
                 one = Found.from_values(line)
-                latest[f"{one.sign} {one.case}"] = one
+                latest[one.key] = one
         return list(latest.values())

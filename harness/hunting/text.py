@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from harness.case import DecodeCase
 from harness.hunting.failure import Found
 from harness.hunting.hunt import Hunt
 from harness.hunting.traps import Trap
@@ -16,12 +18,22 @@ _SHOWN = 160
 
 def failures(hunt: Hunt) -> list[Found]:
     """What was found and is no refusal, the first one first."""
-    return sorted((one for one in hunt.found if not one.loud), key=lambda one: one.after)
+    return _apart(one for one in hunt.found if not one.loud)
 
 
 def refusals(hunt: Hunt) -> list[Found]:
     """What torch refuses in words."""
-    return sorted((one for one in hunt.found if one.loud), key=lambda one: one.after)
+    return _apart(one for one in hunt.found if one.loud)
+
+
+def _apart(found: Iterable[Found]) -> list[Found]:
+    """In the order in which they were found, once where two came out the same."""
+    once: dict[tuple[str, DecodeCase], Found] = {}
+    for one in sorted(found, key=lambda one: one.after):
+        same = once.get((one.sign, one.case))
+        together = one.geometries + (same.geometries if same else 0)
+        once[one.sign, one.case] = dataclasses.replace(same or one, geometries=together)
+    return list(once.values())
 
 
 def to_markdown(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> str:
@@ -54,6 +66,8 @@ def _lines(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> It
         yield ""
         yield from (f"- {trap}" for trap in traps)
         yield ""
+    for told, count in sorted(hunt.waiting.items()):
+        yield f"- not made small in that time, of {count} geometries: {told}"
     yield from (f"- not judged: {text}" for text in hunt.lost)
     yield f"- again: `{command}`"
     yield f"- {one_line(environment('cpu'))}"
@@ -88,8 +102,11 @@ def _told(number: int, one: Found) -> Iterator[str]:
     yield from (f"   {sentence}" for sentence in one.outcome.sentences[:2])
     kernels = "" if one.case.kernels != "triton" else "--kernels triton "
     yield f"   repro: `python -m harness repro {kernels}'{one.case}'`"
-    shows = {True: "shows it", False: "does not show it", None: "was not run"}
-    yield f"   script: {script_name(number, one)}, which {shows[one.shows]}"
+    if one.script:
+        shows = {True: "shows it", False: "does not show it", None: "was not run"}
+        yield f"   script: {script_name(number, one)}, which {shows[one.shows]}"
+    else:
+        yield "   sizes were not made small, and no script was written, in that time"
     yield ""
 
 
@@ -134,6 +151,7 @@ def to_json(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> s
         "found": [one.to_values() for one in failures(hunt)],
         "refused": [one.to_values() for one in refusals(hunt)],
         "traps": [vars(trap) for trap in traps],
+        "not_made_small": dict(hunt.waiting),
         "not_judged": hunt.lost,
     }
     return json.dumps(document, indent=1) + "\n"

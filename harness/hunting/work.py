@@ -27,7 +27,9 @@ from harness.function.worker import Worker
 from harness.hunting.failure import sign, stopped
 from harness.interpreter import gpu
 from harness.script.case_script import case_script
+from harness.strategies.factors import FACTORS
 from harness.verdict import Verdict
+from harness.verdict.known_failures import split_decode
 
 PATH = "full-cache"
 _TIMEOUT = 240.0
@@ -37,6 +39,15 @@ _GEOMETRIES = 25
 # Where as many cases of a geometry failed alike, the others would too; what does not compile does
 # not for any.
 _ENOUGH = 2
+# So few that no call takes the split kernel.
+_FEW_SLOTS = 256
+# Fields that hold what a factor calls otherwise.
+_FOLLOW = {
+    "batch": "input_pos",
+    "group": "heads",
+    "kv_heads": "heads",
+    "longer first": "earlier",
+}
 
 _closed = threading.Event()
 _workers: dict[tuple[int, bool, int], tuple[Worker, set[object]]] = {}
@@ -95,96 +106,148 @@ def judge_cases(cases: list[str], threads: int) -> dict[str, Any]:
     return {"outcomes": outcomes, "seconds": time.monotonic() - start}
 
 
-def make_small(text: str, threads: int, told: str, seconds: float) -> dict[str, Any]:
-    """A case that fails, as told, made small within ``seconds``; what it shows, and what the same
-    call shows that is written or run otherwise."""
-    end = time.monotonic() + seconds
+def make_small(
+    text: str, threads: int, told: str, suspects: list[str], seconds: float
+) -> dict[str, Any]:
+    """A case that fails, as told, with as much about it plain as possible, within ``seconds``: all
+    but one of the factors that are suspect, then all but these, then by halves. What it shows."""
+    still = _Still(threads, told, seconds)
     case = DecodeCase.from_text(text)
-    outcomes: dict[DecodeCase, Outcome] = {}
-
-    def still(smaller: DecodeCase) -> bool | None:
-        if time.monotonic() > end:
-            return None
-        outcome = run(smaller, threads)
-        fails = outcome.verdict is not Verdict.OK and not outcome.invalid
-        if fails and sign(outcome) == told:
-            outcomes[smaller] = outcome
-            return True
-        return False
-
     if threads > 1:
         # One thread is the simpler machine.
-        before, threads = threads, 1
-        threads = threads if still(case) else before
-    if case not in outcomes and not still(case):
+        still.threads = 1
+        still.threads = 1 if still(case) else threads
+    if case not in still.outcomes and not still(case):
         return {"again": False}
-    case = _all_plain(case, _plain(case), still)
-    # What is left are sizes and values, which take a compilation each.
-    case = shrink(case, still, (*VALUES, *SIZES))
-    outcome = outcomes[case]
+    case = _all_plain(_one_suspect(case, suspects, still), still)
+    outcome = still.outcomes[case].to_values()
+    return {"again": True, "case": str(case), "threads": still.threads, "outcome": outcome}
+
+
+def look_beside(
+    text: str, threads: int, told: str, refused: bool, seconds: float
+) -> dict[str, Any]:
+    """A case that fails, as told, with sizes and values made small within ``seconds``; what it
+    shows, and what the same call does that is written or run otherwise, by name; and a script of
+    it, unless it is refused, with whether that shows it."""
+    still = _Still(threads, told, seconds)
+    case = DecodeCase.from_text(text)
+    if not still(case):
+        return {}
+    case = shrink(_small_sizes(case, still), still, (*VALUES, *SIZES))
+    outcome = still.outcomes[case]
     if outcome.explicable:
         outcome = _worker(case, threads).diagnosed(case, outcome)
-    return {"again": True, "case": str(case), "threads": threads, "outcome": outcome.to_values()}
-
-
-def look_beside(text: str, threads: int, refused: bool) -> dict[str, Any]:
-    """What the call of a case shows where it is written or run otherwise, by name; and a script of
-    it, unless it is refused, with whether that shows it."""
-    case = DecodeCase.from_text(text)
     beside = {name: str(run(other, threads).verdict) for name, other in _beside(case)}
     triton = not case.cpp
     if threads == 1 and not triton:
         beside["2 threads"] = str(run(case, 2).verdict)
+    found = {"case": str(case), "outcome": outcome.to_values(), "beside": beside}
     if refused:
-        return {"beside": beside, "script": "", "shows": None}
-    device = "cuda" if triton else "cpu"
-    script = case_script(case.replace(kernels="cpp") if triton else case, device)
-    return {
-        "beside": beside,
-        "script": script,
-        "shows": None if triton else _shows(script, threads),
-    }
+        return found
+    script = case_script(
+        case.replace(kernels="cpp") if triton else case, "cuda" if triton else "cpu"
+    )
+    return found | {"script": script, "shows": None if triton else _shows(script, threads)}
 
 
-def _plain(case: DecodeCase) -> list[dict[str, Any]]:
+class _Still:
+    """Whether a smaller case fails as told, with so many threads; None once the time is up."""
+
+    def __init__(self, threads: int, told: str, seconds: float) -> None:
+        self.threads, self._told = threads, told
+        self._end = time.monotonic() + seconds
+        self.outcomes: dict[DecodeCase, Outcome] = {}
+
+    def __call__(self, case: DecodeCase) -> bool | None:
+        if time.monotonic() > self._end:
+            return None
+        outcome = run(case, self.threads)
+        fails = outcome.verdict is not Verdict.OK and not outcome.invalid
+        if fails and sign(outcome) == self._told:
+            self.outcomes[case] = outcome
+            return True
+        return False
+
+
+def _changes(case: DecodeCase) -> list[dict[str, Any]]:
     """Changes that make one thing about a case plain, each."""
     names = (
         *("layers", "options", "capture", "table_size", "tables", "recipe", "views", "dynamic"),
-        *("query_layout", "value_layout", "layout", "score", "mask", "scale", "dtype"),
+        *("earlier", "query_layout", "value_layout", "layout", "score", "mask", "scale", "dtype"),
         *("block_size", "tail", "logits", "probe"),
     )
     changes: list[dict[str, Any]] = [{name: case.default(name)} for name in names]
     changes += [{"kernels": "cpp"}] if case.kernels == "avx2" else []
-    changes += [{"heads": case.kv_heads}, {"value_dim": case.head_dim}]
+    changes += [{"heads": 1, "kv_heads": 1}, {"value_dim": case.head_dim}]
     changes = [c for c in changes if any(getattr(case, n) != value for n, value in c.items())]
     live = max(case.input_pos, default=-1)
     if case.batch > 1:
         changes.append({"input_pos": (live,)})
     if case.q_len > 1:
         changes.append({"q_len": 1})
-    if case.kv_heads > 1:
-        changes.append({"heads": case.heads // case.kv_heads, "kv_heads": 1})
     return changes
 
 
-def _all_plain(case: DecodeCase, changes: list[dict[str, Any]], still: Any) -> DecodeCase:
+def _changed(case: DecodeCase, changes: list[dict[str, Any]]) -> DecodeCase | None:
+    """The case with all the changes, in the same kernel; None where there is no such case, or it is
+    the same one."""
+    try:
+        changed = case.replace(**{name: value for one in changes for name, value in one.items()})
+        if split_decode(changed) and not split_decode(case):
+            changed = _with_slots(changed, _FEW_SLOTS)
+    except CaseError:
+        return None
+    return changed if changed != case else None
+
+
+def _with_slots(case: DecodeCase, slots: int) -> DecodeCase:
+    last = slots - case.q_len
+    return case.replace(cache_len=slots, input_pos=tuple(min(p, last) for p in case.input_pos))
+
+
+def _one_suspect(case: DecodeCase, suspects: list[str], still: _Still) -> DecodeCase:
+    """The case with everything plain but one of the suspect factors, or but all of these, where
+    that fails; or itself."""
+    changes = _changes(case)
+    together = [suspects] if len(suspects) > 1 else []
+    for some in [*([name] for name in suspects), *together]:
+        names = {field for name in some for value in FACTORS[name].values() for field in value}
+        fields = names | {_FOLLOW[name] for name in names & _FOLLOW.keys()}
+        plain = _changed(case, [change for change in changes if not fields & change.keys()])
+        if plain is not None and still(plain):
+            return plain
+    return case
+
+
+def _all_plain(
+    case: DecodeCase, still: _Still, changes: list[dict[str, Any]] | None = None
+) -> DecodeCase:
     """The case with as many of the changes as leave it failing: all of them at once, or else of
     each half as many as that allows (Zeller and Hildebrandt, "Simplifying and isolating
     failure-inducing input", 2002)."""
+    changes = _changes(case) if changes is None else changes
     if not changes:
         return case
-    merged = {name: value for change in changes for name, value in change.items()}
-    try:
-        plain = case.replace(**merged)
-    except CaseError:
-        plain = case
-    if plain != case and still(plain):
+    plain = _changed(case, changes)
+    if plain is not None and still(plain):
         return plain
     if len(changes) == 1:
         return case
     half = len(changes) // 2
-    case = _all_plain(case, changes[:half], still)
-    return _all_plain(case, changes[half:], still)
+    case = _all_plain(case, still, changes[:half])
+    return _all_plain(case, still, changes[half:])
+
+
+def _small_sizes(case: DecodeCase, still: _Still) -> DecodeCase:
+    """The case with every size small at once, where it fails so; each size by itself takes as many
+    compilations."""
+    heads = {"heads": case.heads // case.kv_heads, "kv_heads": 1}
+    for dim in (1, 16):
+        small = _changed(case, [heads, {"head_dim": dim, "value_dim": dim}])
+        if small is not None and still(small):
+            return small
+    return case
 
 
 def _beside(case: DecodeCase) -> Iterator[tuple[str, DecodeCase]]:
@@ -192,7 +255,13 @@ def _beside(case: DecodeCase) -> Iterator[tuple[str, DecodeCase]]:
     other vectors, and in another compiler's kernels; whatever there is of these."""
     triton = not case.cpp
     others: dict[str, dict[str, Any]] = {
-        "eager": {"mode": "eager", "kernels": "cpp", "dynamic": False, "recipe": _eager(case)},
+        "eager": {
+            "mode": "eager",
+            "kernels": "cpp",
+            "dynamic": False,
+            "earlier": (),
+            "recipe": _eager(case),
+        },
         "static" if case.dynamic else "dynamic": {"dynamic": not case.dynamic},
         "general kernel": {"options": "general" if triton else f"partition:{2**20}"},
         "C++" if triton else "Triton": {"kernels": "cpp" if triton else "triton"},

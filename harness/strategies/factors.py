@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,8 @@ from harness.case.forms import CAPTURES, TABLE_SIZES, TABLES
 from harness.case.layouts import LAYOUTS, QUERY_LAYOUTS
 from harness.paths import PATHS
 
-# A value of a factor changes these fields; "batch" stands for so many sequences.
+# A value of a factor changes these fields; "batch" stands for so many sequences, "group" for query
+# heads of a KV head, "longer first" for earlier calls with a longer cache and a shorter one.
 Value = Mapping[str, Any]
 Row = dict[str, str]
 Pair = tuple[tuple[str, str], tuple[str, str]]
@@ -61,8 +63,8 @@ FACTORS: dict[str, dict[str, Value]] = {
     "shapes": {"static": {}, "dynamic": {"dynamic": True}},
     "lengths before": {
         "none": {},
-        "longer, shorter": {"earlier": (2048, 130)},
-        "shorter, longer": {"earlier": (130, 2048)},
+        "longer, shorter": {"longer first": True},
+        "shorter, longer": {"longer first": False},
     },
     "keys": _each("layout", *LAYOUTS),
     "values": _each("value_layout", "same", "contiguous", "bshd", "stacked"),
@@ -77,6 +79,8 @@ FACTORS: dict[str, dict[str, Value]] = {
     "vectors": {"the machine's": {"kernels": "cpp"}, "AVX2": {"kernels": "avx2"}},
     "threads": {"1": {}, "2": {}},
 }
+# Each call before is compiled and run as well.
+_DEAR = {"lengths before"}
 # An empty batch has a geometry of its own, since little can be seen in it.
 _EMPTY = {"sequences": "0"}
 # Factors, and values, that are another kernel's, or take an interpreter too long. Triton kernels
@@ -89,8 +93,6 @@ _OTHERS = {
         "partition:4096",
         "1024",
         "2046",
-        "longer, shorter",
-        "shorter, longer",
         "16/16",
         "64/32",
         "16/256",
@@ -128,13 +130,20 @@ def factors(kernels: str) -> dict[str, list[str]]:
     }
 
 
+def _plain(name: str) -> str:
+    return next(iter(FACTORS[name]))
+
+
 def geometry(row: Mapping[str, str], kernels: str) -> Geometry | None:
     """The geometry of a row, the plain value for each factor that it lacks; None where there is no
     such call."""
     changes: dict[str, Any] = {}
     for name, values in FACTORS.items():
-        changes |= values[row.get(name, next(iter(values)))]
+        changes |= values[row.get(name, _plain(name))]
     batch, group = changes.pop("batch"), changes.pop("group")
+    if "longer first" in changes:
+        lengths = changes["cache_len"] + 60, 130
+        changes["earlier"] = lengths if changes.pop("longer first") else lengths[::-1]
     if changes["value_layout"] == changes["layout"] == "contiguous":
         changes["value_layout"] = "same"
     try:
@@ -210,10 +219,24 @@ def covering(
         assert one is not None
         pool.append(one)
         missing = [pair for pair in missing if pair not in one.pairs]
+    pool = _spared(pool, kernels)
     empty = geometry({name: _EMPTY.get(name, possible[name][0]) for name in names}, kernels)
     pool += [empty] if among is None and empty is not None and accepts(empty) else []
     numbers.shuffle(pool)
     return pool
+
+
+def _spared(pool: list[Geometry], kernels: str) -> list[Geometry]:
+    """The pool with plain values in place of dear ones, where every pair is in another geometry."""
+    counts = Counter(pair for one in pool for pair in one.pairs)
+    spared = []
+    for one in pool:
+        cheap = geometry(dict(one.row) | {name: _plain(name) for name in _DEAR}, kernels)
+        lost = one.pairs - cheap.pairs if cheap else one.pairs
+        spare = cheap is not None and all(counts[pair] > 1 for pair in lost)
+        counts -= Counter(lost if spare else ())
+        spared.append(cheap if spare and cheap else one)
+    return spared
 
 
 def possible_pairs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -20,10 +21,12 @@ from harness.hunting import text, traps
 from harness.hunting.failure import Found, loud, sign
 from harness.hunting.hunt import Hunt
 from harness.hunting.journal import Journal, JournalError
+from harness.hunting.suspects import Suspects
 from harness.hunting.work import judge_cases, look_beside, make_small
 from harness.paths import PATHS
+from harness.strategies.factors import covering, factors
 from harness.verdict import Problem, Verdict
-from harness.verdict.known_failures import known_as
+from harness.verdict.known_failures import known_as, split_decode
 from tests.support import ROOT
 from tests.support.hunted import DEATHS, beside_planted, judge_planted, small_planted
 
@@ -101,6 +104,67 @@ def test_a_hunt_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert len(seen) >= 40
 
 
+def test_the_first_pool_is_the_same_where_a_hunt_goes_on(tmp_path: Path) -> None:
+    """What was found in between changes later pools alone."""
+    hunted(tmp_path / "parts", 70)
+    parts = hunted(tmp_path / "parts", 200, resume=True)
+    whole = hunted(tmp_path / "whole", 200)
+    first = {str(one.case) for one in covering("cpp", 0)}
+
+    def judged(hunt: Hunt) -> set[str]:
+        return {line["case"] for line in hunt.journal.lines() if line["kind"] == "judged"}
+
+    assert first <= judged(parts) & judged(whole)
+
+
+def test_a_value_of_which_every_geometry_fails_is_suspect_in_its_own_kernel() -> None:
+    """The more of them fail alike, the likelier; a plain value is none, nor one that is right."""
+    suspects = Suspects()
+    pool = covering("cpp", 0)
+    for one in pool:
+        suspects.add("cpp", one, ["numbers"] if one.case.tables == "counts-expanded" else [])
+    some = next(one for one in pool if one.case.tables == "counts-expanded")
+    [(share, factor), *others] = suspects.of("cpp", some, "numbers")
+    assert (share, factor) == (1.0, "tables")
+    assert all(less < 1.0 for less, _ in others)
+    assert suspects.of("triton", some, "numbers") == []
+    assert suspects.of("cpp", some, "CRASH") == []
+
+
+def test_a_suspect_saves_most_of_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case with nothing but the suspect value is tried first, in the same kernel."""
+    run: list[DecodeCase] = []
+
+    def counted(case: DecodeCase, threads: int) -> Outcome:
+        run.append(case)
+        wrong = case.tables == "counts-expanded" and not split_decode(case)
+        return Outcome.found(Verdict.WRONG, "x") if wrong else Outcome(utilisation=0.1)
+
+    monkeypatch.setattr("harness.hunting.work.run", counted)
+    text = (
+        "S=1024,pos=9/7/3,H=4,Hkv=2,Q=3,dtype=bf16,block=64/32,mask=window:70,score=alibi,"
+        "layout=bshd,tables=counts-expanded,options=partition:64,mode=compiled"
+    )
+    told = sign(Outcome.found(Verdict.WRONG, "x"))
+    small = make_small(text, 1, told, ["tables", "options"], 60.0)
+    told_fast = len(run)
+    assert small["case"] == "S=256,pos=9,tables=counts-expanded,mode=compiled"
+    assert make_small(text, 1, told, [], 60.0)["case"].count(",") == 3
+    assert told_fast == 3 < (len(run) - told_fast) / 2
+
+
+def test_failures_that_come_out_the_same_are_told_once(tmp_path: Path) -> None:
+    """With the geometries of both; what nothing explains yet is counted."""
+    hunt = hunted(tmp_path, 3)
+    wrong = Outcome.found(Verdict.WRONG, "x")
+    small = "S=65,pos=64,tables=counts-expanded,mode=compiled"
+    for first in ("S=256,pos=9", "S=300,pos=9"):
+        case = DecodeCase.from_text(small)
+        hunt.found.append(Found(case, 1, wrong, first, 2.0, False, geometries=4))
+    [one] = [one for one in text.failures(hunt) if one.outcome == wrong]
+    assert one.geometries == 8
+
+
 def test_a_journal_of_another_hunt_is_refused(tmp_path: Path) -> None:
     """Nothing is written over, and nothing is mixed."""
     file = tmp_path / "journal.jsonl"
@@ -157,7 +221,7 @@ def test_a_hunt_spread_over_processes_finds_the_same_and_loses_nothing_with_a_wo
 
 
 def found(text: str, outcome: Outcome, *, wide: bool = False) -> Found:
-    return Found(DecodeCase.from_text(text), 1, outcome, {}, 1.0, wide)
+    return Found(DecodeCase.from_text(text), 1, outcome, text, 1.0, wide)
 
 
 def test_errors_are_told_by_their_message_without_names_and_numbers() -> None:
@@ -206,11 +270,12 @@ def test_a_defect_of_torch_is_found_again_made_small_and_shown_by_its_script() -
     judged = judge_cases([text], 1)
     outcome = Outcome.from_values(judged["outcomes"][0])
     assert outcome.verdict in (Verdict.WRONG, Verdict.LEAK)
-    small = make_small(text, 1, sign(outcome), 60.0)
+    small = make_small(text, 1, sign(outcome), ["score", "tables"], 90.0)
     case = DecodeCase.from_text(small["case"])
-    assert case.tables == "counts-expanded"
-    assert (case.score, case.heads) == ("none", 1)
-    beside = look_beside(small["case"], 1, False)
+    assert (case.tables, case.score, case.heads) == ("counts-expanded", "none", 1)
+    beside = look_beside(small["case"], 1, sign(outcome), False, 90.0)
+    case = DecodeCase.from_text(beside["case"])
+    assert (case.tables, case.batch, case.heads, case.cache_len) == ("counts-expanded", 2, 1, 65)
     assert beside["beside"]["eager"] == "OK"
     assert beside["shows"] is True
     known = known_as(PATHS["full-cache"], Problem.of(case), stopped=False)
@@ -248,7 +313,7 @@ def test_the_command_hunts_writes_and_exits(
     assert said == (tmp_path / "report.md").read_text()
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["covered"]["cpp"]["geometries"] == 1
-    assert report["covered"]["cpp"]["pairs_tried"] == 300
+    assert report["covered"]["cpp"]["pairs_tried"] == math.comb(len(factors("cpp")), 2)
     assert report["traps"]
     assert cli.main(command) == cli.USAGE
     assert "is there; --resume goes on" in capsys.readouterr().err

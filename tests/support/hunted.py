@@ -49,16 +49,16 @@ def judge_planted(cases: list[str], threads: int) -> dict[str, Any]:
         return judge_cases(cases, threads)
 
 
-def small_planted(text: str, threads: int, told: str, seconds: float) -> dict[str, Any]:
+def small_planted(*arguments: Any) -> dict[str, Any]:
     """``make_small`` by the planted judge."""
     with mock.patch("harness.hunting.work.run", broken):
-        return make_small(text, threads, told, seconds)
+        return make_small(*arguments)
 
 
-def beside_planted(text: str, threads: int, refused: bool) -> dict[str, Any]:
+def beside_planted(*arguments: Any) -> dict[str, Any]:
     """``look_beside`` by the planted judge; no script is run."""
     with (
         mock.patch("harness.hunting.work.run", broken),
         mock.patch("harness.hunting.work._shows", return_value=True),
     ):
-        return look_beside(text, threads, refused)
+        return look_beside(*arguments)
