@@ -275,7 +275,8 @@ def test_a_defect_of_torch_is_found_again_made_small_and_shown_by_its_script() -
     assert (case.tables, case.score, case.heads) == ("counts-expanded", "none", 1)
     beside = look_beside(small["case"], 1, sign(outcome), False, 90.0)
     case = DecodeCase.from_text(beside["case"])
-    assert (case.tables, case.batch, case.heads, case.cache_len) == ("counts-expanded", 2, 1, 65)
+    assert (case.tables, case.batch, case.heads) == ("counts-expanded", 2, 1)
+    assert case.cache_len < 256
     assert beside["beside"]["eager"] == "OK"
     assert beside["shows"] is True
     known = known_as(PATHS["full-cache"], Problem.of(case), stopped=False)
