@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from dataclasses import dataclass
@@ -67,6 +68,19 @@ class Audit:
             f"{self.configuration}, {self.scenario.name}: {self.blame.what}, first in",
             f"{where}, token {self.blame.token}.",
         ]
+
+    def portable(self) -> Audit:
+        """The same without functions, so that it can come from another process."""
+        if self.evidence is None:
+            return self
+        call = self.evidence.call
+        again = None if call.again is None else _made_elsewhere
+        call = dataclasses.replace(call, again=again, score_mod=None)
+        return dataclasses.replace(self, evidence=dataclasses.replace(self.evidence, call=call))
+
+
+def _made_elsewhere(value: Tensor) -> Tensor:
+    raise RuntimeError("the call was made in another process")
 
 
 def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Audit:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +23,7 @@ from harness.commands.options import (
     names,
     output_folder,
     sharing,
+    whole,
 )
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
@@ -66,6 +69,9 @@ def add(commands: Any) -> None:
         " model, with its package",
     )
     parser.add_argument(
+        "--jobs", type=whole(1), default=1, metavar="N", help="processes (default 1)"
+    )
+    parser.add_argument(
         "--compile",
         action="store_true",
         help="compile as the project does: gpt-fast its decoding, transformers flex_attention and,"
@@ -95,12 +101,11 @@ def run(arguments: argparse.Namespace) -> int:
     audits: list[Audit] = []
     interrupted = False
     try:
-        with contextlib.nullcontext() if arguments.compile else _eagerly():
-            _run(project.configurations, scenarios, arguments.seed, audits)
+        _run(project.configurations, scenarios, arguments, audits)
     except KeyboardInterrupt:
         interrupted = True
     versions = {**project.version, **environment(), "compiled": arguments.compile}
-    versions["threads"] = torch.get_num_threads()
+    versions["threads"] = torch.get_num_threads() if arguments.jobs == 1 else 1
     if audits:
         print(render(audits, one_line(versions)), end="")
     if arguments.scripts is not None:
@@ -125,17 +130,60 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(
     configurations: Iterable[Configuration],
     scenarios: list[Scenario],
-    seed: int,
+    arguments: argparse.Namespace,
     audits: list[Audit],
 ) -> None:
-    """Add an audit of each configuration in each scenario to ``audits``."""
+    """Add an audit of each configuration in each scenario to ``audits``, in this order, whatever
+    the number of jobs; those that share a reference are one piece of work."""
+    progress = progress_to_stderr()
+    if arguments.jobs == 1:
+        for audit in _audited(configurations, scenarios, arguments):
+            audits.append(audit)
+            progress(f"{len(audits)} done, {audit.configuration}, {audit.scenario.name}")
+        return
+    from harness.support.campaign import Lost, LostWork, Work, campaign, processes
+
+    groups = itertools.groupby(configurations, lambda one: one.uncached)
+    pieces = [[one.name for one in group] for _, group in groups]
+    work = iter([Work(_piece, (arguments, names), place) for place, names in enumerate(pieces)])
+    done: dict[int, list[Audit]] = {}
+
+    def take_in(piece: Work, result: Any) -> None:
+        if isinstance(result, Lost):
+            raise LostWork(result.error)
+        done[piece.about] = result
+        progress(f"{len(done)} of {len(pieces)} pieces done, {', '.join(piece.arguments[1])}")
+
+    try:
+        with processes(arguments.jobs) as executor:
+            campaign(
+                executor, lambda: next(work, None), take_in, at_once=arguments.jobs, until=math.inf
+            )
+    finally:
+        audits += [audit for place in sorted(done) for audit in done[place]]
+
+
+def _piece(arguments: argparse.Namespace, names: list[str]) -> list[Audit]:
+    """The audits of the configurations of these names, made anew in this process."""
+    from harness.auditing.scenario import SCENARIOS
+
+    wanted = _some("--scenarios", arguments.scenarios, tuple(s.name for s in SCENARIOS))
+    own = [one for one in _project(arguments).configurations if one.name in names]
+    scenarios = [s for s in SCENARIOS if s.name in wanted]
+    return [audit.portable() for audit in _audited(own, scenarios, arguments)]
+
+
+def _audited(
+    configurations: Iterable[Configuration],
+    scenarios: list[Scenario],
+    arguments: argparse.Namespace,
+) -> Iterator[Audit]:
     from harness.auditing.run import audit
 
-    progress = progress_to_stderr()
-    for configuration in configurations:
-        for scenario in scenarios:
-            progress(f"{len(audits)} done, {configuration.name}, {scenario.name}")
-            audits.append(audit(configuration, scenario, seed))
+    for configuration, scenario in itertools.product(configurations, scenarios):
+        with contextlib.nullcontext() if arguments.compile else _eagerly():
+            found = audit(configuration, scenario, arguments.seed)
+        yield found
 
 
 def _write_scripts(audits: list[Audit], project: _Project, arguments: argparse.Namespace) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pickle
 import runpy
 import sys
 from collections.abc import Callable
@@ -150,6 +152,30 @@ def test_the_command_writes_both_scripts_and_says_what_they_end_with(
     for script in (tmp_path / "new").glob("*.py"):
         text = script.read_text(encoding="utf-8")
         assert black.format_str(text, mode=black.Mode()) == text
+
+
+def test_an_audit_is_the_same_whatever_the_number_of_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows in their order, with what is blamed and where."""
+    monkeypatch.setenv("STAND_IN_FAULT", "no-query-offset")
+    words = ["audit", "gpt-fast", "--checkout", str(CHECKOUT), "--scenarios", "tokens,chunks"]
+    rows: list[list[dict[str, object]]] = []
+    for jobs in ("1", "2"):
+        file = tmp_path / f"{jobs}.json"
+        assert main([*words, "--jobs", jobs, "--json", str(file)]) == NOT_OK
+        found = json.loads(file.read_text(encoding="utf-8"))["audits"]
+        rows.append([{k: v for k, v in row.items() if k != "seconds"} for row in found])
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 4
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+def test_an_audit_from_another_process_gives_the_same_script(attention: str) -> None:
+    """What cannot travel is not needed for it."""
+    found = audit(tiny_configuration("window-one-wide", attention=attention), BY_NAME["tokens"])
+    travelled = pickle.loads(pickle.dumps(found.portable()))
+    assert call_script(travelled) == call_script(found)
 
 
 def test_a_sound_checkout_is_ok_and_needs_no_script(
