@@ -172,6 +172,10 @@ _CREATE: dict[tuple[Any, ...], Compiled] = {}
 
 def recipe(inputs: Inputs) -> BlockMask:
     """The block mask of the case's recipe."""
+    return masks.shared(inputs, _recipe)
+
+
+def _recipe(inputs: Inputs) -> BlockMask:
     case = inputs.case
     if case.recipe == "row":
         return masks.row_block_mask(inputs)

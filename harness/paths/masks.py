@@ -11,7 +11,10 @@ Positions are captured as tensors, never as Python ints, which would take a grap
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -186,6 +189,35 @@ def fresh_block_mask(
         device=inputs.query.device,
         BLOCK_SIZE=case.block_size,
     )
+
+
+# The block mask that was made last, by all that it depends on, while runs share it.
+_SHARED: list[dict[tuple[Any, ...], BlockMask]] = []
+
+
+@contextmanager
+def shared_block_masks() -> Iterator[None]:
+    """A context for runs on inputs of one geometry and positions, whose values alone differ: they
+    share the tables of a block mask, since making them eagerly takes longer than most calls."""
+    _SHARED.append({})
+    try:
+        yield
+    finally:
+        _SHARED.pop()
+
+
+def shared(inputs: Inputs, make: Callable[[Inputs], BlockMask]) -> BlockMask:
+    """The block mask that ``make`` makes, with tables that runs share where they are to, and a
+    mask_mod that captures these inputs."""
+    if not _SHARED:
+        return make(inputs)
+    key = (inputs.case.geometry, inputs.case.input_pos, inputs.query.device)
+    if key not in _SHARED[-1]:
+        _SHARED[-1][key] = make(inputs)
+        return _SHARED[-1][key]
+    again = copy.copy(_SHARED[-1][key])
+    again.mask_mod = mask_mod(inputs)
+    return again
 
 
 def row_block_mask(inputs: Inputs) -> BlockMask:

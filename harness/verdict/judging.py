@@ -16,6 +16,7 @@ from harness.oracle.budget import Budget
 from harness.oracle.error import Error, measure
 from harness.oracle.golden import Golden
 from harness.paths import Path, Result
+from harness.paths.masks import shared_block_masks
 from harness.support.frames import raised_at
 from harness.verdict.handing import changed_tensors, handed, with_other_tail
 from harness.verdict.judgement import Finding, Judgement, Problem, Verdict, Violation
@@ -40,6 +41,12 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     case = problem.case
     if reason := path.unsupported(case, device):
         return Judgement(path.name, case, device, (Finding(Verdict.UNSUPPORTED, reason),))
+    with shared_block_masks():
+        return _judged(path, problem, device)
+
+
+def _judged(path: Path, problem: Problem, device: str) -> Judgement:
+    case = problem.case
     changed: list[str] = []
     with handed(problem, device) as given:
         result = attempt(path, given.inputs, changed)

@@ -3,15 +3,17 @@
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from harness.case import DecodeCase
 from harness.inputs import Inputs
 from harness.oracle.budget import Precision
-from harness.paths import PATHS, Path, Result
-from harness.paths.calls import Call
+from harness.paths import PATHS, Path, Result, masks
+from harness.paths.calls import Call, full_cache
 from harness.script.watch import WATCHED
 from harness.verdict import Problem, Verdict, judge
 from tests.support.altered import altered, times
@@ -282,3 +284,29 @@ def test_a_path_that_writes_into_its_inputs_leaves_the_problem_to_the_others() -
     before = PROBLEM.inputs.clone()
     assert judge(FAULTS[Verdict.MUTATED], PROBLEM).verdict is Verdict.MUTATED
     assert all(torch.equal(t, before.tensors[n]) for n, t in PROBLEM.inputs.tensors.items())
+
+
+def test_the_runs_of_a_verdict_share_the_tables_of_a_block_mask_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is made once for each verdict; what its mask_mod captures is each run's own."""
+    made: list[BlockMask] = []
+    used: list[BlockMask] = []
+
+    def create(*arguments: Any, **options: Any) -> BlockMask:
+        made.append(create_block_mask(*arguments, **options))
+        return made[-1]
+
+    def noted(inputs: Inputs) -> Call:
+        call = full_cache(inputs)
+        used.append(call.arguments["block_mask"])
+        return call
+
+    monkeypatch.setattr(masks.fresh_block_mask, "__defaults__", (create,))
+    path = dataclasses.replace(PATHS["full-cache"], prepare=noted)
+    for count in (1, 2):
+        assert judge(path, PROBLEM).verdict is Verdict.OK
+        assert len(made) == count
+    assert len(used) == 6
+    assert len({id(mask.kv_indices) for mask in used}) == 2
+    assert len({id(mask.mask_mod) for mask in used}) == 6
