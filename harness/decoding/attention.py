@@ -29,6 +29,7 @@ from harness.decoding.block_mask import (
     check_at_least,
     check_positions,
     decode_block_mask,
+    of_sequence,
     unpack_row,
 )
 from harness.decoding.cpp_kernels import LEAST_SAFE_HEAD_DIM, cpp_kernels, stays_in_bounds
@@ -58,11 +59,12 @@ def offset_score_mod(
     """
     check_positions("input_pos", input_pos)
     check_at_least(1, q_len=q_len, gqa_group=gqa_group)
-    input_pos = captured(input_pos)
+    position_of = of_sequence(captured(input_pos))
 
     def absolute(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
         head, token = unpack_row(h, q_idx, q_len, gqa_group)
-        return score_mod(score, b, head, input_pos[b].clamp(min=0) + token, kv_idx)
+        position = position_of(b).clamp(min=0) + token
+        return score_mod(score, b, head, position, kv_idx)
 
     return absolute
 

@@ -90,20 +90,26 @@ def decode_block_mask(
         check_at_least(0, prefix=prefix)
 
     input_pos = captured(input_pos)
+    # An idle sequence's tokens lie before every slot.
+    start_of = of_sequence(captured(torch.where(input_pos < 0, -q_len, input_pos)))
+    position_of = of_sequence(input_pos)
+    prefix_of = of_sequence(prefix) if isinstance(prefix, Tensor) else None
 
     def decode_mask(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
         head, token = unpack_row(h, q_idx, q_len, gqa_group)
-        t = input_pos[b].clamp(min=0) + token
+        t = start_of(b) + token
         visible = kv_idx <= t
         if window is not None:
             near = kv_idx > t - window
             visible = visible & ((near | (kv_idx < sinks)) if sinks else near)
-        if isinstance(prefix, Tensor):
-            visible = visible | (kv_idx < prefix[b])
+        if prefix_of is not None:
+            visible = visible | ((kv_idx < prefix_of(b)) & (t >= 0))
         elif prefix:
-            visible = visible | (kv_idx < prefix)
-        visible = visible & (input_pos[b] >= 0)
-        return visible if mask_mod is None else visible & mask_mod(b, head, t, kv_idx)
+            visible = visible | ((kv_idx < prefix) & (t >= 0))
+        if mask_mod is None:
+            return visible
+        t = position_of(b).clamp(min=0) + token
+        return visible & mask_mod(b, head, t, kv_idx)
 
     rows = q_len * gqa_group
     row = torch.arange(0, rows, q_block, device=input_pos.device)
@@ -205,6 +211,17 @@ def _stored(table: Tensor) -> Tensor:
     row = sizes[1] if table.dim() == 2 else sizes[1] * sizes[2]
     strides = (row, row, 1) if table.dim() == 2 else (row, row, sizes[2], 1)
     return table.contiguous().as_strided((sizes[0], 1, *sizes[1:]), strides)
+
+
+def of_sequence(values: Tensor) -> Callable[[Tensor], Tensor]:
+    """The value of sequence ``b`` of ``values`` ``[B]``, as a function of ``b``.
+
+    Eager flex_attention maps a mod over all indices, where it takes longer to look a value up than
+    to do all else (torch 2.13); that of a single sequence needs no looking up.
+    """
+    if values.size(0) == 1 and not torch.compiler.is_compiling():
+        return lambda b: values[0]
+    return lambda b: values[b]
 
 
 def captured(positions: Tensor) -> Tensor:

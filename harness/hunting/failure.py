@@ -66,10 +66,10 @@ def stopped(told: str) -> bool:
     return any(name in told for name in _NOT_COMPILED)
 
 
-def loud(outcome: Outcome) -> bool:
-    """Whether torch refuses the call in words that say what it wants."""
-    refused = outcome.verdict in (Verdict.ERROR, Verdict.UNSUPPORTED)
-    return refused and bool(_LOUD.search(outcome.findings[0].evidence))
+def refused(told: str) -> bool:
+    """Whether torch refuses the call, as it is told, in words that say what it wants."""
+    verdicts = (Verdict.ERROR, Verdict.UNSUPPORTED)
+    return told.partition(":")[0] in map(str, verdicts) and bool(_LOUD.search(told))
 
 
 def kinds(case: DecodeCase) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Found:
     @property
     def loud(self) -> bool:
         """Whether it is a refusal."""
-        return loud(self.outcome)
+        return refused(self.sign)
 
     def explains(self, case: DecodeCase, told: str) -> bool:
         """Whether a failure of another case is this one: it is told by the same, in the same

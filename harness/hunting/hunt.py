@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.case import DecodeCase, InvalidCase
 from harness.function.outcome import Outcome
-from harness.hunting.failure import NUMBERS, Found, sign, stopped
+from harness.hunting.failure import Found, refused, sign, stopped
 from harness.hunting.journal import Journal
 from harness.hunting.suspects import Suspects
 from harness.hunting.work import PATH, judge_cases, look_beside, make_small
@@ -26,8 +26,6 @@ from harness.verdict.known_failures import known_as, split_decode
 
 # Cases of one geometry, by kernels: an interpreter takes long for each.
 CASES = {"cpp": 8, "triton": 3}
-# How many failures of a kind are made small to one of another.
-_WEIGHTS = {NUMBERS: 4}
 _SECONDS_SMALL = 90.0
 # Of so many things to do about what failed, one is to finish what was found.
 _FINISHED = 3
@@ -86,6 +84,7 @@ class Hunt:
         self._wide: dict[str, bool] = {}
         self._suspects = Suspects()
         self._turns = 0
+        self._at_work: Counter[str] = Counter()
         self._before = 0.0
         earlier: list[tuple[str, Geometry, dict[str, str]]] = []
         for line in self.journal.lines():
@@ -140,26 +139,32 @@ class Hunt:
         return None
 
     def _to_make_small(self) -> Work | None:
-        """A failure that none of those found explains: one of each kind first, since those told by
-        the same are often explained by one of them, and then the one with the likeliest suspect.
-        Wrong numbers have many causes, and count for less."""
-        found = Counter(one.sign for one in self.found)
+        """A failure that none of those found explains, of the kind that most geometries show for
+        each that was found, and of these the one with the likeliest suspect; refusals last."""
+        self._small = deque(work for work in self._small if not self._settles(work))
+        if not self._small:
+            return None
+        found = Counter(one.sign for one in self.found) + self._at_work
+        waiting = Counter(work.about[2] for work in self._small)
 
-        def last(work: Work) -> tuple[float, float]:
+        def first(work: Work) -> tuple[bool, float, float]:
             name, geometry, told = work.about
-            suspects = self._suspects.of(name, geometry, told)
-            return found[told] / _WEIGHTS.get(told, 1), -max((s for s, _ in suspects), default=0.0)
+            likely = [share for share, _ in self._suspects.of(name, geometry, told)]
+            kind = waiting[told] / (1 + found[told])
+            return not refused(told), kind, max(likely, default=0.0)
 
-        while self._small:
-            work = min(self._small, key=last)
-            self._small.remove(work)
-            name, geometry, told = work.about
-            case = work.arguments[0]
-            if not self._explained(geometry, DecodeCase.from_text(case), told):
-                factors = [factor for _, factor in self._suspects.of(name, geometry, told)]
-                arguments = (case, geometry.threads, told, factors, _SECONDS_SMALL)
-                return Work(self.small, arguments, (geometry, told))
-        return None
+        work = max(self._small, key=first)
+        self._small.remove(work)
+        name, geometry, told = work.about
+        self._at_work[told] += 1
+        factors = [factor for _, factor in self._suspects.of(name, geometry, told)]
+        arguments = (work.arguments[0], geometry.threads, told, factors, _SECONDS_SMALL)
+        return Work(self.small, arguments, (geometry, told))
+
+    def _settles(self, work: Work) -> bool:
+        """Whether a failure that waits is explained by one that was found."""
+        _, geometry, told = work.about
+        return self._explained(geometry, DecodeCase.from_text(work.arguments[0]), told)
 
     def _once(self, name: str) -> bool:
         """Whether every pair was handed out, or no more geometries are asked for."""
@@ -192,6 +197,8 @@ class Hunt:
         return not any(one.breaks(geometry) for one in self.found)
 
     def _done(self, work: Work, result: Any) -> None:
+        if work.function is self.small:
+            self._at_work[work.about[1]] -= 1
         if isinstance(result, Lost):
             self.lost.append(f"{work.arguments[0]}: {result.error}")
         elif work.function is self.beside:
@@ -294,12 +301,7 @@ class Hunt:
     @property
     def waiting(self) -> Counter[str]:
         """How many failures, of each kind, no failure explains that was found."""
-        left = Counter[str]()
-        for work in self._small:
-            _, geometry, told = work.about
-            if not self._explained(geometry, DecodeCase.from_text(work.arguments[0]), told):
-                left[told] += 1
-        return left
+        return Counter(work.about[2] for work in self._small if not self._settles(work))
 
     def pairs(self, name: str) -> tuple[int, int, int]:
         """How many pairs there are, how many were tried, and how many were in a geometry of which a

@@ -8,7 +8,7 @@ import pytest
 
 from harness.case import DecodeCase
 from harness.function.outcome import Outcome
-from harness.hunting.failure import Found, loud, sign
+from harness.hunting.failure import Found, refused, sign
 from harness.hunting.suspects import Suspects
 from harness.hunting.work import judge_cases, look_beside, make_small
 from harness.paths import PATHS
@@ -78,7 +78,7 @@ def test_errors_are_told_by_their_message_without_names_and_numbers() -> None:
 )
 def test_a_refusal_says_what_it_wants(evidence: str, expected: bool) -> None:
     """An error that nobody foresaw does not."""
-    assert loud(Outcome.found(Verdict.ERROR, evidence)) is expected
+    assert refused(sign(Outcome.found(Verdict.ERROR, evidence))) is expected
 
 
 def test_a_failure_explains_what_has_all_that_it_needs_in_the_same_kernel() -> None:
