@@ -170,7 +170,7 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _versions(ledger: Ledger, path: str | None) -> Iterator[str]:
-    from harness.support.text import table
+    from harness.support.text import table, version_order
 
     groups: dict[tuple[Any, ...], dict[str, Entry]] = {}
     for entry in ledger.entries.values():
@@ -178,7 +178,7 @@ def _versions(ledger: Ledger, path: str | None) -> Iterator[str]:
             # ``hardware`` says of interpreted kernels that they are.
             key = (entry.hardware, entry.threads, entry.mode, entry.path, entry.dtype, entry.kind)
             groups.setdefault(key, {})[entry.torch] = entry
-    versions = sorted({v for g in groups.values() for v in g}, key=_version)
+    versions = sorted({v for g in groups.values() for v in g}, key=version_order)
     rows = []
     for key, by_version in sorted(groups.items()):
         cells = [
@@ -190,7 +190,3 @@ def _versions(ledger: Ledger, path: str | None) -> Iterator[str]:
     if rows:
         yield "worst / median share of the rounding budget, by torch version"
         yield from table(["entry", *versions, "accepted"], rows)
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part.isdigit())

@@ -3,6 +3,7 @@ cannot see it, and the numbers as a table."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -12,6 +13,7 @@ from harness.figures.values import (
     Errors,
     Figure,
     Graphs,
+    History,
     Matrix,
     Side,
     Times,
@@ -247,4 +249,39 @@ def _(figure: Graphs) -> Caption:
         f" {figure.limit} marked. {seen}",
         ("steps", *(c.name for c in figure.curves)),
         tuple((str(i + 1), *(str(c.graphs[i]) for c in figure.curves)) for i in range(steps)),
+    )
+
+
+@caption.register
+def _(figure: History) -> Caption:
+    words = {True: "shows", False: "does not show", None: "-"}
+    said = []
+    for name, shown in figure.findings:
+        known = [(v, s) for v, s in zip(figure.versions, shown, strict=True) if s is not None]
+        for (_, before), (version, now) in itertools.pairwise(known):
+            if before != now:
+                said.append(f"{name} {'appears' if now else 'goes'} with {version}.")
+    for path, dtype, shares in figure.shares:
+        recorded = [s for s in shares if s is not None]
+        if recorded and max(recorded) > figure.margin * min(recorded):
+            said.append(
+                f"The largest share of {path} in {dtype} is between {number(min(recorded))} and"
+                f" {number(max(recorded))}."
+            )
+    seen = " ".join(said or ["No finding appears or goes, and no share of the budget grows."])
+    return Caption(
+        "Over versions of torch",
+        " ".join([seen, *(f"{text[0].upper()}{text[1:]}." for text in figure.missing)]),
+        "Recorded, not measured here: the largest error in units of the rounding budget over all"
+        f" cases, modes and kinds of the ledger ({figure.hardware or 'nothing'}), and whether the"
+        " script of each finding shows it.",
+        f"A grid with a column for each of {len(figure.versions)} versions of torch: numbers for"
+        f" {len(figure.shares)} pairs of path and dtype, a word for {len(figure.findings)}"
+        f" findings. {seen}",
+        ("", *figure.versions),
+        (
+            *((f"{path} {dtype}", *map(number, shares)) for path, dtype, shares in figure.shares),
+            *((name, *(words[s] for s in shown)) for name, shown in figure.findings),
+        ),
+        "" if figure.versions else f"Nothing to draw: {'; '.join(figure.missing)}.",
     )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
 from harness.figures.captions import slot_count
-from harness.figures.values import Attended, Cell, Matrix, Side
+from harness.figures.values import Attended, Cell, History, Matrix, Side
 
 GREY = "#666666"
 POINTS = 72  # in an inch, the unit of letter sizes
@@ -99,6 +99,48 @@ def matrix(figure: Matrix, canvas: Canvas, narrow: bool) -> None:
     panels[0].set_ylabel("planted fault")
     note = "refused, % of runs; hatched: never refused; -: not run"
     canvas.supxlabel("\n".join([note, *figure.missing]), fontsize=letters, color=GREY)
+
+
+def history(figure: History, canvas: Canvas, narrow: bool) -> None:
+    """Draw what versions of torch changed: the largest shares of the budget, and which findings
+    show."""
+    letters = 6.5 if narrow else 8.0
+    canvas.set_layout_engine("constrained")
+    heights = [len(rows) for rows in (figure.shares, figure.findings) if rows]
+    canvas.set_figheight(1.2 + 0.2 * sum(heights))
+    panels = list(canvas.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
+    if figure.shares:
+        axes = panels.pop(0)
+        shares = [[math.nan if s is None else s for s in row] for _, _, row in figure.shares]
+        axes.imshow(shares, aspect="auto", cmap="Blues", norm=LogNorm(1e-3, 2.0))
+        _versions(axes, figure, [f"{path} {dtype}" for path, dtype, _ in figure.shares], letters)
+        axes.set_title(f"largest share of the budget ({figure.hardware})", fontsize=letters + 1)
+        for i, row in enumerate(shares):
+            for j, share in enumerate(row):
+                text = "-" if math.isnan(share) else f"{share:.3f}"
+                colour = "white" if share > 0.3 else "black"
+                axes.text(j, i, text, ha="center", va="center", fontsize=letters, color=colour)
+    if figure.findings:
+        axes = panels.pop(0)
+        words = {True: "shows", False: "does not", None: "-"}
+        shades = [[math.nan if s is None else float(s) for s in row] for _, row in figure.findings]
+        axes.imshow(shades, aspect="auto", cmap="Oranges", vmin=-0.2, vmax=2.0)
+        _versions(axes, figure, [name for name, _ in figure.findings], letters)
+        axes.set_title("findings", fontsize=letters + 1)
+        for i, (_, shown) in enumerate(figure.findings):
+            for j, shows in enumerate(shown):
+                axes.text(j, i, words[shows], ha="center", va="center", fontsize=letters)
+    note = "\n".join(["-: not run, or not known", *figure.missing])
+    canvas.supxlabel(note, fontsize=letters, color=GREY)
+
+
+def _versions(axes: Axes, figure: History, rows: list[str], letters: float) -> None:
+    axes.set_xticks(range(len(figure.versions)), figure.versions, fontsize=letters)
+    axes.set_yticks(range(len(rows)), rows, fontsize=letters)
+    axes.set_xticks([j - 0.5 for j in range(1, len(figure.versions))], minor=True)
+    axes.set_yticks([i - 0.5 for i in range(1, len(rows))], minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="minor", length=0)
 
 
 def _cells(axes: Axes, cells: list[list[Cell | None]], numbers: float) -> None:

@@ -25,6 +25,7 @@ from harness.figures.values import (
     TimeCurve,
     Times,
     Utilisation,
+    history,
     matrix,
 )
 from harness.inputs import Inputs, make_inputs
@@ -76,6 +77,7 @@ def compute(plan: Plan, recorded: Results, device: str, progress: Progress) -> t
         matrix(recorded),
         times(plan, device, progress),
         graphs(plan, device, progress),
+        history(recorded),
     )
 
 

@@ -16,7 +16,16 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from harness.figures import heatmaps
-from harness.figures.values import Attended, Errors, Figure, Graphs, Matrix, Times, Utilisation
+from harness.figures.values import (
+    Attended,
+    Errors,
+    Figure,
+    Graphs,
+    History,
+    Matrix,
+    Times,
+    Utilisation,
+)
 
 STYLES = (
     ("#0072B2", "o", "-"),
@@ -231,4 +240,5 @@ PLOTS: dict[type, Callable[[Any, Canvas, bool], None]] = {
     Matrix: heatmaps.matrix,
     Times: times,
     Graphs: graphs,
+    History: heatmaps.history,
 }

@@ -56,19 +56,29 @@ class Catch:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """Whether a script shows its defect with a version of torch; None where that is not known."""
+
+    script: str
+    torch: str
+    shows: bool | None
+
+
+@dataclass(frozen=True)
 class Results:
     """All recorded results; None for those that were not recorded."""
 
     ledger: Ledger | None = None
     kills: tuple[Kill, ...] | None = None
     catches: tuple[Catch, ...] | None = None
+    findings: tuple[Shown, ...] | None = None
 
 
 def read_results(files: Iterable[Path], folder: Path = FIXTURES) -> Results:
     """Read the recorded results of ``folder``, or in their place those of ``files``.
 
     A file's fields say what it holds: ``entries`` a ledger, ``rules`` and ``cells`` other projects'
-    rules, and ``cells`` without ``rules`` a kill matrix.
+    rules, ``cells`` without ``rules`` a kill matrix, and ``versions`` in which findings show.
 
     Raises:
         ResultsError: for a file that cannot be read, is malformed, or comes twice.
@@ -83,6 +93,7 @@ def read_results(files: Iterable[Path], folder: Path = FIXTURES) -> Results:
         "ledger": folder / "tolerances" / "cpu.json",
         "kills": folder / "kill-matrix.json",
         "catches": folder / "rivals.json",
+        "findings": folder / "findings.json",
     }
     for name, path in defaults.items():
         if name not in found and path.exists():
@@ -101,12 +112,26 @@ def _document(document: Any) -> tuple[str, Any]:
         raise JsonError("is not a JSON object")
     if "entries" in document:
         return "ledger", read_ledger(document)
+    if "versions" in document:
+        shown: Reader[list[Any]] = list_of(_shown)
+        return "findings", tuple(fields(document, {"versions": shown})["versions"])
     if "cells" not in document:
-        raise JsonError("has neither entries nor cells: no ledger, kill matrix or rules")
+        raise JsonError("has neither entries nor cells nor versions of torch")
     # Files with a kill matrix or other projects' rules have further fields, which are not shown.
     cells: Reader[list[Any]] = list_of(_catch if "rules" in document else _kill)
     found = fields(document, {"schema": one_of(SCHEMA), "cells": cells}, others=True)
     return ("catches" if "rules" in document else "kills"), tuple(found["cells"])
+
+
+def _shown(value: Any) -> Shown:
+    readers: dict[str, Reader[Any]] = dict(script=text, torch=text, shows=_optional_flag)
+    return Shown(**fields(value, readers, others=True))
+
+
+def _optional_flag(value: Any) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise JsonError(f"{value!r} is not true, false or null")
 
 
 def _kill(value: Any) -> Kill:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from harness.case import DTYPES
 from harness.figures.results import Catch, Kill, Results
+from harness.support.text import version_order
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,24 @@ class Graphs:
     limit: int
 
 
-Figure = Attended | Errors | Utilisation | Matrix | Times | Graphs
+@dataclass(frozen=True)
+class History:
+    """What versions of torch changed, a column for each.
+
+    ``shares`` has the largest recorded utilisation of a path in a dtype, on the ``hardware`` and
+    number of threads of which most versions were recorded, which has lost nothing where it grew by
+    less than the ``margin``; ``findings`` say whether a script shows its defect. None where nothing
+    was recorded; ``missing`` has sentences about that."""
+
+    versions: tuple[str, ...]
+    hardware: str
+    margin: float
+    shares: tuple[tuple[str, str, tuple[float | None, ...]], ...]
+    findings: tuple[tuple[str, tuple[bool | None, ...]], ...]
+    missing: tuple[str, ...]
+
+
+Figure = Attended | Errors | Utilisation | Matrix | Times | Graphs | History
 
 
 def matrix(recorded: Results) -> Matrix:
@@ -166,6 +184,41 @@ def matrix(recorded: Results) -> Matrix:
         for name in names
     )
     return Matrix(rows, tuple(columns), cells, tuple(missing))
+
+
+def history(recorded: Results) -> History:
+    """The history of what was recorded with several versions of torch."""
+    entries = [] if recorded.ledger is None else [*recorded.ledger.entries.values()]
+    versions: dict[tuple[str, int], set[str]] = {}
+    for entry in entries:
+        versions.setdefault((entry.hardware, entry.threads), set()).add(entry.torch)
+    place = max(versions, key=lambda key: (len(versions[key]), key), default=("", 0))
+    largest: dict[tuple[str, str], dict[str, float]] = {}
+    for entry in entries:
+        if (entry.hardware, entry.threads) == place:
+            own = largest.setdefault((entry.path, entry.dtype), {})
+            own[entry.torch] = max(own.get(entry.torch, 0.0), entry.worst_utilisation)
+    shown: dict[str, dict[str, bool | None]] = {}
+    for one in recorded.findings or ():
+        shown.setdefault(one.script, {})[one.torch] = one.shows
+    every = [*(v for of in largest.values() for v in of), *(v for of in shown.values() for v in of)]
+    names = sorted(set(every), key=version_order)
+    missing = []
+    if not largest:
+        missing.append("no tolerances recorded: python -m harness record")
+    if not shown:
+        missing.append(
+            "no findings recorded: python -m harness versions SCRIPT ... --json"
+            " fixtures/findings.json"
+        )
+    return History(
+        tuple(names),
+        f"{place[0]}, {place[1]} thread{'s' if place[1] != 1 else ''}" if largest else "",
+        recorded.ledger.margins.worst if recorded.ledger else 1.0,
+        tuple((*key, tuple(map(of.get, names))) for key, of in sorted(largest.items())),
+        tuple((name, tuple(map(of.get, names))) for name, of in shown.items()),
+        tuple(missing),
+    )
 
 
 def _killed(kills: list[Kill]) -> Cell | None:

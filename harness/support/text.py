@@ -14,3 +14,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
             for i, (c, w) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()
+
+
+def version_order(version: str) -> tuple[int, ...]:
+    """What versions such as ``2.13.0`` are sorted by."""
+    return tuple(int(part) for part in version.partition("+")[0].split(".") if part.isdigit())

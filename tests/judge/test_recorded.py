@@ -70,7 +70,7 @@ def test_a_named_file_stands_in_for_the_fixture(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ([], "is not a JSON object"),
         ({"schema": 2, "cells": []}, "schema: 2 is not 1"),
-        ({"schema": 1}, "neither entries nor cells"),
+        ({"schema": 1}, "neither entries nor cells nor versions"),
         ({"schema": 1, "cells": {}}, "cells: is not a list"),
         ({"schema": 1, "entries": []}, "case_list: missing"),
         (KILLS | {"cells": [CELL | {"kind": "x"}]}, "cells[0].kind: 'x' is not one of output"),

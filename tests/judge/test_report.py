@@ -20,7 +20,7 @@ from harness.figures.captions import Caption, caption
 from harness.figures.measure import Plan, compute
 from harness.figures.plots import draw
 from harness.figures.publish import publish
-from harness.figures.results import Catch, Kill, Results
+from harness.figures.results import Catch, Kill, Results, Shown
 from harness.figures.values import (
     Attended,
     Cell,
@@ -55,6 +55,7 @@ RECORDED = Results(
         Kill("lse-base", 2, "auxiliary", "all", "float32", "WRONG"),
     ),
     (Catch("a rule", "no-offset", "all", 0, 3),),
+    (Shown("a-finding", "2.9.0", True),),
 )
 
 
@@ -169,7 +170,8 @@ def test_ints_and_static_slices_recompile_and_tensors_do_not(
 def test_the_data_are_plain(figures: tuple[Figure, ...]) -> None:
     """JSON knows them, by the names of the pictures."""
     read = json.loads(json.dumps(as_plain(figures)))
-    assert list(read) == ["attended", "errors", "utilisation", "matrix", "times", "graphs"]
+    names = ["attended", "errors", "utilisation", "matrix", "times", "graphs", "history"]
+    assert list(read) == names
 
 
 @pytest.mark.parametrize("narrow", [False, True])
