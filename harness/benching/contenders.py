@@ -79,11 +79,14 @@ def contenders(step: Step, device: str) -> dict[str, Contender]:
     mask = torch.arange(step.cache_len, device=device) <= t.input_pos[:, None, None, None]
     fixed = Compiled(_fixed, dynamic=False)
     plain = Compiled(_as_it_was, dynamic=False)
+    inside = Compiled(_views_inside, dynamic=False)
+    stack = torch.stack([t.key, t.value])
     full = Compiled(_full_cache, dynamic=False)
     found: dict[str, Contender] = {
         "sliced SDPA": lambda: scaled_dot_product_attention(t.query, key, value, enable_gqa=gqa),
         "fixed path": lambda: fixed(t.query, t.key, t.value, t.input_pos),
         "fixed path, plain": lambda: plain(t.query, t.key, t.value, t.input_pos),
+        "fixed path, views inside": lambda: inside(t.query, stack, t.input_pos),
         "full cache": _of_full_cache(full, t, step),
         "masked SDPA": lambda: scaled_dot_product_attention(
             t.query, t.key, t.value, attn_mask=mask, enable_gqa=gqa
@@ -119,6 +122,10 @@ def _fixed(query: Tensor, key: Tensor, value: Tensor, input_pos: Tensor) -> Any:
 
 def _as_it_was(query: Tensor, key: Tensor, value: Tensor, input_pos: Tensor) -> Any:
     return decode_attention(query, key, value, input_pos, pack_gqa=False)
+
+
+def _views_inside(query: Tensor, stack: Tensor, input_pos: Tensor) -> Any:
+    return decode_attention(query, stack[0], stack[1], input_pos)
 
 
 def _full_cache(query: Tensor, key: Tensor, value: Tensor, mask: Any, gqa: bool) -> Any:

@@ -14,11 +14,13 @@ Shapes: ``B`` sequences, ``Hq`` query and ``Hkv`` key/value heads, ``Q`` query t
 ``S`` slots (``cache_len``), ``D`` and ``Dv`` head dimensions of key and value.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.comptime import comptime
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.nn.functional import pad
@@ -280,7 +282,20 @@ def _own_storage(cache: Tensor, live: Tensor) -> Tensor:
     That kernel silently reads a view from the start of its storage (torch 2.13): for ``stack[1]``
     of stacked layers it would read layer 0. The compiler would remove a clone, but not where().
     """
-    return cache if cache._base is None else torch.where(live, cache, 0)
+    if cache._base is None:
+        return cache
+    if torch.compiler.is_dynamo_compiling():
+        comptime(_warn_of_copy)
+    return torch.where(live, cache, 0)
+
+
+def _warn_of_copy(context: object) -> None:
+    warnings.warn(
+        "decode_attention: a cache is a view, so that every call copies all of it, since compiled"
+        " FlexAttention on CPU would read a view that is taken in the graph from the start of its"
+        " buffer; give each layer's keys and values buffers of their own",
+        stacklevel=2,
+    )
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor, sink_logits: Tensor | None) -> int:

@@ -193,6 +193,18 @@ def test_keys_behind_those_of_a_head_do_not_count_with_short_vectors(
     assert torch.equal(out.round(decimals=2), torch.ones_like(out))
 
 
+@pytest.mark.compiles
+def test_a_view_that_a_graph_copies_is_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    """Its copy costs; a buffer has none."""
+    query, stack = torch.ones(1, 2, 1, 16), torch.ones(2, 1, 2, 40, 16)
+    run = Compiled(decode_attention, dynamic=False)
+    run(query, stack[0].clone(), stack[1].clone(), torch.tensor([9]))
+    assert "decode_attention" not in str([warning.message for warning in recwarn])
+    inside = Compiled(lambda q, kv, pos: decode_attention(q, kv[0], kv[1], pos), dynamic=False)
+    inside(query, stack, torch.tensor([9]))
+    assert "every call copies all of it" in str([warning.message for warning in recwarn])
+
+
 def test_shapes_come_out_under_fake_tensors() -> None:
     """No value is read: cache update, block mask and attention run on fake tensors."""
     with FakeTensorMode():
