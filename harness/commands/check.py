@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.util
 import itertools
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness.case import DTYPES, DecodeCase
 from harness.case.domain import CACHE_LEN, HEAD_DIMS, Domain, DomainError, known_features
 from harness.case.features import FEATURES
 from harness.case.loop import STEPS, Loop, loops_from_text
-from harness.case.program import ACTIONS, Task
+from harness.case.program import ACTIONS
 from harness.commands.options import (
     INTERRUPTED,
     NOT_OK,
@@ -39,9 +35,10 @@ from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
 
 if TYPE_CHECKING:
-    from harness.function.item import Item, Runner
+    from harness.function.item import Item
     from harness.function.run import TargetSpec
     from harness.function.schedule import Source
+    from harness.function.search import SearchResult
 
 _COMPILED_GEOMETRIES = 4
 _TIMEOUT, _SLOW_TIMEOUT = 30.0, 300.0
@@ -80,6 +77,7 @@ def add(commands: Any) -> None:
     add("--max-examples", type=whole(1), metavar="N", help=drawn)
     add("--thorough", action="store_true", help="minutes instead of seconds: more and larger cases")
     add("--seconds", type=seconds, metavar="S", help="stop drawing after this time")
+    add("--jobs", type=whole(1), default=1, metavar="N", help="cases at once (default 1)")
     limit = f"of one case (default {_TIMEOUT:g}; compiled or --triton {_SLOW_TIMEOUT:g})"
     add("--timeout", type=seconds, metavar="S", help=limit)
     add("--seed", type=whole(), metavar="N", help="of the search (default 0)")
@@ -110,21 +108,24 @@ def run(arguments: argparse.Namespace) -> int:
     spec = _spec(arguments, item)
 
     from harness.commands.check_class import check_programs
-    from harness.commands.check_plot import require_matplotlib, write_plot
-    from harness.function.calls import Calls
+    from harness.commands.check_plot import require_matplotlib
+    from harness.commands.check_runners import runners
     from harness.function.load import TargetError
     from harness.function.search import check
-    from harness.function.text import render, to_json
-    from harness.script.function_script import target_script
 
     require_matplotlib(arguments.plot)
     progress = progress_to_stderr()
     progress(f"importing {spec.target}")
     try:
-        with _runner(spec, arguments.no_isolation, timeout) as runner:
+        with runners(spec, timeout, arguments.jobs, here=arguments.no_isolation) as (
+            runner,
+            *others,
+        ):
             domain = runner.facts.domain
             if runner.facts.abilities is not None and arguments.plot is not None:
                 raise UsageError("--plot: shows a function's weights, not those of a cache class")
+            if runner.facts.abilities is not None and arguments.jobs > 1:
+                raise UsageError("--jobs: is for a function, not for a cache class")
             if runner.facts.abilities is not None:
                 return check_programs(arguments, spec, runner, progress)
             _refuse(arguments, item, domain)
@@ -133,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
                 runner,
                 _one(item) if item is not None else _drawn(domain, arguments),
                 progress,
+                others=others,
                 seconds=arguments.seconds,
                 shrinks=case is None,
                 allows=arguments.allow,
@@ -141,6 +143,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     if not result.interrupted:
         progress("done")
+    return _told(arguments, spec, result, timeout)
+
+
+def _told(
+    arguments: argparse.Namespace, spec: TargetSpec, result: SearchResult, timeout: float
+) -> int:
+    """Print what a search found, write what is asked for and return the exit code."""
+    from harness.commands.check_plot import write_plot
+    from harness.function.calls import Calls
+    from harness.function.text import render, to_json
+    from harness.script.function_script import target_script
+
     print(render(result), end="")
     if arguments.json is not None:
         write_atomically(arguments.json, to_json(result))
@@ -246,6 +260,10 @@ def _contradictions(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name}: needs --case")
     if arguments.no_isolation and arguments.timeout is not None:
         raise UsageError("--timeout: needs a process of its own, so not with --no-isolation")
+    if arguments.no_isolation and arguments.jobs > 1:
+        raise UsageError("--jobs: needs processes of their own, so not with --no-isolation")
+    if arguments.case is not None and arguments.jobs > 1:
+        raise UsageError("--jobs: is for drawn cases, so not with --case")
     if arguments.thorough and (arguments.compile or arguments.triton):
         raise UsageError("--thorough: for calls that are fast, so not with --compile or --triton")
     if arguments.triton and (arguments.compile or arguments.device != "cpu"):
@@ -282,32 +300,3 @@ def _drawn(domain: Domain, arguments: argparse.Namespace) -> list[Source]:
         compiled_geometries=_COMPILED_GEOMETRIES if arguments.compile else 0,
         interpreted=arguments.triton,
     )
-
-
-@contextlib.contextmanager
-def _runner(spec: TargetSpec, here: bool, timeout: float) -> Iterator[Runner]:
-    """A runner of the target in a worker, or in this process. There each case is written to a file
-    before it runs, since after a crash nothing else would tell which case it was."""
-    if not here:
-        from harness.function.worker import Worker
-
-        with Worker(spec, timeout) as worker:
-            yield worker
-        return
-    from harness.function.run import LocalRunner
-
-    if spec.triton:
-        # Triton reads it when its functions are decorated.
-        os.environ["TRITON_INTERPRET"] = "1"
-    handle, name = tempfile.mkstemp(prefix="harness-check-", suffix=".txt")
-    print(f"running in this process; the case that runs is always in {name}", file=sys.stderr)
-
-    def write_down(case: Task) -> None:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{case}\n".encode(), 0)
-
-    try:
-        yield LocalRunner(spec, write_down)
-    finally:
-        os.close(handle)
-        os.unlink(name)

@@ -52,10 +52,13 @@ class Source:
         """The next item, or None where there is none left."""
         return next(self._items, None)
 
-    def add(self, seconds: float) -> None:
-        """Count one item that took so long."""
-        self.seconds += seconds
+    def begin(self) -> None:
+        """Count one item, which is run."""
         self.count += 1
+
+    def add(self, seconds: float) -> None:
+        """Count the time that an item took."""
+        self.seconds += seconds
 
 
 def interleaved(sources: Sequence[Source]) -> Iterator[tuple[Source, Item]]:
@@ -63,8 +66,8 @@ def interleaved(sources: Sequence[Source]) -> Iterator[tuple[Source, Item]]:
 
     The first source is the one that bounds the search: when it has none left, each of the others
     still gets what it is behind of its share and of its ``least`` items, and no more; one that
-    had to wait for more items of the first gets nothing. Whoever runs an item has to call ``add``
-    of its source before asking for the next one.
+    had to wait for more items of the first gets nothing. Whoever runs an item has to call ``begin``
+    of its source before asking for the next one, and ``add`` once it has run.
     """
     first, waiting = sources[0], list(sources)
     while waiting:

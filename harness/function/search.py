@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,8 @@ from harness.function.item import Item, Runner
 from harness.function.outcome import Outcome
 from harness.function.precision import demonstration
 from harness.function.run import Facts, TargetSpec
-from harness.function.schedule import Source, interleaved
+from harness.function.running import Ran, ran
+from harness.function.schedule import Source
 from harness.function.shrink import REDUCTIONS, SIZES, Reduction, shrink
 from harness.function.speed import work
 from harness.support.progress import Progress
@@ -99,6 +101,13 @@ class Tally:
         """How many examples and loops were judged."""
         return self.examples + self.loops
 
+    def count(self, one: Ran) -> None:
+        """Count an item that was run."""
+        if isinstance(one.item, Calls) and one.item.loop.steps:
+            self.add_loop(one.item.loop, one.outcome)
+        else:
+            self.add(one.item.case, one.outcome, one.seconds)
+
     def add_loop(self, loop: Loop, outcome: Outcome) -> None:
         """Count a loop, if any of its calls could be judged; cases tell why not."""
         if outcome.invalid or outcome.verdict is Verdict.UNSUPPORTED:
@@ -168,6 +177,7 @@ def check(
     sources: Sequence[Source],
     progress: Progress,
     *,
+    others: Sequence[Runner] = (),
     seconds: float | None = None,
     shrinks: bool = True,
     allows: Sequence[str] = (),
@@ -177,20 +187,26 @@ def check(
 
     Args:
         sources: take turns by their shares of the time; the first one bounds the search.
+        others: further runners of the target, which run items at the same time.
         seconds: wall time after which no further item is run.
         shrinks: whether to look for a smaller failing item.
         allows: names of verdicts, in lower case, that are not looked for: ``imprecise``.
     """
-    start = time.monotonic()
+    start = told = time.monotonic()
     tally = Tally()
     outcome, small, failed, interrupted = Outcome(), None, None, False
+    until = math.inf if seconds is None else start + seconds
     try:
-        for item, ran, history in _runs(runner, sources, tally, progress, seconds):
-            if ran.invalid or ran.verdict.passes:
-                continue
-            small, outcome, failed = item, ran, item
-            small, outcome = _settled(runner, item, ran, history, tally, progress, shrinks)
-            break
+        for one in ran([runner, *others], sources, until):
+            tally.count(one)
+            if not (one.outcome.invalid or one.outcome.verdict.passes):
+                small, outcome, failed = one.item, one.outcome, one.item
+                small, outcome = _settled(one, tally, progress, shrinks)
+                break
+            if time.monotonic() - told >= _PROGRESS_EVERY:
+                told = time.monotonic()
+                names = ", ".join(f"{source.count} {source.name}" for source in sources)
+                progress(f"{names}: {tally.judged} judged OK")
         beyond = imprecise(tally.precision) if failed is None and "imprecise" not in allows else []
         if beyond:
             outcome = Outcome(tuple(beyond))
@@ -206,52 +222,16 @@ def check(
     )
 
 
-def _runs(
-    runner: Runner,
-    sources: Sequence[Source],
-    tally: Tally,
-    progress: Progress,
-    seconds: float | None,
-) -> Iterator[tuple[Item, Outcome, tuple[Loop, ...]]]:
-    """Each item, what it showed, and what ran before it in the same process."""
-    start = told = time.monotonic()
-    for source, item in interleaved(sources):
-        before = time.monotonic()
-        if seconds is not None and before - start >= seconds:
-            return
-        if before - told >= _PROGRESS_EVERY:
-            counts = ", ".join(f"{s.count} {s.name}" for s in sources)
-            progress(f"{counts}: {tally.judged} judged OK")
-            told = before
-        history = tuple(ran for ran in runner.history if isinstance(ran, Loop))
-        outcome = item.run(runner)
-        spent = time.monotonic() - before
-        source.add(spent)
-        source.learn(item, outcome, spent)
-        if isinstance(item, Calls) and item.loop.steps:
-            tally.add_loop(item.loop, outcome)
-        else:
-            tally.add(item.case, outcome, spent)
-        yield item, outcome, history
-
-
-def _settled(
-    runner: Runner,
-    item: Item,
-    outcome: Outcome,
-    history: tuple[Loop, ...],
-    tally: Tally,
-    progress: Progress,
-    shrinks: bool,
-) -> tuple[Item, Outcome]:
+def _settled(failed: Ran, tally: Tally, progress: Progress, shrinks: bool) -> tuple[Item, Outcome]:
     """A failing item, as small as it gets, and what it shows in a fresh process."""
+    runner, item, outcome = failed.runner, failed.item, failed.outcome
     hangs = outcome.verdict is Verdict.TIMEOUT
     limit = 0.5 + 10 * tally.slowest if hangs and shrinks else None
     shows = ""
     if shrinks or isinstance(item, Calls):
         progress(f"{outcome.verdict} on {item.case}; running it again in a fresh process")
         confirmer = Confirmer(runner, seconds=_SHRINK_SECONDS, timeout=limit, shrinks=shrinks)
-        found = confirmer.confirmed(item, outcome, history)
+        found = confirmer.confirmed(item, outcome, failed.history)
         item, outcome, shows = found.item, found.outcome, found.outcome.shows
         if found.settled:
             return item, outcome

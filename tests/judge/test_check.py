@@ -76,6 +76,24 @@ def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize("name", ["base", "off_by_one"])
+def test_the_same_seed_finds_the_same_whatever_the_number_of_jobs(
+    name: str, tmp_path: Path
+) -> None:
+    """The first case in their order that fails, in however many processes they run; where none
+    does, all are judged."""
+    found = []
+    sizes = ("--cache-len", "1:8", "--head-dims", "16", "--max-examples", "40")
+    for jobs in ("1", "3"):
+        file = tmp_path / "a.json"
+        words = (f"{TARGETS}:{name}", *sizes, "--jobs", jobs, "--json", str(file))
+        assert command("check", *words) == (cli.OK if name == "base" else cli.NOT_OK)
+        read = json.loads(file.read_text())
+        found.append((read["case"], name != "base" or read["items_by_source"]["drawn"]))
+    assert found[0] == found[1]
+    assert found[0] in [("S=2,pos=1,D=16", True), (None, 40)]
+
+
 @pytest.mark.parametrize(
     ("name", "verdict", "case", "limits"),
     [

@@ -58,6 +58,8 @@ HERE = "--no-isolation"
         ([f"{T}:base", "--case", "S=4,pos=1,D=5"], "--case: D=5 is not in head_dims"),
         ([f"{T}:base", "--case", SMALL, "--seed", "1"], "--seed: says what to draw, but --case"),
         ([f"{T}:base", "--timeout", "3"], "--timeout: needs a process of its own"),
+        ([f"{T}:base", "--jobs", "0"], "--jobs: '0' is not a whole number >= 1"),
+        ([f"{T}:base", "--jobs", "2"], "--jobs: needs processes of their own"),
         ([f"{T}:base", "--json", "a", "--script", "a"], "--json and --script: both name a"),
         ([f"{T}:base", "--json", "/no/such/a"], "there is no directory /no/such"),
         ([f"{T}:base", "--script", "."], "is a directory"),

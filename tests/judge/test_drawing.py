@@ -232,6 +232,7 @@ def test_production_shapes_get_their_share_unless_they_take_too_long(
         item = source.take()
         if item is not None:
             seconds = slower * fast(item.case)
+            source.begin()
             source.add(seconds)
             source.learn(item, Outcome(), seconds)
             large += source is production and item.case.cache_len >= 4096

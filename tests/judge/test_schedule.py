@@ -23,6 +23,7 @@ def run(sources: list[Source], cost: dict[str, float]) -> list[str]:
     """The names of the sources in the order of their turns, an item of each costing this much."""
     order = []
     for chosen, _ in interleaved(sources):
+        chosen.begin()
         chosen.add(cost[chosen.name])
         order.append(chosen.name)
     return order
@@ -49,6 +50,7 @@ def test_what_was_taken_is_run_in_its_order() -> None:
     numbers = [Single(DecodeCase(cache_len=n, input_pos=(0,))) for n in range(1, 9)]
     taken = []
     for chosen, item in interleaved([Source("a", 1, numbers), source("b", 1)]):
+        chosen.begin()
         chosen.add(1.0)
         if chosen.name == "a":
             taken.append(item)
