@@ -41,8 +41,8 @@ def add(commands: Any) -> None:
         parents=sharing("--seed"),
     )
     parser.set_defaults(run=run)
-    kernels = some_of("cpp", "triton")
-    what = "cpp (default), triton, or both with a comma"
+    kernels = some_of("cpp", "triton", "cuda")
+    what = "cpp (default), triton (a GPU's, interpreted), cuda (on a GPU), or some with commas"
     parser.add_argument("--kernels", type=kernels, default=("cpp",), metavar="NAMES", help=what)
     what = "geometries of each kernels (default: what there is time for)"
     parser.add_argument("--geometries", type=whole(1), default=10**9, metavar="N", help=what)
@@ -73,8 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.paths.compile import why_not
     from harness.support.environment import environment
 
-    for name, reason in (("cpp", why_not("cpu")), ("triton", missing())):
-        if name in arguments.kernels and reason:
+    here = arguments.scheduler is None
+    for name, reason in (("cpp", why_not("cpu")), ("triton", missing()), ("cuda", _no_gpu())):
+        if name in arguments.kernels and reason and (here or name != "cuda"):
             raise UsageError(f"--kernels {name}: {reason}")
     settings = {
         "kernels": list(arguments.kernels),
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.geometries,
     )
     interrupted = False
-    executor, jobs = _executor(arguments)
+    executor, jobs = executor_of(arguments)
     try:
         hunt.run(executor, jobs)
     except KeyboardInterrupt:
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     return _code(hunt, interrupted)
 
 
-def _executor(arguments: argparse.Namespace) -> tuple[Executor, int]:
+def executor_of(arguments: argparse.Namespace) -> tuple[Executor, int]:
     """What runs the work, and how much of it at once."""
     if arguments.scheduler is None:
         return ThreadPoolExecutor(arguments.jobs), arguments.jobs
@@ -134,7 +135,20 @@ def _executor(arguments: argparse.Namespace) -> tuple[Executor, int]:
         client = Client(arguments.scheduler, timeout=_CONNECT)
     except (OSError, ValueError) as error:
         raise UsageError(f"--scheduler: {arguments.scheduler}: {error}") from None
-    return client.get_executor(pure=False), max(1, sum(client.nthreads().values()))
+    if "cuda" not in arguments.kernels:
+        return client.get_executor(pure=False), max(1, sum(client.nthreads().values()))
+    # A worker does as much work at once as it says that it has GPUs.
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    gpus = sum(worker["resources"].get("GPU", 0) for worker in workers)
+    if not gpus:
+        raise UsageError("--kernels cuda: no worker has the resource GPU: --resources GPU=1")
+    return client.get_executor(pure=False, resources={"GPU": 1}), int(gpus)
+
+
+def _no_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
 def _code(hunt: Hunt, interrupted: bool) -> int:

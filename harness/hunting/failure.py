@@ -72,6 +72,13 @@ def refused(told: str) -> bool:
     return told.partition(":")[0] in map(str, verdicts) and bool(_LOUD.search(told))
 
 
+def kernel(case: DecodeCase, device: str) -> str:
+    """Which kernel of FlexAttention a case gets, as far as its fields tell."""
+    if device != "cpu" or not case.cpp:
+        return "Triton"
+    return "split" if split_decode(case) else "general"
+
+
 def kinds(case: DecodeCase) -> dict[str, Any]:
     """What is not plain about a case, other than sizes and values."""
     found = {name: getattr(case, name) for name in _KINDS}
@@ -105,6 +112,7 @@ class Found:
     known: str = ""
     geometries: int = 1
     finished: bool = False
+    device: str = "cpu"
 
     @property
     def key(self) -> str:
@@ -121,23 +129,20 @@ class Found:
         """Whether it is a refusal."""
         return refused(self.sign)
 
-    def explains(self, case: DecodeCase, told: str) -> bool:
+    def explains(self, case: DecodeCase, device: str, told: str) -> bool:
         """Whether a failure of another case is this one: it is told by the same, in the same
         kernel, and has all that this needs. What a compiler complains of tells enough."""
         if told != self.sign:
             return False
         if stopped(told):
             return True
-        if split_decode(case) != split_decode(self.case):
-            return False
-        other = kinds(case)
-        needs = kinds(self.case).items() <= other.items()
-        return needs and case.cpp == self.case.cpp
+        same = kernel(case, device) == kernel(self.case, self.device)
+        return same and kinds(self.case).items() <= kinds(case).items()
 
     def breaks(self, geometry: Geometry) -> bool:
         """Whether no call of the geometry can be right, since it has what this failure needs."""
         needed, other = kinds(self.case), kinds(geometry.case)
-        same = geometry.case.cpp == self.case.cpp
+        same = (geometry.case.cpp, geometry.device) == (self.case.cpp, self.device)
         return self.wide and same and bool(needed) and needed.items() <= other.items()
 
     def also(self) -> Found:

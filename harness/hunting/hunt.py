@@ -12,20 +12,20 @@ from typing import Any
 
 from harness.case import DecodeCase, InvalidCase
 from harness.function.outcome import Outcome
-from harness.hunting.failure import Found, refused, sign, stopped
+from harness.hunting.failure import Found, kernel, refused, sign, stopped
 from harness.hunting.journal import Journal
 from harness.hunting.suspects import Suspects
 from harness.hunting.work import PATH, judge_cases, look_beside, make_small
 from harness.paths import PATHS
 from harness.strategies.corners import data_cases
-from harness.strategies.factors import SPLIT, Geometry, Pair, covering, possible_pairs
+from harness.strategies.factors import SPLIT, Geometry, Pair, covering, device_of, possible_pairs
 from harness.support.campaign import Lost, Work, campaign
 from harness.support.progress import Progress
 from harness.verdict import Problem, Verdict
-from harness.verdict.known_failures import known_as, split_decode
+from harness.verdict.known_failures import known_as
 
 # Cases of one geometry, by kernels: an interpreter takes long for each.
-CASES = {"cpp": 8, "triton": 3}
+CASES = {"cpp": 8, "triton": 3, "cuda": 8}
 _SECONDS_SMALL = 90.0
 # Of so many things to do about what failed, one is to finish what was found.
 _FINISHED = 3
@@ -51,7 +51,7 @@ class Counts:
 
 @dataclass
 class Hunt:
-    """One hunt over the kernels of these compilers, ``cpp`` and ``triton``.
+    """One hunt over the kernels of these compilers, ``cpp``, ``triton`` and ``cuda``.
 
     It ends after so many ``seconds`` or ``geometries``, of each compiler. ``found`` are the
     failures, ``lost`` the work over which each worker was lost. ``judge``, ``small`` and
@@ -121,8 +121,8 @@ class Hunt:
                 return work
             if self._found:
                 one = self._found.popleft()
-                arguments = (str(one.case), one.threads, one.sign, one.loud, _SECONDS_SMALL)
-                return Work(self.beside, arguments, one)
+                told = one.sign, one.loud, _SECONDS_SMALL
+                return Work(self.beside, (str(one.case), one.threads, one.device, *told), one)
         for name in sorted(self.kernels, key=lambda name: self._handed[name]):
             if self._handed[name] >= self.geometries:
                 continue
@@ -135,7 +135,8 @@ class Hunt:
                     for case in data_cases(geometry.case, CASES[name], self.seed)
                     if path.refuses(case) is None
                 ]
-                return Work(self.judge, (cases, geometry.threads), (name, geometry))
+                place = geometry.threads, geometry.device
+                return Work(self.judge, (cases, *place), (name, geometry))
         return None
 
     def _to_make_small(self) -> Work | None:
@@ -158,7 +159,8 @@ class Hunt:
         name, geometry, told = work.about
         self._at_work[told] += 1
         factors = [factor for _, factor in self._suspects.of(name, geometry, told)]
-        arguments = (work.arguments[0], geometry.threads, told, factors, _SECONDS_SMALL)
+        place = geometry.threads, geometry.device
+        arguments = (work.arguments[0], *place, told, factors, _SECONDS_SMALL)
         return Work(self.small, arguments, (geometry, told))
 
     def _settles(self, work: Work) -> bool:
@@ -253,7 +255,7 @@ class Hunt:
     def _explained(self, geometry: Geometry, case: DecodeCase, told: str) -> bool:
         """Whether what a geometry shows is a failure that was found; it is counted then, once."""
         for index, one in enumerate(self.found):
-            if one.explains(case, told):
+            if one.explains(case, geometry.device, told):
                 key = (str(geometry.case), told)
                 if key not in self._asked:
                     self._asked.add(key)
@@ -276,7 +278,8 @@ class Hunt:
             str(geometry.case),
             self.elapsed,
             wide=self._wide.get(str(geometry.case), False),
-            known=_known(case, told),
+            known=_known(case, told, geometry.device),
+            device=geometry.device,
         )
         self._asked.add((str(geometry.case), told))
         self.found.append(one)
@@ -290,7 +293,7 @@ class Hunt:
         right = [verdict for verdict in verdicts if verdict == Verdict.OK]
         counts.geometries += 1
         counts.right += len(right) == len(verdicts)
-        counts.split += name == "cpp" and split_decode(geometry.case)
+        counts.split += kernel(geometry.case, geometry.device) == "split"
         counts.cases += len(verdicts) - result["invalid"]
         counts.ok += len(right) - result["invalid"]
         counts.seconds += result["seconds"]
@@ -312,12 +315,13 @@ class Hunt:
 
 def _geometry(line: dict[str, Any]) -> Geometry:
     row = tuple((first, second) for first, second in line["row"])
-    return Geometry(DecodeCase.from_text(line["case"]), line["threads"], row)
+    device = device_of(line["kernels"])
+    return Geometry(DecodeCase.from_text(line["case"]), line["threads"], row, device)
 
 
-def _known(case: DecodeCase, told: str) -> str:
+def _known(case: DecodeCase, told: str, device: str) -> str:
     """The name of the known failure that a failing case may show, or ""."""
     try:
-        return known_as(PATHS[PATH], Problem.of(case), stopped(told))
+        return known_as(PATHS[PATH], Problem.of(case), stopped(told), device)
     except InvalidCase:
         return ""

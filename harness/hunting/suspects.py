@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from harness.hunting.failure import kernel
 from harness.strategies.factors import FACTORS, Geometry
-from harness.verdict.known_failures import split_decode
 
 # A suspect's geometries fail more often than not.
 _SHARE = 0.5
@@ -31,13 +31,13 @@ class Suspects:
     def of(self, name: str, geometry: Geometry, told: str) -> list[tuple[float, str]]:
         """The factors whose value in this geometry is suspect of what it is told by, each with the
         share of those with the value that show it; the likeliest first."""
-        split = split_decode(geometry.case)
+        own = kernel(geometry.case, geometry.device)
         rows = [
             (set(other.row), told in signs)
             for kernels, other, signs in self._rows
             # One that shows something else alone might have shown this as well.
             if kernels == name
-            and split_decode(other.case) == split
+            and kernel(other.case, other.device) == own
             and (told in signs or not signs)
         ]
         shares: list[tuple[float, int, str]] = []

@@ -70,7 +70,7 @@ def _lines(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> It
         yield f"- not made small in that time, of {count} geometries: {told}"
     yield from (f"- not judged: {text}" for text in hunt.lost)
     yield f"- again: `{command}`"
-    yield f"- {one_line(environment('cpu'))}"
+    yield f"- {one_line(environment(_device(hunt)))}"
 
 
 def _covered(hunt: Hunt) -> Iterator[str]:
@@ -101,6 +101,7 @@ def _told(number: int, one: Found) -> Iterator[str]:
     yield f"{number}. {_short(one)}"
     yield from (f"   {sentence}" for sentence in one.outcome.sentences[:2])
     kernels = "" if one.case.kernels != "triton" else "--kernels triton "
+    kernels += "--device cuda " if one.device != "cpu" else ""
     yield f"   repro: `python -m harness repro {kernels}'{one.case}'`"
     if one.script:
         shows = {True: "shows it", False: "does not show it", None: "was not run"}
@@ -112,7 +113,8 @@ def _told(number: int, one: Found) -> Iterator[str]:
 
 def script_name(number: int, one: Found) -> str:
     """The name of the file with a failure's script."""
-    return f"{number:02}-{one.case.kernels}-{str(one.outcome.verdict).lower()}.py"
+    kernels = one.case.kernels if one.device == "cpu" else one.device
+    return f"{number:02}-{kernels}-{str(one.outcome.verdict).lower()}.py"
 
 
 def _short(one: Found) -> str:
@@ -123,6 +125,10 @@ def _short(one: Found) -> str:
 def _beside(one: Found) -> str:
     right = [name for name, verdict in one.beside.items() if verdict == "OK"]
     return f" (OK: {', '.join(right)})" if right else ""
+
+
+def _device(hunt: Hunt) -> str:
+    return "cuda" if "cuda" in hunt.kernels else "cpu"
 
 
 def to_json(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> str:
@@ -146,7 +152,7 @@ def to_json(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> s
         "command": command,
         "interrupted": interrupted,
         "seconds": round(hunt.elapsed, 1),
-        "environment": environment("cpu"),
+        "environment": environment(_device(hunt)),
         "covered": covered,
         "found": [one.to_values() for one in failures(hunt)],
         "refused": [one.to_values() for one in refusals(hunt)],

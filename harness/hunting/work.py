@@ -24,12 +24,11 @@ from harness.function.outcome import Outcome
 from harness.function.run import TargetSpec
 from harness.function.shrink import SIZES, VALUES, shrink
 from harness.function.worker import Worker
-from harness.hunting.failure import sign, stopped
+from harness.hunting.failure import kernel, sign, stopped
 from harness.interpreter import gpu
 from harness.script.case_script import case_script
 from harness.strategies.factors import FACTORS
 from harness.verdict import Verdict
-from harness.verdict.known_failures import split_decode
 
 PATH = "full-cache"
 _TIMEOUT = 240.0
@@ -50,7 +49,7 @@ _FOLLOW = {
 }
 
 _closed = threading.Event()
-_workers: dict[tuple[int, bool, int], tuple[Worker, set[object]]] = {}
+_workers: dict[tuple[int, bool, int, str], tuple[Worker, set[object]]] = {}
 
 
 @atexit.register
@@ -61,13 +60,13 @@ def close_workers() -> None:
         _workers.popitem()[1][0].close()
 
 
-def _worker(case: DecodeCase, threads: int) -> Worker:
+def _worker(case: DecodeCase, threads: int, device: str) -> Worker:
     """This thread's worker for a case, in a process with so many threads."""
-    key = _key(case, threads)
+    key = _key(case, threads, device)
     if key not in _workers:
         variables = {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         variables |= {} if case.cpp else gpu.environment()
-        _workers[key] = Worker(TargetSpec(PATH), _TIMEOUT, variables), set()
+        _workers[key] = Worker(TargetSpec(PATH, device), _TIMEOUT, variables), set()
     worker, geometries = _workers[key]
     geometries.add(case.geometry)
     if len(geometries) > _GEOMETRIES:
@@ -76,28 +75,28 @@ def _worker(case: DecodeCase, threads: int) -> Worker:
     return worker
 
 
-def _key(case: DecodeCase, threads: int) -> tuple[int, bool, int]:
-    return threading.get_ident(), case.cpp, threads
+def _key(case: DecodeCase, threads: int, device: str) -> tuple[int, bool, int, str]:
+    return threading.get_ident(), case.cpp, threads, device
 
 
-def run(case: DecodeCase, threads: int) -> Outcome:
+def run(case: DecodeCase, threads: int, device: str) -> Outcome:
     """Judge the path on a case; a worker that is gone is replaced once."""
     try:
-        return _worker(case, threads).run(case)
+        return _worker(case, threads, device).run(case)
     except TargetError:
         if _closed.is_set():
             raise
-        _workers.pop(_key(case, threads))[0].close()
-        return _worker(case, threads).run(case)
+        _workers.pop(_key(case, threads, device))[0].close()
+        return _worker(case, threads, device).run(case)
 
 
-def judge_cases(cases: list[str], threads: int) -> dict[str, Any]:
+def judge_cases(cases: list[str], threads: int, device: str) -> dict[str, Any]:
     """The outcomes of cases of one geometry, and the seconds that they took; where the first ones
     all fail alike, of these alone."""
     start, outcomes = time.monotonic(), list[dict[str, Any]]()
     signs: list[str] = []
     for text in cases:
-        outcome = run(DecodeCase.from_text(text), threads)
+        outcome = run(DecodeCase.from_text(text), threads, device)
         outcomes.append(outcome.to_values())
         signs.append("" if outcome.verdict is Verdict.OK else sign(outcome))
         alike = bool(signs[0]) and len(set(signs)) == 1
@@ -107,11 +106,11 @@ def judge_cases(cases: list[str], threads: int) -> dict[str, Any]:
 
 
 def make_small(
-    text: str, threads: int, told: str, suspects: list[str], seconds: float
+    text: str, threads: int, device: str, told: str, suspects: list[str], seconds: float
 ) -> dict[str, Any]:
     """A case that fails, as told, with as much about it plain as possible, within ``seconds``: all
     but one of the factors that are suspect, then all but these, then by halves. What it shows."""
-    still = _Still(threads, told, seconds)
+    still = _Still(threads, device, told, seconds)
     case = DecodeCase.from_text(text)
     if threads > 1:
         # One thread is the simpler machine.
@@ -125,44 +124,43 @@ def make_small(
 
 
 def look_beside(
-    text: str, threads: int, told: str, refused: bool, seconds: float
+    text: str, threads: int, device: str, told: str, refused: bool, seconds: float
 ) -> dict[str, Any]:
     """A case that fails, as told, with sizes and values made small within ``seconds``; what it
     shows, and what the same call does that is written or run otherwise, by name; and a script of
     it, unless it is refused, with whether that shows it."""
-    still = _Still(threads, told, seconds)
+    still = _Still(threads, device, told, seconds)
     case = DecodeCase.from_text(text)
     if not still(case):
         return {}
     case = shrink(_small_sizes(case, still), still, (*VALUES, *SIZES))
     outcome = still.outcomes[case]
     if outcome.explicable:
-        outcome = _worker(case, threads).diagnosed(case, outcome)
-    beside = {name: str(run(other, threads).verdict) for name, other in _beside(case)}
-    triton = not case.cpp
-    if threads == 1 and not triton:
-        beside["2 threads"] = str(run(case, 2).verdict)
+        outcome = _worker(case, threads, device).diagnosed(case, outcome)
+    beside = {n: str(run(other, threads, device).verdict) for n, other in _beside(case, device)}
+    if threads == 1 and kernel(case, device) != "Triton":
+        beside["2 threads"] = str(run(case, 2, device).verdict)
     found = {"case": str(case), "outcome": outcome.to_values(), "beside": beside}
     if refused:
         return found
-    script = case_script(
-        case.replace(kernels="cpp") if triton else case, "cuda" if triton else "cpu"
-    )
-    return found | {"script": script, "shows": None if triton else _shows(script, threads)}
+    interpreted = not case.cpp
+    where = "cuda" if interpreted else device
+    script = case_script(case.replace(kernels="cpp") if interpreted else case, where)
+    return found | {"script": script, "shows": None if interpreted else _shows(script, threads)}
 
 
 class _Still:
     """Whether a smaller case fails as told, with so many threads; None once the time is up."""
 
-    def __init__(self, threads: int, told: str, seconds: float) -> None:
-        self.threads, self._told = threads, told
+    def __init__(self, threads: int, device: str, told: str, seconds: float) -> None:
+        self.threads, self.device, self._told = threads, device, told
         self._end = time.monotonic() + seconds
         self.outcomes: dict[DecodeCase, Outcome] = {}
 
     def __call__(self, case: DecodeCase) -> bool | None:
         if time.monotonic() > self._end:
             return None
-        outcome = run(case, self.threads)
+        outcome = run(case, self.threads, self.device)
         fails = outcome.verdict is not Verdict.OK and not outcome.invalid
         if fails and sign(outcome) == self._told:
             self.outcomes[case] = outcome
@@ -189,12 +187,12 @@ def _changes(case: DecodeCase) -> list[dict[str, Any]]:
     return changes
 
 
-def _changed(case: DecodeCase, changes: list[dict[str, Any]]) -> DecodeCase | None:
+def _changed(case: DecodeCase, changes: list[dict[str, Any]], device: str) -> DecodeCase | None:
     """The case with all the changes, in the same kernel; None where there is no such case, or it is
     the same one."""
     try:
         changed = case.replace(**{name: value for one in changes for name, value in one.items()})
-        if split_decode(changed) and not split_decode(case):
+        if kernel(changed, device) == "split" != kernel(case, device):
             changed = _with_slots(changed, _FEW_SLOTS)
     except CaseError:
         return None
@@ -214,7 +212,9 @@ def _one_suspect(case: DecodeCase, suspects: list[str], still: _Still) -> Decode
     for some in [*([name] for name in suspects), *together]:
         names = {field for name in some for value in FACTORS[name].values() for field in value}
         fields = names | {_FOLLOW[name] for name in names & _FOLLOW.keys()}
-        plain = _changed(case, [change for change in changes if not fields & change.keys()])
+        plain = _changed(
+            case, [change for change in changes if not fields & change.keys()], still.device
+        )
         if plain is not None and still(plain):
             return plain
     return case
@@ -229,7 +229,7 @@ def _all_plain(
     changes = _changes(case) if changes is None else changes
     if not changes:
         return case
-    plain = _changed(case, changes)
+    plain = _changed(case, changes, still.device)
     if plain is not None and still(plain):
         return plain
     if len(changes) == 1:
@@ -244,29 +244,26 @@ def _small_sizes(case: DecodeCase, still: _Still) -> DecodeCase:
     compilations."""
     heads = {"heads": case.heads // case.kv_heads, "kv_heads": 1}
     for dim in (1, 16):
-        small = _changed(case, [heads, {"head_dim": dim, "value_dim": dim}])
+        small = _changed(case, [heads, {"head_dim": dim, "value_dim": dim}], still.device)
         if small is not None and still(small):
             return small
     return case
 
 
-def _beside(case: DecodeCase) -> Iterator[tuple[str, DecodeCase]]:
-    """The same call eagerly, in the general kernel, with shapes that are dynamic or static, with
-    other vectors, and in another compiler's kernels; whatever there is of these."""
-    triton = not case.cpp
+def _beside(case: DecodeCase, device: str) -> Iterator[tuple[str, DecodeCase]]:
+    """The same call eagerly, in the general kernel, with shapes that are dynamic or static, and, on
+    a CPU, in another compiler's kernels and with other vectors; whatever there is of these."""
+    triton = kernel(case, device) == "Triton"
+    eager = dict(mode="eager", kernels="cpp", dynamic=False, earlier=(), recipe=_eager(case))
     others: dict[str, dict[str, Any]] = {
-        "eager": {
-            "mode": "eager",
-            "kernels": "cpp",
-            "dynamic": False,
-            "earlier": (),
-            "recipe": _eager(case),
-        },
+        "eager": eager,
         "static" if case.dynamic else "dynamic": {"dynamic": not case.dynamic},
         "general kernel": {"options": "general" if triton else f"partition:{2**20}"},
-        "C++" if triton else "Triton": {"kernels": "cpp" if triton else "triton"},
     }
-    if not triton:
+    if not case.cpp:
+        others["C++"] = {"kernels": "cpp"}
+    elif device == "cpu":
+        others["Triton"] = {"kernels": "triton"}
         other = "cpp" if case.kernels == "avx2" else "avx2"
         others["AVX2" if other == "avx2" else "the machine's vectors"] = {"kernels": other}
     for name, changes in others.items():

@@ -85,7 +85,7 @@ _DEAR = {"lengths before"}
 _EMPTY = {"sequences": "0"}
 # Factors, and values, that are another kernel's, or take an interpreter too long. Triton kernels
 # refuse most masks whose blocks are smaller than their tiles.
-_NOT_TRITON = {"vectors", "threads"}
+_NOT_GPU = {"vectors", "threads"}
 _OTHERS = {
     "cpp": {"tile:64:64", "general", "64/64", "256/128"},
     "triton": {
@@ -98,17 +98,20 @@ _OTHERS = {
         "16/256",
         "number",
     },
+    "cuda": {"partition:64", "partition:4096", "16/16", "64/32", "16/256"},
 }
-KERNELS = ("cpp", "triton")
+# torch's C++ kernels, its Triton kernels interpreted, and those on a GPU.
+KERNELS = ("cpp", "triton", "cuda")
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A geometry as a row of factors: the ``case`` at position 0, and ``threads``."""
+    """A geometry as a row of factors: the ``case`` at position 0, ``threads`` and ``device``."""
 
     case: DecodeCase
     threads: int
     row: tuple[tuple[str, str], ...]
+    device: str = "cpu"
 
     @property
     def pairs(self) -> set[Pair]:
@@ -120,7 +123,7 @@ class Geometry:
 
 def factors(kernels: str) -> dict[str, list[str]]:
     """The factors of these kernels, each with its values."""
-    left_out = _NOT_TRITON if kernels == "triton" else set()
+    left_out = set() if kernels == "cpp" else _NOT_GPU
     return {
         name: [
             value for value in values if value not in _OTHERS[kernels] and _EMPTY.get(name) != value
@@ -157,7 +160,12 @@ def geometry(row: Mapping[str, str], kernels: str) -> Geometry | None:
         return None
     if PATHS["full-cache"].refuses(case):
         return None
-    return Geometry(case, int(row.get("threads", "1")), tuple(row.items()))
+    return Geometry(case, int(row.get("threads", "1")), tuple(row.items()), device_of(kernels))
+
+
+def device_of(kernels: str) -> str:
+    """The device on which these kernels run."""
+    return "cuda" if kernels == "cuda" else "cpu"
 
 
 # The values that bring torch's split-KV kernel on CPU, which needs four of them together.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import signal
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness import cli
 from harness.case import DecodeCase
+from harness.commands import hunt as hunt_command
+from harness.commands.options import UsageError
 from harness.function.outcome import Outcome
 from harness.hunting import text, traps
 from harness.hunting.failure import Found
@@ -234,10 +238,73 @@ def test_an_interrupted_hunt_keeps_what_it_has(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.json").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")
+def test_without_a_gpu_its_kernels_are_not_hunted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2, never 0."""
+    out = tmp_path / "out"
+    assert cli.main(["hunt", "--kernels", "cuda", "--out", str(out)]) == cli.USAGE
+    assert "--kernels cuda: torch sees no CUDA device" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_hunt_on_gpus_asks_for_their_kernels_there_and_for_nothing_else(tmp_path: Path) -> None:
+    """Its work names the device; what was found says so when it is read again."""
+    asked: list[tuple[object, ...]] = []
+
+    def judged(cases: list[str], threads: int, device: str) -> dict[str, Any]:
+        asked.append((threads, device, {DecodeCase.from_text(text).kernels for text in cases}))
+        return judge_planted(cases, threads, device)
+
+    journal = Journal(tmp_path / "journal.jsonl", SETTINGS, resume=False)
+    hunt = Hunt(("cuda",), 0, journal, str, 600.0, 120, judge=judged)
+    hunt.small, hunt.beside = small_planted, beside_planted
+    with ThreadPoolExecutor(1) as executor:
+        hunt.run(executor, 1)
+    assert len(asked) == 120
+    assert {(threads, device) for threads, device, _ in asked} == {(1, "cuda")}
+    assert all(kernels <= {"cpp"} for *_, kernels in asked)
+    assert hunt.counts["cuda"].split == 0
+    assert hunt.found and all(one.device == "cuda" for one in journal.found())
+    possible, tried, _ = hunt.pairs("cuda")
+    assert tried == possible
+
+
+def test_workers_of_a_cluster_get_as_much_work_for_gpus_at_once_as_they_have() -> None:
+    """By Dask's resources; without any the hunt is refused."""
+    distributed = pytest.importorskip("distributed")
+    options = dict(n_workers=1, threads_per_worker=4, dashboard_address=None, processes=False)
+    arguments = argparse.Namespace(scheduler="", kernels=("cuda",), jobs=1)
+    with distributed.LocalCluster(**options, resources={"GPU": 2}) as cluster:
+        arguments.scheduler = cluster.scheduler_address
+        executor, jobs = hunt_command.executor_of(arguments)
+        assert jobs == 2
+        most = max(future.result() for future in [executor.submit(at_work, n) for n in range(12)])
+        assert most == 2
+    with distributed.LocalCluster(**options) as cluster:
+        arguments.scheduler = cluster.scheduler_address
+        with pytest.raises(UsageError, match="no worker has the resource GPU"):
+            hunt_command.executor_of(arguments)
+
+
+_working = 0
+
+
+def at_work(number: int) -> int:
+    """How many are at work here with this one."""
+    global _working  # noqa: PLW0603  # The workers are threads.
+    _working += 1
+    time.sleep(0.05)
+    seen = _working
+    _working -= 1
+    return seen
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--kernels", "cuda"], "--kernels: 'cuda' is not one of cpp triton"),
+        (["--kernels", "cude"], "--kernels: 'cude' is not one of cpp triton cuda"),
         (["--jobs", "0"], "--jobs: '0' is not a whole number >= 1"),
         (["--seconds", "long"], "--seconds: 'long' is not a time"),
         (["--geometries", "-1"], "--geometries: '-1'"),

@@ -35,7 +35,7 @@ def test_a_suspect_saves_most_of_the_search(monkeypatch: pytest.MonkeyPatch) -> 
     """The case with nothing but the suspect value is tried first, in the same kernel."""
     run: list[DecodeCase] = []
 
-    def counted(case: DecodeCase, threads: int) -> Outcome:
+    def counted(case: DecodeCase, threads: int, device: str) -> Outcome:
         run.append(case)
         wrong = case.tables == "counts-expanded" and not split_decode(case)
         return Outcome.found(Verdict.WRONG, "x") if wrong else Outcome(utilisation=0.1)
@@ -46,10 +46,10 @@ def test_a_suspect_saves_most_of_the_search(monkeypatch: pytest.MonkeyPatch) -> 
         "layout=bshd,tables=counts-expanded,options=partition:64,mode=compiled"
     )
     told = sign(Outcome.found(Verdict.WRONG, "x"))
-    small = make_small(text, 1, told, ["tables", "options"], 60.0)
+    small = make_small(text, 1, "cpu", told, ["tables", "options"], 60.0)
     told_fast = len(run)
     assert small["case"] == "S=256,pos=9,tables=counts-expanded,mode=compiled"
-    assert make_small(text, 1, told, [], 60.0)["case"].count(",") == 3
+    assert make_small(text, 1, "cpu", told, [], 60.0)["case"].count(",") == 3
     assert told_fast == 3 < (len(run) - told_fast) / 2
 
 
@@ -86,10 +86,10 @@ def test_a_failure_explains_what_has_all_that_it_needs_in_the_same_kernel() -> N
     wrong = Outcome.found(Verdict.WRONG, "x")
     one = found("S=256,pos=9,layout=bshd,mode=compiled", wrong)
     same = DecodeCase.from_text("S=300,B=2,pos=9,H=4,layout=bshd,score=alibi,mode=compiled")
-    assert one.explains(same, sign(wrong))
-    assert not one.explains(same, "CRASH")
-    assert not one.explains(same.replace(layout="contiguous"), sign(wrong))
-    assert not one.explains(same.replace(cache_len=4096), sign(wrong))
+    assert one.explains(same, "cpu", sign(wrong))
+    assert not one.explains(same, "cpu", "CRASH")
+    assert not one.explains(same.replace(layout="contiguous"), "cpu", sign(wrong))
+    assert not one.explains(same.replace(cache_len=4096), "cpu", sign(wrong))
     assert Found.from_values(json.loads(json.dumps(one.to_values()))) == one
 
 
@@ -100,13 +100,13 @@ def test_a_defect_of_torch_is_found_again_made_small_and_shown_by_its_script() -
         "S=256,pos=10/200,H=4,Hkv=2,D=32,block=64,score=alibi,tables=counts-expanded,tail=poison,"
         "mode=compiled"
     )
-    judged = judge_cases([text], 1)
+    judged = judge_cases([text], 1, "cpu")
     outcome = Outcome.from_values(judged["outcomes"][0])
     assert outcome.verdict in (Verdict.WRONG, Verdict.LEAK)
-    small = make_small(text, 1, sign(outcome), ["score", "tables"], 90.0)
+    small = make_small(text, 1, "cpu", sign(outcome), ["score", "tables"], 90.0)
     case = DecodeCase.from_text(small["case"])
     assert (case.tables, case.score, case.heads) == ("counts-expanded", "none", 1)
-    beside = look_beside(small["case"], 1, sign(outcome), False, 90.0)
+    beside = look_beside(small["case"], 1, "cpu", sign(outcome), False, 90.0)
     case = DecodeCase.from_text(beside["case"])
     assert (case.tables, case.batch, case.heads) == ("counts-expanded", 2, 1)
     assert case.cache_len < 256

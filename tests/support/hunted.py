@@ -16,7 +16,7 @@ from harness.verdict import Verdict
 DEATHS = "FLEXDECODE_TEST_DEATHS"
 
 
-def broken(case: DecodeCase, threads: int) -> Outcome:
+def broken(case: DecodeCase, threads: int, device: str) -> Outcome:
     """One failure is in the geometry, one in two values of it, one in data; one is a refusal."""
     if case.capture == "computed":
         return Outcome.found(Verdict.ERROR, "InductorError: KeyError: 'computed'")
@@ -42,11 +42,11 @@ def _die() -> None:
         os._exit(1)
 
 
-def judge_planted(cases: list[str], threads: int) -> dict[str, Any]:
+def judge_planted(*arguments: Any) -> dict[str, Any]:
     """``judge_cases`` by the planted judge."""
     _die()
     with mock.patch("harness.hunting.work.run", broken):
-        return judge_cases(cases, threads)
+        return judge_cases(*arguments)
 
 
 def small_planted(*arguments: Any) -> dict[str, Any]:
