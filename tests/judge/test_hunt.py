@@ -29,6 +29,7 @@ from harness.strategies.factors import covering, factors
 from harness.verdict import Verdict
 from tests.support import ROOT
 from tests.support.hunted import DEATHS, beside_planted, judge_planted, small_planted
+from tests.support.processes import interruptible
 
 SETTINGS = {"kernels": ["cpp"], "seed": 0, "torch": "any"}
 
@@ -225,7 +226,9 @@ def test_the_command_hunts_writes_and_exits(
 def test_an_interrupted_hunt_keeps_what_it_has(tmp_path: Path) -> None:
     """Exit code 130, soon, with a report and a journal with which it can go on."""
     command = [sys.executable, "-m", "harness", "hunt", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with interruptible():
+        process = subprocess.Popen(command, cwd=ROOT, **pipes)
     journal = tmp_path / "out" / "journal.jsonl"
     deadline = time.monotonic() + 300
     while not (journal.exists() and '"judged"' in journal.read_text()):
