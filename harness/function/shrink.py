@@ -54,7 +54,7 @@ def _heads(case: DecodeCase) -> Iterator[dict[str, Any]]:
 
 
 def _cache_len(case: DecodeCase) -> Iterator[dict[str, Any]]:
-    filled = max(case.input_pos) + case.q_len
+    filled = max(case.input_pos, default=0) + case.q_len
     for cache_len in lowered(case.cache_len, max(filled, case.q_len)):
         yield {"cache_len": cache_len}
 
@@ -62,7 +62,7 @@ def _cache_len(case: DecodeCase) -> Iterator[dict[str, Any]]:
 def _positions(case: DecodeCase) -> Iterator[dict[str, Any]]:
     """Lower the positions of all sequences at once, with the free slots behind them kept or not,
     then those of each."""
-    highest = max(case.input_pos)
+    highest = max(case.input_pos, default=0)
     for lower in lowered(highest, 0):
         moved = tuple(p if p < 0 else max(0, p - highest + lower) for p in case.input_pos)
         yield {"input_pos": moved, "cache_len": case.cache_len - highest + lower}

@@ -3,6 +3,7 @@ told apart and kept."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -93,7 +94,8 @@ class Hunt:
                 self._handed[line["kernels"]] += 1
                 self._before = max(self._before, line["after"])
                 earlier.append((line["kernels"], _geometry(line), line["failed"]))
-        self.found = self.journal.found()
+        # What shows a failure is counted anew, with what was judged.
+        self.found = [dataclasses.replace(one, geometries=0) for one in self.journal.found()]
         for name, geometry, told in earlier:
             self._suspects.add(name, geometry, told)
             self._failed(name, geometry, told)

@@ -270,6 +270,13 @@ def test_without_isolation_the_case_is_written_down_before_it_runs(
     assert not file.exists()
 
 
+def test_an_empty_batch_can_be_made_small() -> None:
+    """It has no positions to lower; its sizes are."""
+    case = DecodeCase(cache_len=256, input_pos=(), heads=4, head_dim=64)
+    small = shrink(case, lambda smaller: smaller.batch == 0, SIZES)
+    assert (small.cache_len, small.heads, small.head_dim) == (1, 1, 1)
+
+
 def test_shrinking_reaches_what_a_predicate_needs() -> None:
     """Batch, heads, cache, positions, options and values, all at once."""
     case = DecodeCase.from_text(

@@ -116,6 +116,10 @@ def test_the_first_pool_is_the_same_where_a_hunt_goes_on(tmp_path: Path) -> None
         return {line["case"] for line in hunt.journal.lines() if line["kind"] == "judged"}
 
     assert first <= judged(parts) & judged(whole)
+    # What shows each failure is counted once, however often a hunt goes on.
+    again = hunted(tmp_path / "parts", 200, resume=True)
+    counts = [sum(one.geometries for one in hunt.found) for hunt in (parts, again)]
+    assert 0 < counts[0] == counts[1] <= len(judged(parts))
 
 
 def test_failures_that_come_out_the_same_are_told_once(tmp_path: Path) -> None:
