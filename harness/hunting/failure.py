@@ -61,6 +61,19 @@ def sign(outcome: Outcome) -> str:
     return str(outcome.verdict)
 
 
+def told_by(case: DecodeCase, outcome: Outcome) -> str:
+    """What a failure of a case is told by: its sign and, of wrong numbers, what its data have that
+    would break a kernel by itself, so that one failure does not hide the other."""
+    told = sign(outcome)
+    if told != NUMBERS:
+        return told
+    idle = case.batch > 0 and max(case.input_pos) < 0
+    low = case.logits == "low"
+    return ", ".join(
+        [told, *(["all idle"] if idle else []), *(["scores far below 0"] if low else [])]
+    )
+
+
 def stopped(told: str) -> bool:
     """Whether a failure, as it is told, keeps a call from being compiled."""
     return any(name in told for name in _NOT_COMPILED)
@@ -122,7 +135,7 @@ class Found:
     @property
     def sign(self) -> str:
         """What it is told by."""
-        return sign(self.outcome)
+        return told_by(self.case, self.outcome)
 
     @property
     def loud(self) -> bool:
@@ -132,7 +145,8 @@ class Found:
     def explains(self, case: DecodeCase, device: str, told: str) -> bool:
         """Whether a failure of another case is this one: it is told by the same, in the same
         kernel, and has all that this needs. What a compiler complains of tells enough."""
-        if told != self.sign:
+        # What shows with any data may show with these.
+        if told != self.sign and not told.startswith(f"{self.sign}, "):
             return False
         if stopped(told):
             return True

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.case import DecodeCase, InvalidCase
 from harness.function.outcome import Outcome
-from harness.hunting.failure import Found, kernel, refused, sign, stopped
+from harness.hunting.failure import Found, kernel, refused, stopped, told_by
 from harness.hunting.journal import Journal
 from harness.hunting.suspects import Suspects
 from harness.hunting.work import PATH, judge_cases, look_beside, make_small
@@ -229,7 +229,7 @@ class Hunt:
         told: dict[str, str] = {}
         for text, outcome in zip(arguments[0], outcomes, strict=False):
             if outcome.verdict is not Verdict.OK:
-                told.setdefault(sign(outcome), text)
+                told.setdefault(told_by(DecodeCase.from_text(text), outcome), text)
         line: dict[str, Any] = {
             "kernels": name,
             "row": list(geometry.row),

@@ -24,7 +24,7 @@ from harness.function.outcome import Outcome
 from harness.function.run import TargetSpec
 from harness.function.shrink import SIZES, VALUES, shrink
 from harness.function.worker import Worker
-from harness.hunting.failure import kernel, sign, stopped
+from harness.hunting.failure import kernel, sign, stopped, told_by
 from harness.interpreter import gpu
 from harness.script.case_script import case_script
 from harness.strategies.factors import FACTORS
@@ -162,7 +162,7 @@ class _Still:
             return None
         outcome = run(case, self.threads, self.device)
         fails = outcome.verdict is not Verdict.OK and not outcome.invalid
-        if fails and sign(outcome) == self._told:
+        if fails and told_by(case, outcome) == self._told:
             self.outcomes[case] = outcome
             return True
         return False

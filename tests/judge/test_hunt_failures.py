@@ -8,7 +8,7 @@ import pytest
 
 from harness.case import DecodeCase
 from harness.function.outcome import Outcome
-from harness.hunting.failure import Found, refused, sign
+from harness.hunting.failure import Found, refused, sign, told_by
 from harness.hunting.suspects import Suspects
 from harness.hunting.work import judge_cases, look_beside, make_small
 from harness.paths import PATHS
@@ -79,6 +79,18 @@ def test_errors_are_told_by_their_message_without_names_and_numbers() -> None:
 def test_a_refusal_says_what_it_wants(evidence: str, expected: bool) -> None:
     """An error that nobody foresaw does not."""
     assert refused(sign(Outcome.found(Verdict.ERROR, evidence))) is expected
+
+
+def test_a_failure_that_needs_certain_data_hides_no_other_of_its_kernel() -> None:
+    """All sequences idle, or scores far below 0; one that shows with any data explains both."""
+    wrong = Outcome.found(Verdict.WRONG, "x")
+    idle = DecodeCase.from_text("S=600,pos=-1,mode=compiled")
+    low, plain = (idle.replace(input_pos=(9,), logits=logits) for logits in ("low", "normal"))
+    told = [told_by(case, wrong) for case in (idle, low, plain)]
+    assert told == ["numbers, all idle", "numbers, scores far below 0", "numbers"]
+    whose = [found(str(case), wrong) for case in (idle, low, plain)]
+    explains = [[one.explains(low, "cpu", what) for what in told] for one in whose]
+    assert explains == [[True, False, False], [False, True, False], [True, True, True]]
 
 
 def test_a_failure_explains_what_has_all_that_it_needs_in_the_same_kernel() -> None:
