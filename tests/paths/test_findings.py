@@ -6,6 +6,7 @@ the finding's exclusion, kept case and script out.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -40,17 +41,10 @@ CRASHES = {
 }
 
 
-# Where the split decode kernel of later versions is at fault; 2.12 was not run.
-NOT_IN_2_11 = {
-    "flexcpu-linear-query",
-    "flexcpu-split-all-idle",
-    "flexcpu-split-all-idle-heap",
-    "flexcpu-split-kernel-for-chunk",
-    "flexcpu-split-no-full-blocks",
-    "flexcpu-split-partition-max",
-}
-OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
-SHOWN = [name for name in SCRIPTS if not (OLD and name in NOT_IN_2_11)]
+RECORDED = json.loads((ROOT / "fixtures" / "findings.json").read_text(encoding="utf-8"))["versions"]
+HERE = torch.__version__.partition("+")[0]
+FIXED = {r["script"] for r in RECORDED if r["torch"] == HERE and r["shows"] is False}
+SHOWN = [name for name in SCRIPTS if name not in FIXED]
 
 
 def running(kept: KeptCase) -> Any:
@@ -73,6 +67,21 @@ def test_every_finding_has_a_script_and_a_section() -> None:
     assert sorted(rows) == folders
     for name in folders:
         assert f"(fixtures/repro/{name}/script.py)" in FINDINGS
+
+
+def test_findings_say_in_which_versions_of_torch_they_were_seen() -> None:
+    """As ``versions --json`` recorded it, of every script that needs a CPU and torch alone."""
+    shown: dict[str, dict[str, bool | None]] = {}
+    for row in RECORDED:
+        shown.setdefault(row["script"], {})[row["torch"]] = row["shows"]
+    assert set(shown) == {name for name in SCRIPTS if not name.startswith((TRITON, MODELS))}
+    for name, of in shown.items():
+        section = FINDINGS.split(f"### {name}\n")[1].split("\n### ")[0]
+        [line] = re.findall(r"^- Shows in: torch (.*)\.$", section, re.MULTILINE)
+        where, _, others = line.partition("; ")
+        assert where.split(", ") == [version for version, shows in of.items() if shows]
+        for version, shows in of.items():
+            assert (version in others) == (not shows)
 
 
 def test_every_finding_in_another_kernel_has_a_script_and_a_section() -> None:
