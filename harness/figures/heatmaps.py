@@ -114,7 +114,9 @@ def history(figure: History, canvas: Canvas, narrow: bool) -> None:
         shares = [[math.nan if s is None else s for s in row] for _, _, row in figure.shares]
         axes.imshow(shares, aspect="auto", cmap="Blues", norm=LogNorm(1e-3, 2.0))
         _versions(axes, figure, [f"{path} {dtype}" for path, dtype, _ in figure.shares], letters)
-        axes.set_title(f"largest share of the budget ({figure.hardware})", fontsize=letters + 1)
+        apart = "\n" if narrow else " "
+        title = f"largest share of the budget{apart}({figure.hardware})"
+        axes.set_title(title, fontsize=letters + 1)
         for i, row in enumerate(shares):
             for j, share in enumerate(row):
                 text = "-" if math.isnan(share) else f"{share:.3f}"
