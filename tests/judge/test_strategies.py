@@ -1,7 +1,10 @@
 """The strategies draw what they promise, and ``fit`` gives every path cases it takes."""
 
+import importlib
+import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +23,7 @@ from harness.strategies.paths import (
     decode_data,
     fit,
     path_cases,
+    sampled_cases,
 )
 from tests.support.drawn import SOUND
 
@@ -164,3 +168,16 @@ def test_asked_for_features_are_there(case: DecodeCase) -> None:
     assert case.q_len >= 2
     assert case.mask_kind.causal
     assert -1 in case.input_pos
+
+
+def test_the_same_seed_draws_the_same_whatever_modules_a_process_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of modules outside of site-packages Hypothesis would draw the numbers that stand in them."""
+    before = sampled_cases(150, 3)
+    file = tmp_path / "mine.py"
+    file.write_text(f"NUMBERS = {list(range(1, 900, 7))}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("mine")
+    monkeypatch.setitem(sys.modules, "mine", module)
+    assert sampled_cases(150, 3) == before
