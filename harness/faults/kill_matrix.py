@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -78,37 +79,56 @@ def measure_power(
     start = time.monotonic()
     # With tensors this tiny, threads that wait for each other would cost more than they help.
     torch.set_num_threads(1)
-    cases = sampled_cases(max_examples, seed)
     if executor is None:
-        cells = kill_matrix(faults, dtypes, cases, progress)
+        cells = kill_matrix(faults, dtypes, sampled_cases(max_examples, seed), progress)
+        sound = []
+        for part in ("", *dtypes):
+            progress(f"sound paths {part}")
+            sound.append(sound_paths(part, max_examples, seed))
     else:
         names = [fault.name for fault in faults]
         # Every so many-th, so that the hard ones are spread; a piece makes each problem anew.
         pieces = [
             (names[n::jobs], dtype, max_examples, seed) for n in range(jobs) for dtype in dtypes
         ]
+        work: list[tuple[Any, ...]] = [(cells_of, *piece) for piece in pieces if piece[0]]
+        work += [(sound_paths, part, max_examples, seed) for part in ("", *dtypes)]
         found = gather(
             executor,
-            cells_of,
-            [piece for piece in pieces if piece[0]],
+            _called,
+            work,
             at_once=jobs,
-            told=lambda done: progress(f"{done} of {len(pieces)} pieces"),
+            told=lambda done: progress(f"{done} of {len(work)} pieces"),
         )
-        cells = _in_order((cell for some in found for cell in some), faults, dtypes)
-    alarms, count = [], 0
-    for dtype in dtypes:
-        progress(f"{dtype}: sound paths")
-        for problem in fitted(cases[:SOUND_EXAMPLES], MODEL, dtype=dtype):
+        some, sound = found[: -1 - len(dtypes)], found[-1 - len(dtypes) :]
+        cells = _in_order(itertools.chain.from_iterable(some), faults, dtypes)
+    alarms = [alarm for told, _ in sound for alarm in told]
+    count = sum(count for _, count in sound)
+    return Matrix(cells, max_examples, time.monotonic() - start, count, alarms)
+
+
+def _called(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def sound_paths(dtype: str, max_examples: int, seed: int) -> tuple[list[str], int]:
+    """False alarms about the model in one dtype, on the first of the cases that ``measure_power``
+    draws, and how many verdicts there were; or, without a dtype, about the contracts of paths."""
+    alarms, count = list[str](), 0
+    if dtype:
+        cases = sampled_cases(max_examples, seed)[:SOUND_EXAMPLES]
+        for problem in fitted(cases, MODEL, dtype=dtype):
             judgement = judge(MODEL, problem)
             count += 1
             if not judgement.verdict.passes:
                 alarms.append(f"{MODEL.name} is {judgement.verdicts} on {problem.case}")
+        return alarms, count
     for path in PATHS.values():
         if not path.known_wrong and path.unsupported(path.contract_case, "cpu") is None:
             count += 1
             broken = contract.broken(path)
             alarms += [f"{path.name} breaks {c}: {f.evidence}" for c, f in broken.items()]
-    return Matrix(cells, max_examples, time.monotonic() - start, count, alarms)
+    return alarms, count
 
 
 def cells_of(names: Sequence[str], dtype: str, max_examples: int, seed: int) -> list[Cell]:
