@@ -101,7 +101,9 @@ class Path:
             return "score=sink needs the logsumexp, which compiled FlexAttention on CPU lacks"
         return self.refuses(case)
 
-    def compiled(self, case: DecodeCase, function: Callable[..., Any]) -> Compiled:
+    def compiled(
+        self, case: DecodeCase, function: Callable[..., Any], device: torch.device
+    ) -> Compiled:
         """``function`` compiled for the case's geometry, and called with the cache lengths that
         came earlier; once per process, path and geometry."""
         key = (self.name, case.geometry)
@@ -111,7 +113,7 @@ class Path:
             context = within(case, ran)
             own = Compiled(function, dynamic=case.dynamic_shapes, mode=mode, within=context)
             for earlier in case.earlier_calls():
-                own(**self.prepare(make_inputs(earlier)).arguments)
+                own(**self.prepare(make_inputs(earlier).to(device)).arguments)
             _COMPILED[key] = own
             _RAN[key] = ran
         return _COMPILED[key]
@@ -130,7 +132,7 @@ class Path:
         call = self.prepare(inputs)
         function = call.function
         if inputs.case.mode != "eager":
-            function = self.compiled(inputs.case, function)
+            function = self.compiled(inputs.case, function, inputs.query.device)
         return functools.partial(function, **call.arguments)
 
     def __call__(self, inputs: Inputs) -> Result:

@@ -3,6 +3,7 @@ and as a script."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import torch
 from harness.case import CaseError, DecodeCase
 from harness.case.forms import TABLE_SIZES, TABLES
 from harness.case.layouts import QUERY_LAYOUTS
-from harness.inputs import make_inputs
+from harness.inputs import Inputs, make_inputs
 from harness.paths import PATHS
+from harness.paths.calls import Call
 from harness.paths.forms import Inside, tables_of
 from harness.script.case_script import INPUTS_END, case_script
 from harness.strategies.corners import corner_cases, data_cases
@@ -146,6 +148,20 @@ def test_a_function_that_was_called_with_other_lengths_is_compiled_for_them_firs
         assert judge(FULL, Problem.of(case)).findings == ()
         assert FULL.graphs(case) == graphs
         assert FULL.graphs(case.replace(earlier=())) == 0
+
+
+def test_earlier_calls_are_on_the_device_of_the_call() -> None:
+    """Their tensors are made where those of the case are."""
+    seen: list[tuple[int, torch.device]] = []
+
+    def noted(inputs: Inputs) -> Call:
+        seen.append((inputs.case.cache_len, inputs.key_cache.device))
+        return Call(lambda: None, {})
+
+    case = DecodeCase.from_text("S=20,pos=9,earlier=10/30,mode=compiled")
+    path = dataclasses.replace(FULL, name="noted", prepare=noted)
+    path.bound(make_inputs(case).to("meta"))
+    assert seen == [(length, torch.device("meta")) for length in (20, 10, 30)]
 
 
 def test_positions_of_earlier_calls_are_as_near_as_their_lengths_allow() -> None:
