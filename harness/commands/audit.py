@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import importlib.util
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -141,23 +140,20 @@ def _run(
             audits.append(audit)
             progress(f"{len(audits)} done, {audit.configuration}, {audit.scenario.name}")
         return
-    from harness.support.campaign import Lost, LostWork, Work, campaign, processes
+    from harness.support.campaign import gather, processes
 
     groups = itertools.groupby(configurations, lambda one: one.uncached)
-    pieces = [[one.name for one in group] for _, group in groups]
-    work = iter([Work(_piece, (arguments, names), place) for place, names in enumerate(pieces)])
+    pieces = [(arguments, [one.name for one in group]) for _, group in groups]
     done: dict[int, list[Audit]] = {}
-
-    def take_in(piece: Work, result: Any) -> None:
-        if isinstance(result, Lost):
-            raise LostWork(result.error)
-        done[piece.about] = result
-        progress(f"{len(done)} of {len(pieces)} pieces done, {', '.join(piece.arguments[1])}")
-
     try:
         with processes(arguments.jobs) as executor:
-            campaign(
-                executor, lambda: next(work, None), take_in, at_once=arguments.jobs, until=math.inf
+            gather(
+                executor,
+                _piece,
+                pieces,
+                at_once=arguments.jobs,
+                told=lambda count: progress(f"{count} of {len(pieces)} pieces done"),
+                results=done,
             )
     finally:
         audits += [audit for place in sorted(done) for audit in done[place]]

@@ -89,14 +89,16 @@ def gather(
     *,
     at_once: int,
     told: Callable[[int], None] = lambda done: None,
+    results: dict[int, Any] | None = None,
 ) -> list[Any]:
     """What a function returns for each of the arguments, in their order, whoever runs it; ``told``
-    gets the number of those that are done.
+    gets the number of those that are done, which are in ``results`` by their place, also where
+    this is interrupted.
 
     Raises:
         LostWork: where each worker was lost over one of them.
     """
-    results: dict[int, Any] = {}
+    results = {} if results is None else results
     pieces = iter([Work(function, given, place) for place, given in enumerate(arguments)])
 
     def done(work: Work, result: Any) -> None:

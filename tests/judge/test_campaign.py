@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from harness.support.campaign import Lost, LostWork, Work, campaign, gather, processes
+from tests.support import ROOT
 
 
 class Dying(Executor):
@@ -95,7 +96,7 @@ def die_once(file: str, number: int) -> int:
 @pytest.fixture
 def found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let processes import the tests, as this one does, after what is installed."""
-    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[2])])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
 
 
 @pytest.mark.usefixtures("found_by_processes")
