@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import statistics
 import time
@@ -80,11 +81,11 @@ def measure_power(
     # With tensors this tiny, threads that wait for each other would cost more than they help.
     torch.set_num_threads(1)
     if executor is None:
-        cells = kill_matrix(faults, dtypes, sampled_cases(max_examples, seed), progress)
-        sound = []
-        for part in ("", *dtypes):
-            progress(f"sound paths {part}")
-            sound.append(sound_paths(part, max_examples, seed))
+        cells = kill_matrix(faults, dtypes, _drawn(max_examples, seed), progress)
+        sound: list[tuple[list[str], int]] = []
+        for of, *given in _sound(dtypes, max_examples, seed):
+            progress(f"sound paths, {len(sound)} parts done")
+            sound.append(of(*given))
     else:
         names = [fault.name for fault in faults]
         # Every so many-th, so that the hard ones are spread; a piece makes each problem anew.
@@ -92,7 +93,7 @@ def measure_power(
             (names[n::jobs], dtype, max_examples, seed) for n in range(jobs) for dtype in dtypes
         ]
         work: list[tuple[Any, ...]] = [(cells_of, *piece) for piece in pieces if piece[0]]
-        work += [(sound_paths, part, max_examples, seed) for part in ("", *dtypes)]
+        work += (of_sound := _sound(dtypes, max_examples, seed))
         found = gather(
             executor,
             _called,
@@ -100,7 +101,7 @@ def measure_power(
             at_once=jobs,
             told=lambda done: progress(f"{done} of {len(work)} pieces"),
         )
-        some, sound = found[: -1 - len(dtypes)], found[-1 - len(dtypes) :]
+        some, sound = found[: -len(of_sound)], found[-len(of_sound) :]
         cells = _in_order(itertools.chain.from_iterable(some), faults, dtypes)
     alarms = [alarm for told, _ in sound for alarm in told]
     count = sum(count for _, count in sound)
@@ -111,18 +112,27 @@ def _called(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def sound_paths(dtype: str, max_examples: int, seed: int) -> tuple[list[str], int]:
+def _sound(dtypes: Sequence[str], max_examples: int, seed: int) -> list[tuple[Any, ...]]:
+    """What is to be called about sound paths, each with its arguments: it returns false alarms and
+    how many verdicts there were."""
+    return [(broken_contracts,), *((alarms_of_model, d, max_examples, seed) for d in dtypes)]
+
+
+def alarms_of_model(dtype: str, max_examples: int, seed: int) -> tuple[list[str], int]:
     """False alarms about the model in one dtype, on the first of the cases that ``measure_power``
-    draws, and how many verdicts there were; or, without a dtype, about the contracts of paths."""
+    draws, and how many verdicts there were."""
     alarms, count = list[str](), 0
-    if dtype:
-        cases = sampled_cases(max_examples, seed)[:SOUND_EXAMPLES]
-        for problem in fitted(cases, MODEL, dtype=dtype):
-            judgement = judge(MODEL, problem)
-            count += 1
-            if not judgement.verdict.passes:
-                alarms.append(f"{MODEL.name} is {judgement.verdicts} on {problem.case}")
-        return alarms, count
+    for problem in fitted(_drawn(max_examples, seed)[:SOUND_EXAMPLES], MODEL, dtype=dtype):
+        judgement = judge(MODEL, problem)
+        count += 1
+        if not judgement.verdict.passes:
+            alarms.append(f"{MODEL.name} is {judgement.verdicts} on {problem.case}")
+    return alarms, count
+
+
+def broken_contracts() -> tuple[list[str], int]:
+    """The contracts that sound paths break, and how many paths were asked."""
+    alarms, count = list[str](), 0
     for path in PATHS.values():
         if not path.known_wrong and path.unsupported(path.contract_case, "cpu") is None:
             count += 1
@@ -131,10 +141,16 @@ def sound_paths(dtype: str, max_examples: int, seed: int) -> tuple[list[str], in
     return alarms, count
 
 
+@functools.lru_cache(maxsize=1)
+def _drawn(max_examples: int, seed: int) -> tuple[DecodeCase, ...]:
+    """The cases that all pieces of work in one process are about."""
+    return tuple(sampled_cases(max_examples, seed))
+
+
 def cells_of(names: Sequence[str], dtype: str, max_examples: int, seed: int) -> list[Cell]:
     """The cells of some faults in one dtype, on the cases that ``measure_power`` draws."""
     faults = [FAULTS[name] for name in names]
-    return kill_matrix(faults, [dtype], sampled_cases(max_examples, seed), lambda text: None)
+    return kill_matrix(faults, [dtype], _drawn(max_examples, seed), lambda text: None)
 
 
 def kill_matrix(
