@@ -69,9 +69,7 @@ def told_by(case: DecodeCase, outcome: Outcome) -> str:
         return told
     idle = case.batch > 0 and max(case.input_pos) < 0
     low = case.logits == "low"
-    return ", ".join(
-        [told, *(["all idle"] if idle else []), *(["scores far below 0"] if low else [])]
-    )
+    return f"{told}{', all idle' if idle else ''}{', scores far below 0' if low else ''}"
 
 
 def stopped(told: str) -> bool:

@@ -7,6 +7,7 @@ minimal failure-causing schema of combinatorial testing", 2011).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -20,25 +21,25 @@ _MOST = 3
 
 @dataclass
 class Suspects:
-    """What the geometries of a hunt were told by, each in its own kernel."""
+    """What the geometries of a hunt were told by: of each compiler and kernel, a geometry's values
+    and what it shows."""
 
-    _rows: list[tuple[str, Geometry, frozenset[str]]] = field(default_factory=list)
+    _rows: dict[tuple[str, str], list[tuple[set[tuple[str, str]], frozenset[str]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
 
     def add(self, name: str, geometry: Geometry, told: Collection[str]) -> None:
         """Count a geometry of the compiler ``name`` that shows what is ``told``, or nothing."""
-        self._rows.append((name, geometry, frozenset(told)))
+        own = name, kernel(geometry.case, geometry.device)
+        self._rows[own].append((set(geometry.row), frozenset(told)))
 
     def of(self, name: str, geometry: Geometry, told: str) -> list[tuple[float, str]]:
         """The factors whose value in this geometry is suspect of what it is told by, each with the
         share of those with the value that show it; the likeliest first."""
-        own = kernel(geometry.case, geometry.device)
+        own = name, kernel(geometry.case, geometry.device)
+        # One that shows something else alone might have shown this as well.
         rows = [
-            (set(other.row), told in signs)
-            for kernels, other, signs in self._rows
-            # One that shows something else alone might have shown this as well.
-            if kernels == name
-            and kernel(other.case, other.device) == own
-            and (told in signs or not signs)
+            (row, told in signs) for row, signs in self._rows[own] if told in signs or not signs
         ]
         shares: list[tuple[float, int, str]] = []
         for factor, value in geometry.row:
