@@ -165,8 +165,8 @@ def outside(case: DecodeCase) -> str | None:
             case.value_layout_kind.name in layouts
         ),
         "recipe, tables, tsize, capture, options, layers, earlier and views are for paths that"
-        " build a block mask": not (
-            case.recipe != "fresh" or case.views != "outside" or case.earlier or not plain(case)
+        " build a block mask": (
+            (case.recipe, case.views, case.earlier) == ("fresh", "outside", ()) and plain(case)
         ),
         f"qlayout={case.query_layout}; a function gets {' '.join(OUTSIDE)}": (
             case.query_layout in OUTSIDE

@@ -122,11 +122,12 @@ def run(arguments: argparse.Namespace) -> int:
             *others,
         ):
             domain = runner.facts.domain
-            if runner.facts.abilities is not None and arguments.plot is not None:
-                raise UsageError("--plot: shows a function's weights, not those of a cache class")
-            if runner.facts.abilities is not None and arguments.jobs > 1:
-                raise UsageError("--jobs: is for a function, not for a cache class")
             if runner.facts.abilities is not None:
+                if arguments.plot is not None:
+                    what = "shows a function's weights, not those of a cache class"
+                    raise UsageError(f"--plot: {what}")
+                if arguments.jobs > 1:
+                    raise UsageError("--jobs: is for a function, not for a cache class")
                 return check_programs(arguments, spec, runner, progress)
             _refuse(arguments, item, domain)
             result = check(

@@ -89,10 +89,7 @@ def matrix(figure: Matrix, canvas: Canvas, narrow: bool) -> None:
         names = [SHORT.get(figure.columns[j][1], figure.columns[j][1]) for j in at]
         turned = dict(rotation=90) if narrow else dict(rotation=55, ha="right")
         axes.set_xticks(range(len(at)), names, fontsize=letters, **turned)
-        axes.set_xticks([j - 0.5 for j in range(1, len(at))], minor=True)
-        axes.set_yticks([i - 0.5 for i in range(1, rows)], minor=True)
-        axes.grid(which="minor", color="white", linewidth=1.5)
-        axes.tick_params(which="minor", length=0)
+        _apart(axes, rows, len(at))
         title = group.replace(" ", "\n", 1) if narrow else group
         axes.set_title(title, fontsize=letters + 1)
     panels[0].set_yticks(range(rows), [name for name, _ in figure.rows], fontsize=letters)
@@ -139,8 +136,13 @@ def history(figure: History, canvas: Canvas, narrow: bool) -> None:
 def _versions(axes: Axes, figure: History, rows: list[str], letters: float) -> None:
     axes.set_xticks(range(len(figure.versions)), figure.versions, fontsize=letters)
     axes.set_yticks(range(len(rows)), rows, fontsize=letters)
-    axes.set_xticks([j - 0.5 for j in range(1, len(figure.versions))], minor=True)
-    axes.set_yticks([i - 0.5 for i in range(1, len(rows))], minor=True)
+    _apart(axes, len(rows), len(figure.versions))
+
+
+def _apart(axes: Axes, rows: int, columns: int) -> None:
+    """White lines between cells."""
+    axes.set_xticks([j - 0.5 for j in range(1, columns)], minor=True)
+    axes.set_yticks([i - 0.5 for i in range(1, rows)], minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="minor", length=0)
 
