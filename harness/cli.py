@@ -1,13 +1,14 @@
 """The command line ``python -m harness``.
 
 Its exit codes are 0 where all is right, 1 for any verdict but OK or UNSUPPORTED, 2 for wrong usage
-or where nothing could be judged, 3 where the gate had no time for a part of its work, and 130 where
-it is interrupted.
+or where nothing could be judged, 3 for what is incomplete or was seen and not settled, 4 where the
+harness itself failed, which is no verdict, and 130 where it is interrupted.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ from harness.commands import (
     versions,
 )
 from harness.commands.options import (
+    FAILED,
     INCOMPLETE,
     INTERRUPTED,
     NOT_OK,
@@ -35,9 +37,25 @@ from harness.commands.options import (
     UsageError,
     in_another_process,
 )
+from harness.support.failure import described
 from harness.support.files import UnwritableFile
+from harness.support.streams import lasting_streams
 
-__all__ = ["INCOMPLETE", "INTERRUPTED", "NOT_OK", "OK", "USAGE", "main"]
+__all__ = ["FAILED", "INCOMPLETE", "INTERRUPTED", "NOT_OK", "OK", "USAGE", "entry", "main"]
+
+_FAILURE = (
+    "the harness itself failed, which is no verdict: {}; please report it where you got"
+    " flexdecode-harness from, with what --traceback prints"
+)
+
+
+def entry() -> int:
+    """The command line with the process's own words and streams; its exit code."""
+    with lasting_streams() as lost:
+        code = main()
+    for what in lost:
+        print(f"harness: error: {what}", file=sys.stderr)
+    return USAGE if lost else code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for message in ("flex_attention called without torch.compile", "Failed to initialize NumPy"):
         warnings.filterwarnings("ignore", message=message)
     try:
-        arguments = _parser().parse_args(words)
+        parser = _parser()
+        if not words:
+            print(parser.commands(), end="")
+            return USAGE
+        arguments = parser.parse_args(words)
         code = in_another_process(arguments, words)
         return arguments.run(arguments) if code is None else code
     except (UsageError, CaseError, InvalidCase, UnwritableFile) as error:
@@ -58,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        if "--traceback" in words:
+            traceback.print_exc()
+        print(f"harness{command}: {_FAILURE.format(described(error))}", file=sys.stderr)
+        return FAILED
 
 
 def _parser() -> Parser:
@@ -69,4 +96,8 @@ def _parser() -> Parser:
     every = (repro, keep, check, audit, faults, gate, hunt, versions, record, bench, figures)
     for command in every:
         command.add(commands)
+    for one in dict.fromkeys(commands.choices.values()):
+        one.add_argument(
+            "--traceback", action="store_true", help="where the harness itself fails, show where"
+        )
     return parser

@@ -17,6 +17,7 @@ from harness.case.forms import plain
 from harness.case.kinds import Kind
 from harness.case.layouts import OUTSIDE, STRIDED
 from harness.case.quantised import QUANTISED_FEATURES
+from harness.support.text import not_one_of
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 MAX_BATCH = 16
@@ -109,7 +110,7 @@ def known_features(names: Iterable[str], field: str = "supports") -> tuple[str, 
     given = _several(names, field, "names")
     for name in given:
         if name not in FEATURES:
-            raise DomainError(f"{field}: {name!r} is not one of {' '.join(FEATURES)}")
+            raise DomainError(f"{field}: {not_one_of(name, FEATURES)}")
     return tuple(name for name in FEATURES if name in given)
 
 
@@ -122,7 +123,7 @@ def known_dtypes(names: Iterable[str]) -> tuple[str, ...]:
     given = [long_dtype(name) for name in _several(names, "dtypes", "names")]
     for name in given:
         if name not in DTYPES:
-            raise DomainError(f"dtypes: {name!r} is not one of {' '.join(DTYPES)}")
+            raise DomainError(f"dtypes: {not_one_of(name, DTYPES)}")
     if not given:
         raise DomainError(f"dtypes: needs at least one of {' '.join(DTYPES)}")
     return tuple(name for name in DTYPES if name in given)

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.support.text import not_one_of
+
 
 class FieldError(ValueError):
     """A value that its field does not allow; the message says what the field allows."""
@@ -136,7 +138,7 @@ class Choice(FieldType):
     def check(self, value: Any) -> str:
         if isinstance(value, str) and value in self.words:
             return value
-        raise FieldError(f"{value!r} is not one of {' '.join(self.words)}")
+        raise FieldError(not_one_of(value, self.words))
 
     def parse(self, text: str) -> str:
         return self.check({v: k for k, v in (self.short or {}).items()}.get(text, text))
@@ -157,7 +159,7 @@ class Flag(FieldType):
     def parse(self, text: str) -> bool:
         if text in ("yes", "no"):
             return text == "yes"
-        raise FieldError(f"{text!r} is not one of yes no")
+        raise FieldError(not_one_of(text, ("yes", "no")))
 
     def format(self, value: Any) -> str:
         return "yes" if value else "no"
@@ -179,12 +181,12 @@ class Spec(FieldType):
 
     def check(self, value: Any) -> str:
         if not isinstance(value, str):
-            raise FieldError(f"{value!r} is not text like {self._forms()}")
+            raise FieldError(f"{value!r} is not text like {' '.join(self._forms())}")
         words, canonical = [], []
         for item in value.split("+") if self.joined else [value]:
             word, *arguments = item.split(":")
             if word not in self.table or len(arguments) != len(self.table[word]):
-                raise FieldError(f"{item!r} is not one of {self._forms()}")
+                raise FieldError(not_one_of(item, self._forms()))
             parsed = [k.parse(a) for k, a in zip(self.table[word], arguments, strict=True)]
             canonical.append(":".join([word, *map(str, parsed)]))
             words.append(word)
@@ -196,7 +198,5 @@ class Spec(FieldType):
     def parse(self, text: str) -> str:
         return self.check(text)
 
-    def _forms(self) -> str:
-        return " ".join(
-            ":".join([word, *("N" for _ in arguments)]) for word, arguments in self.table.items()
-        )
+    def _forms(self) -> list[str]:
+        return [":".join([word, *("N" for _ in kinds)]) for word, kinds in self.table.items()]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.case.errors import CaseError
 from harness.case.fields import FieldError, Integer
 from harness.support.strict_json import JsonError, anything, fields, parse
+from harness.support.text import not_one_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -57,7 +58,7 @@ class Written:
                 raise CaseError(f"{part.strip()!r} is not key=value; keys are B {' '.join(fields)}")
             name = "batch" if key == "B" else fields[key].name if key in fields else None
             if name is None:
-                raise CaseError(f"unknown key {key!r}; keys are B {' '.join(fields)}")
+                raise CaseError(f"key {not_one_of(key, ['B', *fields])}")
             if name in values:
                 raise CaseError(f"{name} ({key}): given twice")
             kind = Integer(0, 4096) if key == "B" else fields[key].metadata["type"]

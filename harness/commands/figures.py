@@ -9,9 +9,8 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from harness.commands.options import OK, UsageError, sharing
+from harness.commands.options import OK, UsageError, output_folder, sharing
 from harness.figures.results import ResultsError, read_results
-from harness.support.files import check_folder
 from harness.support.progress import progress_to_stderr
 
 
@@ -25,7 +24,9 @@ def add(commands: Any) -> None:
         parents=sharing("--device"),
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="default figures")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("figures"), metavar="DIR", help="default figures"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
         "--from",
@@ -50,7 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.figures.measure import Plan, compute
 
     device = arguments.device
-    check_folder(arguments.out)
     try:
         recorded = read_results(arguments.files)
     except ResultsError as error:

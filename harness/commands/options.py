@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 from harness.case import DTYPES, long_dtype
 from harness.interpreter.gpu import GPUS, environment, gpu_named, too_late
 from harness.support.files import UnwritableFile, check_folder, check_writable
+from harness.support.text import not_one_of
 
-OK, NOT_OK, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+OK, NOT_OK, USAGE, INCOMPLETE, FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -30,14 +31,44 @@ class UsageError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises instead of leaving the process.
+    """A parser that raises instead of leaving the process, and takes no abbreviation of an option,
+    whose meaning would change with each new option.
 
     Raises:
         UsageError: for a wrong command line.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
+
+    def parse_args(self, words: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        arguments, rest = self.parse_known_args(words)
+        if rest:
+            options = self._subcommands().choices[arguments.command]._option_string_actions
+            raise UsageError(not_one_of(rest[0], options))
+        return arguments
+
+    def commands(self) -> str:
+        """What it can do, a line for each subcommand."""
+        helps = [(one.dest, one.help or "") for one in self._subcommands()._choices_actions]
+        width = max(len(name) for name, _ in helps)
+        lines = [f"  {name.split()[0]:{width}}  {text}" for name, text in helps]
+        usage = f"usage: {self.prog} COMMAND ...; {self.prog} COMMAND --help has its options"
+        return "\n".join([usage, "", *lines, ""])
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        # A list among the choices is the default of an argument that may be given several times.
+        words = [str(choice) for choice in action.choices if not isinstance(choice, list)]
+        raise argparse.ArgumentError(action, not_one_of(value, words))
+
+    def _subcommands(self) -> Any:
+        (found,) = (one for one in self._actions if isinstance(one, argparse._SubParsersAction))
+        return found
 
 
 def device(text: str) -> str:
@@ -73,7 +104,7 @@ def some_of(
         found = tuple(dict.fromkeys(map(long, names(text))))
         for name in found or (text,):
             if name not in allowed:
-                raise ArgumentTypeError(f"{name!r} is not one of {' '.join(allowed)}")
+                raise ArgumentTypeError(not_one_of(name, allowed))
         return found
 
     return read

@@ -11,6 +11,7 @@ import mmap
 import os
 import resource
 import signal
+import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from harness.function.limits import MemoryLimit, TimeLimit
 from harness.function.load import TargetError
 from harness.function.outcome import Outcome
 from harness.function.run import LocalRunner, TargetSpec, poisoned
+from harness.support.failure import described
 from harness.verdict import Verdict
 
 MARK = 12  # digits of the number of a call
@@ -82,6 +84,9 @@ def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap, mark: int) 
     except TargetError as error:
         send({"refused": str(error)})
         leave(_DONE)
+    except Exception as error:
+        send({"failed": [described(error), "".join(traceback.format_exception(error))]})
+        leave(_DONE)
     send({"pid": os.getpid(), "facts": dataclasses.asdict(runner.facts)})
     while True:
         try:
@@ -90,7 +95,7 @@ def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap, mark: int) 
             leave(_DONE)
         memory.begin()
         clock.begin(first_case(case), limit)
-        spoilt = False
+        spoilt, failed = False, None
         try:
             if known:
                 outcome = runner.diagnosed(case, known, brief=flag)
@@ -99,11 +104,11 @@ def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap, mark: int) 
         except MemoryError:
             outcome, spoilt = Outcome.found(Verdict.OOM, "left no memory to judge its result"), True
         except Exception as error:
-            # What a target broke in the process may raise only while its result is judged.
-            text = f"its result cannot be judged: {type(error).__name__}: {error}"
-            outcome, spoilt = Outcome.found(Verdict.ERROR, text.splitlines()[0]), True
+            # What a target broke in the process may raise only while its result is judged, so
+            # the worker finds out whose fault it is.
+            failed, spoilt = [described(error), "".join(traceback.format_exception(error))], True
         clock.end()
         spoilt = spoilt or poisoned(spec.device)
-        send({"outcome": outcome.to_values()})
+        send({"failed": failed} if failed else {"outcome": outcome.to_values()})
         if spoilt:
             leave(_SPOILT)

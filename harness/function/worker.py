@@ -10,6 +10,7 @@ are JSON, since unpickling what a broken process sends is not safe.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -30,7 +31,8 @@ from harness.function.child import MARK, write_mark
 from harness.function.limits import GRACE, OWN_SECONDS
 from harness.function.load import TargetError
 from harness.function.outcome import Outcome
-from harness.function.run import Facts, TargetSpec
+from harness.function.run import Facts, LocalRunner, TargetSpec
+from harness.support.failure import HarnessFailed
 from harness.support.frames import where
 from harness.verdict import Finding, Verdict
 
@@ -46,6 +48,7 @@ _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (\S+)$', re.M)
 _FAULTHANDLER = re.compile(
     r"Fatal Python error: |(Current thread|Thread) 0x|Extension modules: |  <no Python |  \.\.\.$"
 )
+_SOUND_FUNCTION, _SOUND_CLASS = "sdpa-full", "harness.serving.caches:DenseCache"
 _START = (
     "import json, sys; fd, mark, sys.path[:] = json.loads(sys.argv[1]);"
     "from harness.function.child import nursery; nursery(fd, mark)"
@@ -59,12 +62,13 @@ class Worker:
 
     Raises:
         TargetError: where the target cannot be loaded, or dies while it is.
+        HarnessFailed: where the harness itself fails.
     """
 
     def __init__(
         self, spec: TargetSpec, timeout: float, environment: Mapping[str, str] | None = None
     ) -> None:
-        self._timeout = timeout
+        self._timeout, self._device = timeout, spec.device
         ours, theirs = Pipe()
         self._channel = ours
         # The child writes into this file which call of a loop it makes.
@@ -103,6 +107,7 @@ class Worker:
 
         Raises:
             TargetError: where the worker's processes are gone, or the target no longer loads.
+            HarnessFailed: where the harness itself fails.
         """
         if self._child is None:
             self._await_child()
@@ -117,11 +122,27 @@ class Worker:
             self._child = None
             number = self._marked()
             ended = self._death(reply["died"])
+        elif "failed" in reply:
+            return self._unjudged(case, *reply["failed"])
         else:
             return Outcome.from_values(reply["outcome"])
         if isinstance(case, Program):
             return ended.in_step(number, case)
         return ended.in_call(number, case.calls) if isinstance(case, Loop) else ended
+
+    def _unjudged(self, case: Task, line: str, trace: str) -> Outcome:
+        """The outcome where judging raised: an ERROR of the target, since the harness can judge a
+        sound implementation on the same case.
+
+        Raises:
+            HarnessFailed: where it cannot.
+        """
+        sound = _SOUND_CLASS if isinstance(case, Program) else _SOUND_FUNCTION
+        try:
+            LocalRunner(TargetSpec(sound, self._device)).run(case)
+        except Exception:
+            raise HarnessFailed(line, trace) from None
+        return Outcome.found(Verdict.ERROR, f"its result cannot be judged: {line}")
 
     def fresh(self) -> bool:
         """Go on in a fresh child, unless the present one has not run anything."""
@@ -147,6 +168,11 @@ class Worker:
             self._kill_child()
         elif "died" in reply:
             self._child = None
+        elif "failed" in reply:
+            sentence = (
+                f"the diagnosis failed, which is a fault of the harness: {reply['failed'][0]}"
+            )
+            return dataclasses.replace(outcome, sentences=(sentence,))
         else:
             explained = Outcome.from_values(reply["outcome"])
             # The child may have failed during the diagnosis, so the findings are those of the run.
@@ -201,6 +227,8 @@ class Worker:
             raise TargetError(f"importing the target took more than {_LOAD_TIMEOUT:g} s")
         if "refused" in reply:
             raise TargetError(reply["refused"])
+        if "failed" in reply:
+            raise HarnessFailed(*reply["failed"])
         if "died" in reply:
             death = self._death(reply["died"])
             said = "".join(f"; {line}" for line in death.stderr[-1:])

@@ -15,30 +15,47 @@ def check_writable(path: Path) -> None:
     """Raise before long work, not after it, where the file ``path`` cannot be written.
 
     Raises:
-        UnwritableFile: where ``path`` is a directory, or its directory is missing or not writable.
+        UnwritableFile: where ``path`` is a directory, its directory is missing, or the system
+            refuses to make a file in it.
     """
     if path.is_dir():
         raise UnwritableFile(f"{path}: is a directory")
+    if is_device(path):
+        return
     folder = path.parent
     if not folder.is_dir():
         raise UnwritableFile(f"{path}: there is no directory {folder}")
-    if not os.access(folder, os.W_OK):
-        raise UnwritableFile(f"{path}: directory {folder} is not writable")
+    _try(folder, path)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise before long work where ``folder`` cannot be made or written to; make nothing yet.
+    """Raise before long work where ``folder`` cannot be made or written to; leave nothing behind.
 
     Raises:
-        UnwritableFile: where the nearest existing parent is no directory, or is not writable.
+        UnwritableFile: where the nearest existing parent is no directory, or the system refuses to
+            make a file in it.
     """
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
         raise UnwritableFile(f"{folder}: {nearest} is not a directory")
-    if not os.access(nearest, os.W_OK):
-        raise UnwritableFile(f"{folder}: directory {nearest} is not writable")
+    _try(nearest, folder)
+
+
+def _try(folder: Path, path: Path) -> None:
+    """Make a file in ``folder`` and remove it: what permissions say is not all that decides."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UnwritableFile(f"{path}: directory {folder}: {error.strerror}") from None
+
+
+def is_device(path: Path) -> bool:
+    """Whether ``path`` is there and is no regular file, or is one by another name in /dev, such as
+    /dev/stdout: it is written to, and never replaced."""
+    return path.is_relative_to("/dev") or (path.exists() and not path.is_file())
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -49,13 +66,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         UnwritableFile: where the system refuses; the message names the file and the reason.
     """
     check_writable(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    if is_device(path):
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise UnwritableFile(f"{path}: {error.strerror}") from None
+        return
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise UnwritableFile(f"{path}: {error.strerror}") from None
     try:
         with open(handle, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.write(data)
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
         os.chmod(name, mode)
         os.replace(name, path)

@@ -37,3 +37,14 @@ def raised_at(error: BaseException) -> str:
     """Where in the user's own code an exception was raised, see ``where``."""
     frames = traceback.extract_tb(error.__traceback__)
     return where([(frame.filename, frame.lineno or 0, frame.name) for frame in frames])
+
+
+def innermost(error: BaseException) -> str:
+    """The innermost frame of this package in which an exception was raised,
+    `` (harness/oracle/golden.py, line 3)``, or "" where there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename.startswith(_PACKAGE)]
+    if not own:
+        return ""
+    file = Path(own[-1].filename).relative_to(Path(_PACKAGE).parent)
+    return f" ({file}, line {own[-1].lineno})"

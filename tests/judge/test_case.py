@@ -111,7 +111,7 @@ def test_an_empty_batch_has_a_text() -> None:
         ("S=16,pos=1,probe=needle:16", "probe", "below cache_len"),
         ("S=16,pos=,layout=expanded", "layout", "at least one sequence"),
         ("S=16,pos=3,vlayout=expanded", "vlayout", "cannot go with layout=contiguous"),
-        ("S=16,pos=1,colour=red", "unknown key 'colour'", "keys are B S pos"),
+        ("S=16,pos=1,colour=red", "key 'colour'", "is not one of B S pos"),
         ("S=16,pos", "'pos' is not key=value", "keys are B S pos"),
         ("", "'' is not key=value", "keys are B S pos"),
     ],
