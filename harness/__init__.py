@@ -9,7 +9,7 @@ Data flows one way, from the top of this list to its end; a package imports from
 ``oracle``      golden in float64, the rounding budget, the error in units of the budget
 ``interpreter`` torch's Triton kernels for a GPU, run on a CPU; the only one to change torch
 ``paths``       the implementations under test, by name; the only caller of torch.compile
-``verdict``     one word for each path and case: ``judge``, relations, the compile contract
+``verdict``     one word for each path and case: ``judge``, the compile contract
 ``serving``     caches that are written: programs of a serving loop, their contract and judge
 ``strategies``  Hypothesis strategies that draw cases
 ``faults``      what goes wrong in practice, each planted in a model of a decode call

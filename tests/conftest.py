@@ -1,13 +1,54 @@
 """Fixtures that tests of several folders ask for."""
 
+import os
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
+from tests.support import day
 from tests.support.eager import tracing
 from tests.support.interpreting import Interpreting
 from tests.support.processes import Preloaded
+
+# The processes of pytest-xdist run the part of one day, also around midnight.
+os.environ.setdefault(day.VARIABLE, day.date().isoformat())
+# How many tests of each claim the day leaves out.
+LEFT_OUT: Counter[str] = Counter()
+
+
+def pytest_report_header() -> str:
+    """How to run this day's part again."""
+    date = os.environ[day.VARIABLE]
+    return f"the part of {date}: {day.VARIABLE}={date} runs it again, -m '' runs all parts"
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count what is left to the night."""
+    LEFT_OUT.update(i.nodeid.partition("[")[0] for i in items if i.get_closest_marker("nightly"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the counts of a process of pytest-xdist to the one that prints."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = dict(LEFT_OUT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the counts of a process of pytest-xdist, which are those of all of them."""
+    LEFT_OUT.update(Counter(getattr(node, "workeroutput", {}).get("left_out", {})) - LEFT_OUT)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out, never silently."""
+    if LEFT_OUT:
+        terminalreporter.section(f"left to the night: {LEFT_OUT.total()} tests (-m '' runs them)")
+        for claim, count in sorted(LEFT_OUT.items()):
+            terminalreporter.line(f"{count:6} {claim}")
 
 
 @pytest.fixture(scope="module")

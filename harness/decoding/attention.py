@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.comptime import comptime
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.nn.functional import pad
@@ -285,7 +284,7 @@ def _own_storage(cache: Tensor, live: Tensor) -> Tensor:
     if cache._base is None:
         return cache
     if torch.compiler.is_dynamo_compiling():
-        comptime(_warn_of_copy)
+        torch._dynamo.comptime.comptime(_warn_of_copy)
     return torch.where(live, cache, 0)
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._dynamo.comptime import comptime
 from torch.nn.attention.flex_attention import BlockMask
 
 from harness.decoding.cpp_kernels import cpp_kernels
@@ -72,7 +71,7 @@ def decode_block_mask(
         # compiled flex on CPU: torch 2.13 emits C++ that does not compile.
         for size in (window, sinks, prefix, gqa_group):
             if isinstance(size, int):
-                comptime.force_static(size)
+                torch._dynamo.comptime.comptime.force_static(size)
     q_block, kv_block = (block_size, block_size) if isinstance(block_size, int) else block_size
     check_at_least(1, q_len=q_len, cache_len=cache_len, gqa_group=gqa_group)
     check_at_least(1, block_size=min(q_block, kv_block))

@@ -8,26 +8,38 @@ than 24 dims where a vector's lanes divide the head dim and what is left of the 
 AVX-512 has 16 lanes, which divide nothing that is left; one of AVX2 has 8.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch._inductor import config as inductor_config
-from torch._inductor.cpu_vec_isa import pick_vec_isa
 
 TILE = 16
 LEAST_SAFE_HEAD_DIM = 24
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compiler.assume_constant_result``, which imports dynamo: seconds that a program which
+    compiles nothing need not spend."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant
 def cpp_kernels(device: torch.device) -> bool:
     """Whether flex_attention compiled for this device runs inductor's C++ kernels.
 
     Those of a GPU are written in Triton, for which a CPU's can be set as well.
     """
-    return device.type == "cpu" and inductor_config.cpu_backend == "cpp"
+    from torch._inductor import config
+
+    return device.type == "cpu" and config.cpu_backend == "cpp"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def lanes() -> int:
     """How many float32 numbers a vector has in the kernels that inductor generates here."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
     return int(pick_vec_isa().nelements(torch.float))
 
 

@@ -19,8 +19,9 @@ from harness.function.speed import work
 from harness.function.text import wrapped
 from harness.script.function_script import target_script
 from harness.strategies.drawing import domain_cases
-from tests.support import NIGHTLY, TARGETS
+from tests.support import TARGETS
 from tests.support.command import check, command
+from tests.support.day import parts
 from tests.support.processes import Preloaded
 
 SMALL = "S=4,pos=1,D=16"
@@ -52,9 +53,9 @@ def test_a_sound_function_with_every_feature_passes(
     assert not (tmp_path / "a.py").exists()
 
 
-def test_without_a_declaration_nothing_beyond_the_base_is_drawn() -> None:
+@pytest.mark.parametrize("alone", parts(FEATURES, 3))
+def test_without_a_declaration_nothing_beyond_the_base_is_drawn(alone: list[str]) -> None:
     """And each feature, alone, is drawn where it is declared."""
-    alone = list(FEATURES) if NIGHTLY else list(FEATURES)[::3]
     for features in ((), *((name,) for name in alone)):
         cases = domain_cases(Domain(features), 0)
         drawn = [next(cases) for _ in range(100)]

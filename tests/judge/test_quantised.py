@@ -25,8 +25,9 @@ from harness.script.function_script import target_script
 from harness.strategies.drawing import domain_cases
 from harness.strategies.loops import domain_loops
 from harness.verdict import Problem, Verdict, judge
-from tests.support import NIGHTLY, ROOT, quantised_targets
+from tests.support import ROOT, quantised_targets
 from tests.support.command import command
+from tests.support.day import nightly, parts, rotated
 from tests.support.processes import Preloaded
 
 TARGETS = Path(__file__).parents[1] / "support" / "quantised_targets.py"
@@ -112,18 +113,19 @@ def test_every_kind_is_drawn_where_it_is_declared_and_no_other() -> None:
     assert {case.cache for case in itertools.islice(domain_cases(Domain(), 1), 60)} == {"none"}
 
 
+@pytest.mark.parametrize("count", [500, nightly(4000)])
 @pytest.mark.parametrize("name", SOUND)
-def test_sound_arithmetic_over_quantised_caches_is_never_accused(name: str) -> None:
+def test_sound_arithmetic_over_quantised_caches_is_never_accused(name: str, count: int) -> None:
     """Dequantised in float32, scales folded into scores and weights, or converted as declared."""
     function = getattr(quantised_targets, name)
     operands = SOUND[name] or {}
-    for case in cases(4000 if NIGHTLY else 500, 2):
+    for case in cases(count, 2):
         precision = Precision(operand=operands.get(case.dtype))
         judgement = judge(target_path(name, function, DOMAIN, precision), Problem.of(case))
         assert judgement.verdict is Verdict.OK, (judgement.findings, str(case))
 
 
-@pytest.mark.parametrize("name", list(NAMED) if NIGHTLY else list(NAMED)[::2])
+@pytest.mark.parametrize("name", rotated(NAMED, 2))
 def test_a_fault_of_scales_is_found_and_named(name: str, tmp_path: Path) -> None:
     """At the defaults, within a few examples."""
     file = tmp_path / "a.json"
@@ -145,20 +147,13 @@ def test_a_fault_without_a_model_is_found_all_the_same(tmp_path: Path) -> None:
     assert found["diagnosis"] == []
 
 
-BY_DAY = {
-    Verdict.WRONG: ("e4m3-token", "int8-head"),
-    Verdict.LEAK: ("e5m2-token",),
-    Verdict.MUTATED: ("int8-token",),
-    Verdict.ERROR: ("e5m2-tensor",),
-}
-
-
-@pytest.mark.parametrize("verdict", BY_DAY)
+@pytest.mark.parametrize("names", parts(QUANTISED, 5))
+@pytest.mark.parametrize("verdict", [Verdict.WRONG, Verdict.LEAK, Verdict.MUTATED, Verdict.ERROR])
 def test_a_script_hands_over_the_same_codes_and_scales(
-    verdict: Verdict, tmp_path: Path, preloaded: Preloaded
+    verdict: Verdict, names: list[str], tmp_path: Path, preloaded: Preloaded
 ) -> None:
-    """Exit 0 for a sound function, 1 where scales are swapped; by night for every kind."""
-    for name in QUANTISED if NIGHTLY else BY_DAY[verdict]:
+    """Exit 0 for a sound function, 1 where scales are swapped."""
+    for name in names:
         case = DecodeCase.from_text(
             f"S=9,pos=3/8,H=4,Hkv=2,D=16,dtype=fp16,cache={name},seed=5,tail=poison"
         )

@@ -16,7 +16,7 @@ from harness.script.case_script import INPUTS_END, case_script, report_script
 from harness.script.text import integers
 from harness.strategies.paths import sampled_cases
 from harness.support.environment import environment
-from tests.support import NIGHTLY
+from tests.support.day import nightly
 from tests.support.processes import Preloaded
 
 CASES = [
@@ -99,14 +99,15 @@ def test_a_script_exits_1_where_its_calls_are_wrong(run: Run) -> None:
     assert "WRONG" in result.stdout
 
 
+@pytest.mark.parametrize("drawn", [15, nightly(100)])
 def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
-    monkeypatch: pytest.MonkeyPatch,
+    drawn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under 80 lines of black's own 88 columns, also where a GPU makes the head longer; a logit
     without a value, which flex_attention does not know, takes some more."""
     gpu = environment("cpu") | dict(device="cuda:0", gpu="NVIDIA H200", cuda="13.0", tf32=False)
     monkeypatch.setattr(script_text, "environment", lambda device: gpu)
-    cases = [*map(DecodeCase.from_text, CASES), *sampled_cases(100 if NIGHTLY else 15, 0)]
+    cases = [*map(DecodeCase.from_text, CASES), *sampled_cases(drawn, 0)]
     scripts = [(case_script(case, "cuda:0"), 95 if case.has_column else 80) for case in cases]
     for text, limit in [*scripts, (report_script(REPORT_CASE, "cpu"), 80)]:
         assert black.format_str(text, mode=black.Mode()) == text

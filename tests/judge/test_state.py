@@ -21,8 +21,9 @@ from harness.function.search import SearchResult, check, repro_command
 from harness.function.worker import Worker
 from harness.strategies.loops import domain_loops
 from harness.verdict import Verdict
-from tests.support import NIGHTLY, ROOT, stateful
+from tests.support import ROOT, stateful
 from tests.support.command import command
+from tests.support.day import rotated
 from tests.support.stateful import Function
 
 FILE = "tests/support/stateful.py"
@@ -222,10 +223,9 @@ def test_drawn_loops_are_of_the_domain_and_have_every_step() -> None:
     assert [Pace(seconds).long_run() for seconds in (1e-3, 1e-2, 2e-2, 1.0)] == [*LONG, 0]
 
 
-PRINTED = stateful.STALE if NIGHTLY else (stateful.keyed_by_address,)
-
-
-@pytest.mark.parametrize("function", PRINTED, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", rotated(stateful.STALE, len(stateful.STALE)), ids=lambda f: f.__name__
+)
 def test_a_printed_repro_fails_again(
     function: Function, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

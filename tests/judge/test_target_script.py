@@ -22,7 +22,8 @@ from harness.script.watch import WATCHED
 from harness.strategies.drawing import domain_cases
 from harness.support.environment import environment
 from harness.verdict import Verdict, judge, judgeable
-from tests.support import MUTANT_TARGETS, NIGHTLY, ROOT
+from tests.support import MUTANT_TARGETS, ROOT
+from tests.support.day import nightly
 from tests.support.mutant_targets import MUTANTS, identifier, sound
 from tests.support.processes import Preloaded
 
@@ -87,12 +88,11 @@ def failures(names: list[str]) -> dict[str, tuple[DecodeCase, Verdict]]:
     return found
 
 
-@pytest.mark.parametrize("scope", [Scope.ALL, Scope.HEAD] if NIGHTLY else [Scope.ALL])
+@pytest.mark.parametrize("scope", [Scope.ALL, nightly(Scope.HEAD)])
 def test_every_mutant_shows_again_in_its_script(
     scope: Scope, tmp_path: Path, preloaded: Preloaded
 ) -> None:
-    """Exit 1 for the mutant, exit 0 for the sound model in the same script; by night also for a
-    fault in one head."""
+    """Exit 1 for the mutant, exit 0 for the sound model in the same script."""
     planted = {name: name.partition("@")[::2] for name in MUTANTS}
     names = [
         name
@@ -241,8 +241,9 @@ def test_the_function_gets_the_harness_tensors(layout: str) -> None:
             assert first.data_ptr() != second.data_ptr()
 
 
+@pytest.mark.parametrize("count", [8, nightly(40)])
 def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
-    monkeypatch: pytest.MonkeyPatch,
+    count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At most 80 lines for every verdict, wherever the function lies, on CPU and GPU; some more
     where a logit without a value takes part, where caches are quantised, for what a call changes,
@@ -252,7 +253,7 @@ def test_scripts_fit_on_a_page_and_black_has_nothing_to_do(
     declared = Precision(score="bfloat16", operand="bfloat16", output="float16")
     targets = itertools.cycle(["a.py:f", f"{'folder/' * 8}random.py:Kernels.f", "b.c.d:f"])
     kinds = [v for v in Verdict if not v.passes]
-    for case in itertools.islice(domain_cases(EVERYTHING, 0), 40 if NIGHTLY else 8):
+    for case in itertools.islice(domain_cases(EVERYTHING, 0), count):
         for kind, target, device in zip(kinds, targets, itertools.cycle(["cpu", "cuda:0"])):
             text = target_script(target, case, device, kind, precision=declared)
             assert black.format_str(text, mode=black.Mode()) == text

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness import cli
-from tests.support import NIGHTLY, ROOT
+from tests.support import ROOT
+from tests.support.day import nightly
 
 ADAPTERS = {
     "vllm": ("vllm_attention", ("decode", "multihead", "latent", "unified", "unsplit")),
@@ -22,7 +23,8 @@ SCRIPTS = {
     "vllm-scores-in-16-bits": ("vllm",),
     "vllm-window-masked-tile": ("vllm",),
 }
-EXAMPLES = 40 if NIGHTLY else 3
+# Options of check, by day and by night.
+DRAWN = [("--max-examples", "3", "--cache-len", "1:70"), nightly(("--max-examples", "40"))]
 
 pytestmark = pytest.mark.interprets
 
@@ -40,6 +42,7 @@ def needing(project: str, *values: str) -> Any:
     )
 
 
+@pytest.mark.parametrize("drawn", DRAWN)
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize(
     "target",
@@ -50,13 +53,10 @@ def needing(project: str, *values: str) -> Any:
     ],
 )
 def test_the_kernel_is_ok_where_it_is_declared_to_be(
-    target: str, dtype: str, capsys: pytest.CaptureFixture[str]
+    target: str, dtype: str, drawn: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On drawn cases behind shuffled pages, watched by the sanitizer."""
-    drawn = ("--max-examples", str(EXAMPLES), "--dtypes", dtype)
-    if not NIGHTLY:
-        drawn = (*drawn, "--cache-len", "1:70")
-    code = cli.main(["check", target, "--triton", *drawn])
+    code = cli.main(["check", target, "--triton", "--dtypes", dtype, *drawn])
     out = capsys.readouterr().out
     assert code == cli.OK, out
     assert out.startswith(f"OK {target}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,12 @@ from harness.auditing.text import render
 from harness.auditing.transformers_models import MODELS, configurations
 from harness.cli import NOT_OK, main
 from harness.verdict import Verdict
-from tests.support import NIGHTLY
+from tests.support.day import rotated
 
 pytestmark = pytest.mark.models
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
-CHOSEN = tuple(BY_NAME) if NIGHTLY else ("drafts", "left-padding")
+AUDITED = list(itertools.product(MODELS, BY_NAME))
 # Sliding windows count slots in transformers, padding among them, and it warns of padding on the
 # right; mask and content are then off.
 WINDOWED = ("mistral", "gemma2", "gemma3", "gpt-oss")
@@ -34,10 +35,10 @@ def eagerly() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", CHOSEN)
-@pytest.mark.parametrize("model", MODELS if NIGHTLY else ("llama", "gemma3"))
-def test_eager_and_sdpa_decode_rightly_with_each_cache(model: str, name: str) -> None:
+@pytest.mark.parametrize("audited", rotated(AUDITED, len(AUDITED) // 4), ids="-".join)
+def test_eager_and_sdpa_decode_rightly_with_each_cache(audited: tuple[str, str]) -> None:
     """Each attention call is that of the uncached forward."""
+    model, name = audited
     for configuration in configurations((model,), attentions=("eager", "sdpa")):
         found = audit(configuration, BY_NAME[name])
         if name == "right-padding" and model in WINDOWED:

@@ -17,8 +17,8 @@ from harness.serving.session import CacheClass
 from harness.serving.torch_paged import TorchPaged
 from harness.strategies.programs import search_programs
 from harness.verdict import Verdict
-from tests.support import NIGHTLY
 from tests.support.command import command
+from tests.support.day import nightly
 from tests.support.interpreting import Interpreting
 
 # A geometry on which the split kernel runs where a step has one token, with a last block that is
@@ -34,24 +34,27 @@ def searched(target: str, programs: int, geometry: Program | None = None) -> Pro
     )
 
 
-def test_the_fixed_path_holds_over_programs() -> None:
+@pytest.mark.parametrize("programs", [40, nightly(400)])
+def test_the_fixed_path_holds_over_programs(programs: int) -> None:
     """Eager, in any geometry."""
-    result = searched("harness.serving.caches:FixedPath", 400 if NIGHTLY else 40)
+    result = searched("harness.serving.caches:FixedPath", programs)
     assert result.verdict is Verdict.OK, result.repro
     assert set(result.tally.steps) == {"admit", "decode", "rollback", "reset", "release"}
 
 
 @pytest.mark.compiles
+@pytest.mark.parametrize("programs", [60, nightly(400)])
 @pytest.mark.parametrize("cls", [FixedPathCompiled, FixedPathSplit])
 def test_the_compiled_fixed_path_holds_over_programs_in_one_graph(
-    cls: type[FixedPathCompiled],
+    cls: type[FixedPathCompiled], programs: int
 ) -> None:
     """Whatever the steps are, and however many objects of the class there were."""
     before = cls.graph.graphs
-    result = searched(f"harness.serving.compiled:{cls.__name__}", 400 if NIGHTLY else 60, GEOMETRY)
+    result = searched(f"harness.serving.compiled:{cls.__name__}", programs, GEOMETRY)
     assert result.verdict is Verdict.OK, result.repro
     assert result.tally.programs > 30
-    assert cls.graph.graphs - before == 1
+    # Another test of the class may have compiled it in this process.
+    assert cls.graph.graphs == 1 and before <= 1
 
 
 @pytest.mark.interprets
@@ -68,7 +71,8 @@ def test_the_fixed_path_holds_over_a_program_in_triton_kernels(interpreting: Int
     assert answer["kernels"]
 
 
-def test_what_pages_torch_leaves_in_its_map_is_found() -> None:
+@pytest.mark.parametrize("programs", [20, nightly(200)])
+def test_what_pages_torch_leaves_in_its_map_is_found(programs: int) -> None:
     """The finding flex-paged-erase; with the map cleared, torch's paged attention is right."""
 
     class Cleared(TorchPaged):
@@ -85,7 +89,7 @@ def test_what_pages_torch_leaves_in_its_map_is_found() -> None:
         assert judge_program(cache, drawn).verdict is Verdict.OK
 
     domain = LocalRunner(TargetSpec("harness.serving.torch_paged:TorchPaged")).facts.domain
-    search_programs(run, cache.abilities, domain, programs=200 if NIGHTLY else 20)
+    search_programs(run, cache.abilities, domain, programs=programs)
 
 
 def test_a_position_that_moves_while_its_sequence_is_idle_is_found() -> None:
@@ -112,10 +116,11 @@ def test_a_checkout_of_gpt_fast_must_be_named(
 
 
 @pytest.mark.models
+@pytest.mark.parametrize("programs", [60, nightly(300)])
 @pytest.mark.parametrize("name", ["DynamicSdpa", "StaticSdpa"])
-def test_caches_of_transformers_hold_over_programs(name: str) -> None:
+def test_caches_of_transformers_hold_over_programs(name: str, programs: int) -> None:
     """With SDPA, sliding windows and crops among them."""
-    result = searched(f"harness.serving.transformers_caches:{name}", 300 if NIGHTLY else 60)
+    result = searched(f"harness.serving.transformers_caches:{name}", programs)
     assert result.verdict is Verdict.OK, result.repro
 
 

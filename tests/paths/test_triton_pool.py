@@ -1,7 +1,7 @@
 """torch's Triton kernels in the interpreter are right: on the compiled pool, on what the kernels
-tell apart, related to each other, and in one graph.
+tell apart, and in one graph.
 
-Positions and values are drawn, the same in every run; many more of them at night.
+Positions and values are drawn, the same in every run; ten times as many at night.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from harness.paths import PATHS
 from harness.strategies.geometries import POOL
 from harness.strategies.paths import decode_data, sampled_cases
 from harness.verdict import judgeable
-from tests.support import NIGHTLY
+from tests.support.day import nightly, rotated, rotated_groups
 from tests.support.interpreting import Interpreting, triton
 
 pytestmark = pytest.mark.interprets
@@ -51,29 +51,31 @@ PACKED = {
         triton("S=200,pos=120/3,H=8,Hkv=1,D=16,dtype=bf16,score=sink"),
     )
 }
-# Relations by day: both kernels, a chunk, a table made inside and outside.
-RELATED = [
-    triton(text) for text in ("S=200,pos=0/0/0,H=6,Hkv=2,D=16", "S=100,pos=0/0,H=3,D=16,Q=3")
-]
 
 
 def runs(cases: list[DecodeCase]) -> list[object]:
-    """Each case on each path that takes it."""
-    return [
-        pytest.param(path, case, id=f"{path}-{case}")
+    """Each case on each path that takes it, a third of the cases by day; so is the packed path
+    where it is like the fixed one left to the night."""
+    groups = [
+        [
+            pytest.param(
+                path, case, id=f"{path}-{case}", marks=[pytest.mark.nightly] if alike else []
+            )
+            for path in FLEX
+            if PATHS[path].refuses(case) is None and min(case.head_dim, case.value_dim) >= 16
+            for alike in [path == "fixed-packed" and case.geometry not in PACKED]
+        ]
         for case in cases
-        for path in FLEX
-        if NIGHTLY or path != "fixed-packed" or case.geometry in PACKED
-        if PATHS[path].refuses(case) is None and min(case.head_dim, case.value_dim) >= 16
     ]
+    return rotated_groups(groups, 3)
 
 
-def drawn(path: str, geometry: DecodeCase) -> list[DecodeCase]:
-    """One case of a geometry that a path takes, or ten at night."""
+def drawn(path: str, geometry: DecodeCase, count: int) -> list[DecodeCase]:
+    """Some cases of a geometry that a path takes."""
     cases = sampled_cases(20, str(geometry), decode_data(geometry))
     refuses = PATHS[path].refuses
     taken = [problem.case for problem in judgeable(cases) if refuses(problem.case) is None]
-    return taken[-10 if NIGHTLY else -1 :]
+    return taken[-count:]
 
 
 def holds(interpreting: Interpreting, path: str, case: DecodeCase) -> None:
@@ -94,12 +96,13 @@ every_geometry = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("count", [1, nightly(10)])
 @every_geometry
 def test_a_path_is_ok_on_the_compiled_pool(
-    interpreting: Interpreting, path: str, geometry: DecodeCase
+    interpreting: Interpreting, path: str, geometry: DecodeCase, count: int
 ) -> None:
     """Within budget; the tail, junk and a second run change no bit; idle rows 0; one graph."""
-    for case in drawn(path, geometry):
+    for case in drawn(path, geometry, count):
         holds(interpreting, path, case)
 
 
@@ -111,22 +114,7 @@ def test_a_path_is_ok_on_what_the_kernels_tell_apart(
     holds(interpreting, path, case)
 
 
-@pytest.mark.parametrize(
-    ("path", "geometry"),
-    runs([c.replace(kernels="triton") for c in POOL] if NIGHTLY else RELATED),
-    scope="module",
-)
-def test_relations_hold_on_interpreted_kernels(
-    interpreting: Interpreting, path: str, geometry: DecodeCase
-) -> None:
-    """Sequences and groups of heads can be permuted; scaled values scale the output."""
-    if path == "full-cache" and geometry.geometry in REFUSALS:
-        pytest.skip("not run: torch refuses this geometry on the full cache")
-    for case in drawn(path, geometry):
-        assert interpreting.run("relations_broken", path, str(case)) == []
-
-
-@pytest.mark.parametrize("path", FLEX if NIGHTLY else ["fixed"])
+@pytest.mark.parametrize("path", rotated(FLEX, len(FLEX)))
 def test_an_interpreted_path_keeps_its_promises(interpreting: Interpreting, path: str) -> None:
     """One graph for all positions; positions and cache lengths in turn; the same call twice."""
     assert interpreting.run("promises_broken", path) == {}

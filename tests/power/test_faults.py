@@ -13,17 +13,18 @@ from harness.case import DTYPES, DecodeCase
 from harness.diagnosis.diagnosis import diagnose
 from harness.diagnosis.leave_one_out import Naming, measured, trials
 from harness.faults import FAULTS, FaultKind
-from harness.faults.kill_matrix import kill_matrix, measure_power
+from harness.faults.kill_matrix import Cell, kill_matrix, measure_power
 from harness.faults.mutants import MODEL, Scope, mutant
 from harness.paths import PATHS
 from harness.strategies.paths import fitted, sampled_cases
 from harness.verdict import Problem, Verdict, contract, judge
-from tests.support import NIGHTLY, ROOT
+from tests.support import ROOT
+from tests.support.day import date, parts
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
 GOAL = 25  # examples, at the median
-EXAMPLES = 2000 if NIGHTLY else 600
+EXAMPLES, ALL_EXAMPLES = 600, 2000
 
 
 @functools.cache
@@ -42,17 +43,26 @@ def test_the_faults_cover_every_fault_model() -> None:
     assert all(f.summary and f.remedy and f.source for f in FAULTS.values())
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_mutant_is_killed(dtype: str) -> None:
-    """Planted in all rows, one sequence, one head or block edges; by day one scope a fault."""
-    if NIGHTLY:
-        matrix = measure_power(list(FAULTS.values()), [dtype], EXAMPLES, 0, quiet)
-        assert matrix.false_alarms == []
-        cells = matrix.cells
-    else:
-        # A third of the faults each dtype, in turn: all of them every day, once.
-        chosen = list(FAULTS.values())[DTYPES.index(dtype) :: len(DTYPES)]
-        cells = kill_matrix(chosen, [dtype], cases(EXAMPLES, 0), quiet, (Scope.ALL, Scope.HEAD))
+    """Planted in all rows, one sequence, one head or block edges."""
+    matrix = measure_power(list(FAULTS.values()), [dtype], ALL_EXAMPLES, 0, quiet)
+    assert matrix.false_alarms == []
+    killed(matrix.cells)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_fault_is_killed_in_one_dtype(dtype: str) -> None:
+    """Planted in all rows and in one head; a third of the faults each dtype, another one the next
+    day."""
+    start = (DTYPES.index(dtype) + date().toordinal()) % len(DTYPES)
+    chosen = list(FAULTS.values())[start :: len(DTYPES)]
+    killed(kill_matrix(chosen, [dtype], cases(EXAMPLES, 0), quiet, (Scope.ALL, Scope.HEAD)))
+
+
+def killed(cells: list[Cell]) -> None:
+    """Check that all are, half of them soon."""
     assert [f"{c.fault}@{c.scope}" for c in cells if c.killed_by is None] == []
     assert statistics.median(c.examples for c in cells if c.kind is FaultKind.OUTPUT) <= GOAL
 
@@ -99,9 +109,11 @@ def test_a_fault_in_one_head_leaves_all_other_rows_alone() -> None:
         assert {tuple(row) for row in changed} == rows
 
 
-def test_no_fault_gets_a_false_name_and_none_where_it_is_left_out() -> None:
-    """At least 9 of 10 their own or that of their class; by day one in forty, all nightly."""
-    mutants = trials(DTYPES)[:: 1 if NIGHTLY else 40]
+@pytest.mark.parametrize("mutants", parts(trials(DTYPES), 40))
+def test_no_fault_gets_a_false_name_and_none_where_it_is_left_out(
+    mutants: list[tuple[str, str, str]],
+) -> None:
+    """At least 9 of 10 get their own or that of their class."""
     done = list(measured(mutants, quiet))
     false = [t for t in done if Naming.FALSE in (t.known, t.left_out)]
     assert false == []

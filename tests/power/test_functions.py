@@ -24,7 +24,8 @@ from tests.functions.measure import Row, judged, measure
 from tests.functions.shown import Once
 from tests.functions.shown_conduct import Ends, in_fork
 from tests.functions.table import line, markdown, read, totals, write
-from tests.support import NIGHTLY, ROOT
+from tests.support import ROOT
+from tests.support.day import nightly, parts
 from tests.support.processes import interruptible
 
 RECORDED = ROOT / "fixtures" / "faulty-functions.json"
@@ -57,13 +58,12 @@ def test_the_registry_is_well_formed() -> None:
     assert [text for text, count in mistakes.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("category", [c for c in CATEGORIES if any(c in n for n in FAULTY)])
-def test_no_faulty_function_is_a_dud(category: str) -> None:
-    """Each shows its mistake on the case or the calls that the registry names; by day a third."""
-    names = [name for name, entry in FAULTY.items() if entry.category == category]
+@pytest.mark.parametrize("names", parts(FAULTY, 3))
+def test_no_faulty_function_is_a_dud(names: list[str]) -> None:
+    """Each shows its mistake on the case or the calls that the registry names."""
     torch.set_num_threads(1)
     duds = []
-    for name in names[:: 1 if NIGHTLY else 3]:
+    for name in names:
         entry = FAULTY[name]
         assert entry.shown is not None
         if not in_fork(entry.shown, entry.function):
@@ -71,15 +71,16 @@ def test_no_faulty_function_is_a_dud(category: str) -> None:
     assert duds == []
 
 
-def test_a_sound_function_shows_nothing() -> None:
+@pytest.mark.parametrize("names", parts(FAULTY, 4))
+def test_a_sound_function_shows_nothing(names: list[str]) -> None:
     """What shows a mistake shows none in a sound function, and in one that survives."""
     sound = FUNCTIONS["orders.at_once"].function
-    for entry in [*FAULTY.values()][:: 1 if NIGHTLY else 4]:
+    for entry in map(FAULTY.__getitem__, names):
         if isinstance(entry.shown, Once | Ends):
             assert not in_fork(entry.shown, sound), entry.name
 
 
-@pytest.mark.parametrize("name", FAULTY if NIGHTLY else BY_DAY)
+@pytest.mark.parametrize("name", [n if n in BY_DAY else nightly(n) for n in FAULTY])
 def test_a_faulty_function_is_caught(name: str) -> None:
     """Unless the recorded measurement says that it is not."""
     missed = {r.name for r in read(RECORDED) if r.result != "caught" and r.name in FAULTY}
@@ -96,10 +97,10 @@ def test_more_are_caught_than_before() -> None:
     assert [*after.values()].count("caught") > [*before.values()].count("caught")
 
 
-@pytest.mark.parametrize("name", SOUND if NIGHTLY else SOUND_BY_DAY)
-def test_a_sound_function_is_not_accused(name: str) -> None:
+@pytest.mark.parametrize("options", [("--max-examples", "30", "--no-isolation"), nightly(())])
+@pytest.mark.parametrize("name", [n if n in SOUND_BY_DAY else nightly(n) for n in SOUND])
+def test_a_sound_function_is_not_accused(name: str, options: tuple[str, ...]) -> None:
     """At the defaults by night, with fewer examples by day."""
-    options = () if NIGHTLY else ("--max-examples", "30", "--no-isolation")
     [found] = measure([(name, SOUND[name])], 1, options)
     assert found.result == "passed", line(found)
 

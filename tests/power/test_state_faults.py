@@ -14,7 +14,8 @@ from harness.function.run import LocalRunner, TargetSpec
 from harness.serving.contract import contract
 from harness.serving.faults import STATE_FAULTS, StateFault
 from harness.verdict import Verdict
-from tests.support import NIGHTLY, ROOT
+from tests.support import ROOT
+from tests.support.day import nightly, rotated
 
 PROGRAMS = 200
 RECORDED = {
@@ -31,20 +32,18 @@ def searched(target: str, *, seed: int = 0) -> ProgramResult:
     return check_class(spec, LocalRunner(spec), lambda text: None, programs=PROGRAMS, seed=seed)
 
 
-@pytest.mark.parametrize(
-    "fault", STATE_FAULTS if NIGHTLY else STATE_FAULTS[::3], ids=lambda fault: fault.name
-)
-def test_a_fault_of_state_is_found_as_a_short_program(fault: StateFault) -> None:
+@pytest.mark.parametrize("seed", [0, nightly(1), nightly(2)])
+@pytest.mark.parametrize("fault", rotated(STATE_FAULTS, 3), ids=lambda fault: fault.name)
+def test_a_fault_of_state_is_found_as_a_short_program(fault: StateFault, seed: int) -> None:
     """Within 200 programs, and about as soon as recorded; at most 6 steps; it stays found when the
     seed changes."""
-    for seed in (0, 1, 2) if NIGHTLY else (0,):
-        result = searched(f"faults:{fault.cls.__name__}", seed=seed)
-        assert result.verdict in (Verdict.WRONG, Verdict.NONFINITE)
-        assert result.tried <= PROGRAMS
-        assert result.program is not None
-        assert len(result.program.steps) <= 6
-        if not seed:
-            assert result.tried <= max(2 * RECORDED[fault.name]["programs"], SOON)
+    result = searched(f"faults:{fault.cls.__name__}", seed=seed)
+    assert result.verdict in (Verdict.WRONG, Verdict.NONFINITE)
+    assert result.tried <= PROGRAMS
+    assert result.program is not None
+    assert len(result.program.steps) <= 6
+    if not seed:
+        assert result.tried <= max(2 * RECORDED[fault.name]["programs"], SOON)
 
 
 def test_the_median_fault_is_found_among_the_first_programs() -> None:

@@ -3,7 +3,8 @@
 ``altered``         paths with planted behaviour
 ``cache_classes``   cache classes for check: sound and with planted behaviour
 ``command``         ``python -m harness`` in this process
-``drawn``           problems for drawn cases, and relations between their calls
+``day``             what a day runs of a claim that takes long, and what it leaves to the night
+``drawn``           problems for drawn cases
 ``eager``           eager flex_attention, traced or not
 ``entries``         a ledger of one entry
 ``fixed_path``      the rule of the fixed path by its definition
@@ -11,6 +12,7 @@
 ``imprecise``       functions that lose more bits than they declare, ``imprecise_targets`` for check
 ``interpreted``     what runs in the process that interprets; ``interpreting`` asks it
 ``kernels``         functions that launch Triton kernels, sound and with planted faults
+``relations``       how golden must change when the inputs change
 ``processes``       child processes: started, interrupted, watched until they end
 ``preloaded``       a process with torch that runs scripts in forks of itself
 ``sound``           sound decode paths that differ in arithmetic alone

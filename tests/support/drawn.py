@@ -1,20 +1,17 @@
-"""Problems for drawn cases, and relations between their calls."""
+"""Problems for drawn cases."""
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 
 from hypothesis import event, reject
 
 from harness.case import DecodeCase, InvalidCase
-from harness.function.testing import assert_clean
 from harness.paths import PATHS
 from harness.paths.path import CONTRACT_CASE
 from harness.strategies.paths import fit
 from harness.verdict import Problem
 from harness.verdict.known_failures import known_failure
-from harness.verdict.relations import Related, violations
 
 EXCLUDED: Counter[str] = Counter()
 # The sound paths that take a case without a GQA group, which most drawn cases are.
@@ -45,18 +42,3 @@ def problem_for(path: str, case: DecodeCase, **fixed: object) -> Problem:
         event(f"excluded: {known.name}")
         reject()
     return problem
-
-
-def hold(path: str, problem: Problem, *related: Related) -> None:
-    """Check relations between the problem's call and changed ones."""
-    try:
-        found = violations(PATHS[path], problem, *related)
-    except InvalidCase:
-        reject()
-    assert_clean(path, problem.case, found)
-
-
-def shuffled(count: int, seed: int) -> list[int]:
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
-    return order

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import os
-import random
 import runpy
 import tempfile
 from contextlib import nullcontext
@@ -38,9 +37,8 @@ from harness.serving.compiled import FixedPathCompiled, step
 from harness.serving.contract import Abilities
 from harness.serving.judging import judge_program
 from harness.serving.session import CacheClass
-from harness.verdict import Problem, Verdict, contract, judge, relations
+from harness.verdict import Problem, Verdict, contract, judge
 from tests.support import ROOT
-from tests.support.drawn import shuffled
 
 
 def judged(path: str, case: DecodeCase) -> dict[str, Any]:
@@ -142,23 +140,6 @@ def status(script: str) -> int:
         runpy.run_path(script, run_name="__main__")
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def relations_broken(path: str, case: str) -> list[str]:
-    """What is found where sequences and groups of heads are permuted, and values scaled."""
-    problem = Problem.of(DecodeCase.from_text(case))
-    group = problem.case.heads // problem.case.kv_heads
-    order = random.Random(case).randrange(1000)
-    groups = shuffled(problem.case.kv_heads, order)
-    heads = [g * group + h for g in groups for h in shuffled(group, order)]
-    found = relations.violations(
-        PATHS[path],
-        problem,
-        relations.take_sequences(problem.inputs, shuffled(problem.case.batch, order)),
-        relations.take_heads(problem.inputs, heads),
-        relations.scale_values(problem.inputs, order % 2 + 1),
-    )
-    return [finding.evidence for finding in found]
 
 
 def promises_broken(path: str) -> dict[str, str]:
