@@ -21,6 +21,7 @@ from harness.commands import (
     gate,
     hunt,
     keep,
+    needs,
     record,
     repro,
     versions,
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message=message)
     try:
         arguments = _parser().parse_args(words)
+        if reason := needs.missing(arguments):
+            raise UsageError(reason)
         code = in_another_process(arguments, words)
         return arguments.run(arguments) if code is None else code
     except (UsageError, CaseError, InvalidCase, UnwritableFile) as error:
