@@ -32,9 +32,7 @@ def commands() -> dict[str, list[str]]:
 def extras() -> list[str]:
     """What the pages' lines that install an extra ask pip for, each once."""
     texts = (page.read_text(encoding="utf-8") for page in PAGES)
-    return sorted(
-        {name for text in texts for name in re.findall(r"pip install '(\S+\[\w+\])'", text)}
-    )
+    return sorted({x for text in texts for x in re.findall(r"'(flexdecode-harness\[\w+\])'", text)})
 
 
 def torch_version() -> str:
