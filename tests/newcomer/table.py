@@ -63,7 +63,7 @@ TABLE = (
     Row("repro --script show.py", night=Run(OK, "gpt-fast#233")),
     Row(
         "repro 'S=300,pos=99/-1/7,H=4,Hkv=2'",
-        day=Run(OK, "case S=2,pos=1,D=16", "repro S=2,pos=1,D=16"),
+        day=Run(OK, "case S=1,pos=0,D=16", "repro S=1,pos=0,D=16"),
         night=Run(OK, "case S=300,pos=99/-1/7,H=4,Hkv=2"),
     ),
     Row("check mine.py:decode", day=Run(NOT_OK, "LEAK mine.py:decode")),
