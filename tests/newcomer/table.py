@@ -96,7 +96,7 @@ TABLE = (
     ),
     Row(
         "audit gpt-fast --checkout path/to/gpt-fast",
-        night=Run(USAGE, "--checkout: path/to/gpt-fast"),
+        night=Run(USAGE, "--checkout: path/to/gpt-fast has no model.py"),
     ),
     # docs/case-ids.md
     Row(
