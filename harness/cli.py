@@ -22,6 +22,7 @@ from harness.commands import (
     gate,
     hunt,
     keep,
+    needs,
     record,
     repro,
     versions,
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(parser.commands(), end="")
             return USAGE
         arguments = parser.parse_args(words)
+        if reason := needs.missing(arguments):
+            raise UsageError(reason)
         code = in_another_process(arguments, words)
         return arguments.run(arguments) if code is None else code
     except (UsageError, CaseError, InvalidCase, UnwritableFile) as error:

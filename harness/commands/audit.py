@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -85,8 +84,6 @@ def run(arguments: argparse.Namespace) -> int:
     for option in ("models", "caches", "attention"):
         flag = f"--{option}"
         _only(flag, getattr(arguments, option), transformers, "transformers")
-    if transformers and importlib.util.find_spec("transformers") is None:
-        raise UsageError("transformers: not here: pip install 'flexdecode-harness[transformers]'")
 
     import torch
 

@@ -78,11 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _speeds(progress: Any) -> Iterator[Speed]:
-    try:
-        from harness.benching.verdicts import ROWS, speed
-    except ImportError as error:
-        needs = f"verdicts: needs {error.name}: pip install 'flexdecode-harness[strategies]'"
-        raise UsageError(needs) from None
+    from harness.benching.verdicts import ROWS, speed
+
     for row in ROWS:
         progress(" ".join(row))
         yield speed(*row)

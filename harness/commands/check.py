@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import itertools
 import sys
 from typing import TYPE_CHECKING, Any
@@ -103,17 +102,13 @@ def run(arguments: argparse.Namespace) -> int:
     compiled = arguments.compile or (case is not None and case.mode != "eager")
     slow = compiled or arguments.triton
     timeout = arguments.timeout or (_SLOW_TIMEOUT if slow else _TIMEOUT)
-    if arguments.triton:
-        _require_triton()
     spec = _spec(arguments, item)
 
     from harness.commands.check_class import check_programs
-    from harness.commands.check_plot import require_matplotlib
     from harness.commands.check_runners import runners
     from harness.function.load import TargetError
     from harness.function.search import check
 
-    require_matplotlib(arguments.plot)
     progress = progress_to_stderr()
     progress(f"importing {spec.target}")
     try:
@@ -273,11 +268,6 @@ def _contradictions(arguments: argparse.Namespace) -> None:
     for (one, file), (other, same) in itertools.combinations(files.items(), 2):
         if file is not None and file == same:
             raise UsageError(f"{one} and {other}: both name {file}")
-
-
-def _require_triton() -> None:
-    if importlib.util.find_spec("triton") is None:
-        raise UsageError("--triton: needs Triton: pip install 'flexdecode-harness[triton]'")
 
 
 def _one(item: Item) -> list[Source]:

@@ -13,6 +13,7 @@ from harness.function.program_text import render, to_json
 from harness.function.programs import check_class
 from harness.function.run import TargetSpec
 from harness.script.program_script import SHOWN, program_script
+from harness.support import extras
 from harness.support.files import write_atomically
 from harness.support.progress import Progress
 
@@ -30,6 +31,9 @@ def check_programs(
         draws_nothing(arguments, "--steps")
     if named is not None and (reason := abilities.refuses(named, runner.facts.domain)):
         raise UsageError(f"--case, --steps: {reason}")
+    drawn = named is None or not named.calls
+    if drawn and (reason := extras.missing("strategies")):
+        raise UsageError(f"drawing programs of a cache class {reason}")
     result = check_class(
         spec,
         runner,

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
-from harness.commands.options import UsageError
 from harness.function.search import SearchResult
 from harness.support.files import write_atomically
-
-
-def require_matplotlib(file: Path | None) -> None:
-    """Before the work, not after it, where a picture is wanted.
-
-    Raises:
-        UsageError: where matplotlib is not here.
-    """
-    if file is not None and not _here("matplotlib", "PIL"):
-        raise UsageError("--plot: needs matplotlib: pip install 'flexdecode-harness[figures]'")
-
-
-def _here(*modules: str) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
 def write_plot(file: Path | None, result: SearchResult) -> None:

@@ -67,12 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print("\n".join(_listed(chosen)))
         return OK
-    try:
-        import hypothesis  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"needs {error.name}: pip install 'flexdecode-harness[strategies]'"
-        ) from error
     if arguments.diagnose:
         return leave_one_out.run(arguments)
     matrix = _measured(arguments, chosen)

@@ -42,13 +42,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the figures, and return the exit code."""
-    try:
-        from harness.figures.publish import PAGE, publish, write_files
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "PIL"):
-            raise
-        raise UsageError("needs matplotlib: pip install 'flexdecode-harness[figures]'") from None
     from harness.figures.measure import Plan, compute
+    from harness.figures.publish import PAGE, publish, write_files
 
     device = arguments.device
     try:

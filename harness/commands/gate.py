@@ -59,10 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{FOLDER}: not here; run the gate in the project's folder")
     against = arguments.against or ledger_file(device)
     ledger = read_or_error(against) if against.exists() else None
-    try:
-        import hypothesis  # noqa: F401
-    except ImportError:
-        raise UsageError("needs Hypothesis: pip install 'flexdecode-harness[strategies]'") from None
 
     import torch
 

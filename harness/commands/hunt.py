@@ -58,12 +58,6 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Hunt, write what was found, print it and return the exit code."""
-    try:
-        import allpairspy  # noqa: F401
-        import hypothesis  # noqa: F401
-    except ImportError as error:
-        needs = f"needs {error.name}: pip install 'flexdecode-harness[strategies]'"
-        raise UsageError(needs) from None
     from harness.hunting import text
     from harness.hunting.hunt import Hunt
     from harness.hunting.journal import Journal, JournalError
@@ -126,11 +120,8 @@ def executor_of(arguments: argparse.Namespace) -> tuple[Executor, int]:
     """What runs the work, and how much of it at once."""
     if arguments.scheduler is None:
         return ThreadPoolExecutor(arguments.jobs), arguments.jobs
-    try:
-        from distributed import Client
-    except ImportError:
-        needs = "--scheduler: needs distributed: pip install 'flexdecode-harness[dask]'"
-        raise UsageError(needs) from None
+    from distributed import Client
+
     try:
         client = Client(arguments.scheduler, timeout=_CONNECT)
     except (OSError, ValueError) as error:

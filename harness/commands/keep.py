@@ -26,13 +26,15 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the case, print the file's name, and return the exit code."""
+    file = FOLDER / f"{arguments.name}.json"
+    if file.exists():
+        raise UsageError(f"name: {file} is there already")
+    if not FOLDER.is_dir():
+        raise UsageError(f"{FOLDER}: not here; keep a case in the project's folder")
     from harness.paths import PATHS
 
     if arguments.path and arguments.path not in PATHS:
         raise UsageError(f"--path: {arguments.path!r} is not one of {' '.join(PATHS)}")
     case = DecodeCase.from_text(arguments.case)
-    file = FOLDER / f"{arguments.name}.json"
-    if file.exists():
-        raise UsageError(f"name: {file} is there already")
     print(keep(KeptCase(arguments.name, case, arguments.source, arguments.path)))
     return OK

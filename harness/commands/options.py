@@ -193,11 +193,16 @@ def multiprocessors(text: str) -> str:
     return text
 
 
+def interprets(arguments: argparse.Namespace) -> bool:
+    """Whether a command interprets Triton kernels, by its option or by its case id."""
+    text = str(getattr(arguments, "case", ""))
+    return getattr(arguments, "kernels", "cpp") == "triton" or "kernels=triton" in text
+
+
 def in_another_process(arguments: argparse.Namespace, words: Sequence[str]) -> int | None:
     """The exit code of the same command in a process that interprets Triton kernels; None where
     it runs in this one. Triton decides when it is imported, and torch imports it."""
-    text = str(getattr(arguments, "case", ""))
-    if getattr(arguments, "kernels", "cpp") != "triton" and "kernels=triton" not in text:
+    if not interprets(arguments):
         return None
     wanted = environment(getattr(arguments, "multiprocessors", "small"))
     if not too_late():

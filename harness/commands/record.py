@@ -156,11 +156,11 @@ def render(compared: Compared) -> Iterator[str]:
 
 
 def _history(arguments: argparse.Namespace) -> int:
+    ledger = read_or_error(arguments.ledger)
     from harness.paths import PATHS
 
     if arguments.path is not None and arguments.path not in PATHS:
         raise UsageError(f"path: {arguments.path!r} is not one of {' '.join(PATHS)}")
-    ledger = read_or_error(arguments.ledger)
     lines = list(_versions(ledger, arguments.path))
     if not lines:
         print("nothing recorded")

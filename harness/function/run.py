@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from harness.function.repeats import Repeats
 from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path, Result
 from harness.serving.contract import Abilities
+from harness.support import extras
 from harness.support.environment import environment
 from harness.verdict import (
     Finding,
@@ -264,7 +264,7 @@ class LocalRunner:
     def _further(self) -> list[DecodeCase]:
         """Further cases that tell faults apart; of a path none where Hypothesis is missing."""
         if self.spec.target in PATHS:
-            if importlib.util.find_spec("hypothesis") is None:
+            if extras.missing("strategies"):
                 return []
             from harness.strategies.paths import fit, sampled_cases
 

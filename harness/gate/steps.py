@@ -9,7 +9,6 @@ share, and does one item at least.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from harness.ledger.entries import Change, Ledger
 from harness.ledger.measure import Unrecordable
 from harness.paths import PATHS, Path
 from harness.strategies.paths import decode_data, fitted, sampled_cases
+from harness.support import extras
 from harness.support.progress import Progress
 from harness.verdict import Finding, Verdict, contract
 from harness.verdict.known_failures import known_failure
@@ -51,8 +51,8 @@ LONG = (
     "S=65537,pos=65536,H=2,Hkv=1,dtype=fp16,probe=needle:65535",
     "S=131072,pos=131000/70000,D=32,mask=window:4096,tail=poison",
 )
-# Findings in Triton kernels and in models, whose scripts need Triton, or the model's package.
-_TRITON, _MODEL = "flextriton-", "model-"
+# What the scripts of findings in Triton kernels and in models lack, by the start of the name.
+_LACKS = {"flextriton-": missing, "model-": lambda: extras.missing("transformers")}
 _FUZZ_BATCH = 50
 _DATA = 8  # cases of a compiled geometry and path
 _Work = TypeVar("_Work")
@@ -253,10 +253,8 @@ class Gate:
             name = script.parent.name
             if self.device != "cpu":
                 yield Item(name, not_run="a finding on the CPU")
-            elif name.startswith(_TRITON) and (reason := missing()):
+            elif reason := next((_LACKS[s]() for s in _LACKS if name.startswith(s)), None):
                 yield Item(name, not_run=reason)
-            elif name.startswith(_MODEL) and importlib.util.find_spec("transformers") is None:
-                yield Item(name, not_run="transformers is not here")
             elif step.counted and not step.left:
                 yield Item(name, not_run="no time left for it")
             else:

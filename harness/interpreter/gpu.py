@@ -12,6 +12,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.support import extras
+
 # By which Triton is told, before it is imported, to interpret kernels.
 VARIABLE = "TRITON_INTERPRET"
 MULTIPROCESSORS = "FLEXDECODE_MULTIPROCESSORS"
@@ -19,7 +21,6 @@ MULTIPROCESSORS = "FLEXDECODE_MULTIPROCESSORS"
 # changing, and a kernel that no GPU would run is worse than none.
 KNOWN_TORCH = ("2.13.0",)
 KNOWN_TRITON = ("3.9.0",)
-INSTALL = "pip install 'flexdecode-harness[triton]'"
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,15 @@ def _version(package: str) -> str | None:
 
 def missing() -> str | None:
     """What is not installed, with the remedy; or None."""
+    if reason := extras.missing("triton"):
+        return f"kernels=triton {reason}"
     for package, known in (("torch", KNOWN_TORCH), ("triton", KNOWN_TRITON)):
         found = _version(package)
-        if found is None:
-            return f"kernels=triton needs the package {package}: {INSTALL}"
         if found not in known:
             return (
                 f"kernels=triton changes {package} {' '.join(known)} at places that may be others"
-                f" in {package} {found}: {INSTALL}"
+                f" in {package} {found or 'without a version'}: {extras.install('triton')}"
             )
-    if _version("packaging") is None:
-        return f"kernels=triton needs the package packaging: {INSTALL}"
     return None
 
 

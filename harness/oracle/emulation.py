@@ -15,7 +15,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,10 +140,10 @@ def _float32_orders(rows: Rows) -> Iterator[Tensor]:
     since in a narrower dtype their loss does not show."""
     case = rows.inputs.case
     query, key, value = rows.query.float(), rows.key.float(), rows.value.float()
-    scale = np.float32(case.softmax_scale).item()
+    scale = _in_float32(case.softmax_scale)
     score = _as_scored(rows, query @ key.mT * scale)
     yield _dense(score, value, torch.exp)
-    yield _dense(score * np.float32(_LOG2_E).item(), value, torch.exp2)
+    yield _dense(score * _in_float32(_LOG2_E), value, torch.exp2)
     if case.dtype != "float32":
         return
     yield torch.softmax(score, -1) @ value
@@ -164,6 +163,10 @@ def _as_scored(rows: Rows, product: Tensor) -> Tensor:
     return (rows.score + (product.double() - exact) + added).float()
 
 
+def _in_float32(number: float) -> float:
+    return torch.tensor(number, dtype=torch.float32).item()
+
+
 def _dense(score: Tensor, value: Tensor, exp: Callable[[Tensor], Tensor]) -> Tensor:
     p = exp(score - score.amax(-1, keepdim=True))
     return p @ value / p.sum(-1, keepdim=True)
@@ -171,5 +174,7 @@ def _dense(score: Tensor, value: Tensor, exp: Callable[[Tensor], Tensor]) -> Ten
 
 def _one_by_one(terms: Tensor, dim: int) -> Tensor:
     """The sum over ``dim`` from the first term to the last, each addition rounded to float32."""
-    last = np.add.accumulate(terms.numpy(), axis=dim)
-    return torch.from_numpy(last).select(dim, -1)
+    total = torch.zeros_like(terms.select(dim, 0)).unsqueeze(dim)
+    # It adds in the order of the index, where ``sum`` and ``cumsum`` have orders of their own.
+    index = torch.zeros(terms.size(dim), dtype=torch.int64)
+    return total.index_add_(dim, index, terms).squeeze(dim)

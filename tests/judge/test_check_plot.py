@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 from PIL import Image
 
 from harness import cli
-from harness.commands import check_plot
 from harness.figures.effective import effective_picture
 from tests.support import TARGETS
 from tests.support.command import check, command
@@ -66,6 +66,6 @@ def test_a_plot_that_cannot_be_made_is_refused_before_the_work(
     caches = TARGETS.with_name("cache_classes.py")
     assert command("check", f"{caches}:Lockstep", "--no-isolation", "--plot", picture) == cli.USAGE
     assert "--plot" in capsys.readouterr().err
-    monkeypatch.setattr(check_plot.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert check("base", "--plot", picture) == cli.USAGE
     assert "flexdecode-harness[figures]" in capsys.readouterr().err

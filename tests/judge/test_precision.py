@@ -11,6 +11,7 @@ from harness.oracle.budget import Precision
 from harness.oracle.emulation import forms
 from harness.oracle.rounding import cut, number, rounded, spacing
 from harness.oracle.rows import some_rows
+from harness.support.threads import one_thread
 from harness.verdict import Problem, judge
 from harness.verdict.precision import Counts, count, observe
 from tests.support.sound import SOUND
@@ -21,6 +22,19 @@ ALL = "S=40,pos=30/-1/17,H=6,Hkv=2,Q=3,D=16,Dv=24,mask=window:9,score=softcap:5+
 def problem(text: str) -> Problem:
     """The problem of a case id."""
     return Problem.of(DecodeCase.from_text(text))
+
+
+@pytest.mark.parametrize("shape", [(3, 999, 16), (999,), (2, 64, 999)])
+def test_index_add_adds_in_the_order_of_its_index(shape: tuple[int, ...]) -> None:
+    """Each addition rounded to float32, so that the emulation sums one term after the other."""
+    terms, dim = torch.randn(shape), shape.index(999)
+    one_by_one = torch.zeros_like(terms.select(dim, 0))
+    for term in terms.unbind(dim):
+        one_by_one += term
+    start, index = torch.zeros_like(terms.narrow(dim, 0, 1)), torch.zeros(999, dtype=torch.int64)
+    with one_thread():
+        assert torch.equal(start.index_add(dim, index, terms).squeeze(dim), one_by_one)
+    assert not torch.equal(terms.sum(dim), one_by_one)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
