@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -61,15 +62,18 @@ class Declarations:
                 object.__setattr__(self, name, known(getattr(self, name)))
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> Declarations:
-        """Those in the function's attributes."""
-        return cls(**{name: getattr(function, name, None) for name in NAMES})
-
-    def replaced_by(self, others: Declarations) -> Declarations:
-        """These, each replaced where the others have it."""
-        given = {name: getattr(others, name) for name in NAMES}
-        mine = {name: getattr(self, name) for name in NAMES}
-        return Declarations(**mine | {k: v for k, v in given.items() if v is not None})
+    def of(cls, function: Callable[..., Any], given: Declarations | None = None) -> Declarations:
+        """Those in the function's attributes, each replaced where ``given`` has it; a partial has
+        its function's, and a method of such a name is none."""
+        given = given or cls()
+        found = {name: getattr(given, name) for name in NAMES}
+        for name in (name for name, value in found.items() if value is None):
+            inner = function
+            while isinstance(inner, functools.partial) and getattr(inner, name, None) is None:
+                inner = inner.func
+            value = getattr(inner, name, None)
+            found[name] = None if inspect.isroutine(value) else value
+        return cls(**found)
 
     def domain(self, cache_len: tuple[int, int] = Domain.cache_len) -> Domain:
         """The cases that a function with these declarations takes."""
@@ -164,8 +168,10 @@ def _rounded(given: Mapping[str, Any]) -> dict[str, str]:
 
 def hints(function: Callable[..., Any], features: tuple[str, ...]) -> tuple[str, ...]:
     """What the function seems to have meant to declare: attributes whose names are misspelt, and
-    options in its signature that belong to no feature that it declares."""
-    attributes = vars(function) if inspect.isroutine(function) else {}
+    options in its signature that belong to no feature that it declares; where its signature cannot
+    be read, that."""
+    # A function written in C has no attributes. Those of other objects may be for anything.
+    attributes = getattr(function, "__dict__", {}) if inspect.isroutine(function) else {}
     found = [
         f"its attribute {name} is not read; did it mean {alike[0]}?"
         for name in attributes
@@ -176,7 +182,9 @@ def hints(function: Callable[..., Any], features: tuple[str, ...]) -> tuple[str,
     try:
         parameters = set(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        parameters = set()  # A function written in C may have no signature that can be read.
+        # A function written in C may have none.
+        found.append("its signature cannot be read, so its options are not checked")
+        parameters = set()
     tried = set(options_of(features))
     for feature in FEATURES:
         options = set(options_of((feature,)))

@@ -132,7 +132,7 @@ class LocalRunner:
             return
         function = load(spec.target)
         try:
-            declared = Declarations.of(function).replaced_by(spec.declared)
+            declared = Declarations.of(function, spec.declared)
             if isinstance(function, type):
                 self._load_class(function, declared)
                 return
@@ -188,11 +188,13 @@ class LocalRunner:
             return self.cache.run(case)
         if isinstance(case, Loop):
             return self._of_loop(case, last_alone)
+        path = self.paths[case.dtype]
+        if reason := path.unsupported(case, device):
+            return Outcome.found(Verdict.UNSUPPORTED, reason)
         try:
             problem = Problem.of(case)
         except InvalidCase as error:
             return Outcome(invalid=str(error))
-        path = self.paths[case.dtype]
         start = time.monotonic()
         judgement = judge(path, problem, device)
         findings = judgement.findings or self._order_matters(problem, judgement)
@@ -204,7 +206,7 @@ class LocalRunner:
         return Outcome(
             tuple(map(_with_remedy, findings)),
             utilisation=judgement.error.utilisation if judgement.error else None,
-            graphs=path.graphs(case),
+            graphs=path.graphs(case, device),
             precision=Counts() if findings else observe(problem, judgement, path.precision),
         )
 

@@ -19,7 +19,7 @@ from harness.function.speed import work
 from harness.function.text import wrapped
 from harness.script.function_script import target_script
 from harness.strategies.drawing import domain_cases
-from tests.support import NIGHTLY, TARGETS
+from tests.support import NIGHTLY, ROOT, TARGETS
 from tests.support.command import check, command
 from tests.support.processes import Preloaded
 
@@ -212,6 +212,19 @@ def test_a_bad_result_is_one_clear_line_and_exit_1(
     """What it is and what it should be."""
     assert check(name) == cli.NOT_OK
     assert any(line.strip().startswith(message) for line in capsys.readouterr().out.splitlines())
+
+
+def test_no_relation_is_stricter_than_the_budget(
+    tmp_path: Path, preloaded: Preloaded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sum of integers that is off by rounding, which a function never declared to be exact; the
+    script agrees."""
+    script = tmp_path / "a.py"
+    case = "S=64,pos=63,D=16,probe=integers"
+    assert check("with_epsilon", "--case", case) == cli.OK, capsys.readouterr().out
+    text = target_script(f"{TARGETS}:with_epsilon", DecodeCase.from_text(case), "cpu")
+    script.write_text(text)
+    assert preloaded.run(script, folder=tmp_path, path=[ROOT]).returncode == 0
 
 
 def test_nothing_but_unsupported_is_exit_2_and_counted(
