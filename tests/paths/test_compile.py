@@ -71,7 +71,7 @@ def test_a_missing_compiler_is_unsupported_with_the_remedy(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("compiler", "count"), [("/nonexistent", 3), ("/etc/passwd", 1), ("true", 1)]
+    ("compiler", "count"), [("/nonexistent", 4), ("/etc/passwd", 1), ("true", 1)]
 )
 def test_without_a_compiler_commands_say_unsupported_and_why(compiler: str, count: int) -> None:
     """One that is not there, may not be run, or compiles nothing; of all paths, of a function that
@@ -82,6 +82,7 @@ def test_without_a_compiler_commands_say_unsupported_and_why(compiler: str, coun
         ["check", f"{CALLABLES}:compiles", *here],
         ["check", f"{CALLABLES}:instance", *here, "--compile", "--dtypes", "fp32"],
         ["repro", f"{small},mode=compiled"],
+        ["audit", "transformers", "--compile"],
     ][:count]
     code = "import sys; from harness.cli import main; print([main(a) for a in eval(sys.argv[1])])"
     ran = subprocess.run(
@@ -93,7 +94,7 @@ def test_without_a_compiler_commands_say_unsupported_and_why(compiler: str, coun
         text=True,
     )
     assert ran.stdout.splitlines()[-1] == str([2] * count), ran.stderr
-    assert ran.stdout.count("set CXX to a working compiler") >= count
+    assert (ran.stdout + ran.stderr).count("set CXX to a working compiler") >= count
     assert "Traceback" not in ran.stderr
     assert "WRONG" not in ran.stdout and "ERROR" not in ran.stdout
 
