@@ -102,19 +102,16 @@ class Declarations:
         common = {name: value for name, value in given.items() if name in ROUNDED}
         return {dtype: Precision(**common | given.get(dtype, {})) for dtype in DTYPES}
 
-    def words(self, *cases: DecodeCase) -> Iterator[str]:
-        """Words of a command line of ``check`` that declare as much, as far as ``cases`` need
-        it."""
+    def words(self) -> Iterator[str]:
+        """Words of a command line of ``check`` that declare as much."""
         if self.supports is not None:
             yield from ("--supports", ",".join(self.supports))
         if self.requires is not None:
             yield from ("--requires", ",".join(self.requires))
         if self.dtypes is not None:
-            short = dict.fromkeys(SHORT_DTYPES[case.dtype] for case in cases)
-            yield from ("--dtypes", ",".join(short))
+            yield from ("--dtypes", ",".join(SHORT_DTYPES[dtype] for dtype in self.dtypes))
         if self.head_dims is not None:
-            head_dims = sorted({case.head_dim for case in cases})
-            yield from ("--head-dims", ",".join(map(str, head_dims)))
+            yield from ("--head-dims", ",".join(map(str, self.head_dims)))
         if self.precision is not None:
             pairs = [f"{k}={v}" for k, v in self.precision.items() if k in ROUNDED]
             for dtype in (name for name in self.precision if name not in ROUNDED):
