@@ -82,7 +82,7 @@ def test_without_a_compiler_commands_say_unsupported_and_why(compiler: str, coun
         ["check", f"{CALLABLES}:compiles", *here],
         ["check", f"{CALLABLES}:instance", *here, "--compile", "--dtypes", "fp32"],
         ["repro", f"{small},mode=compiled"],
-        ["audit", "transformers", "--compile"],
+        ["audit", "gpt-fast", "--compile"],
     ][:count]
     code = "import sys; from harness.cli import main; print([main(a) for a in eval(sys.argv[1])])"
     ran = subprocess.run(
