@@ -1,19 +1,22 @@
-"""Kept cases: failures and edge cases worth running first, each a JSON file with its source."""
+"""Kept cases: failures and edge cases worth running first, each a JSON file of a few lines.
+
+It has the id of the case, its source, and the path and known failure where there are such."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.case import CaseError, DecodeCase
 from harness.support.files import write_atomically
 from harness.support.strict_json import any_text, fields, read_file, text
 
 FOLDER = Path("fixtures") / "cases"
+_OPTIONAL = ("path", "known_failure")
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,18 @@ def load(file: Path) -> KeptCase:
     Raises:
         CaseError: for a file that is no kept case; the message names the file and the field.
     """
-    wanted = {"case": lambda value: DecodeCase.from_json(json.dumps(value)), "source": text}
-    optional = {"path": any_text, "known_failure": any_text}
+    wanted = {"case": _case, "source": text}
+    optional = dict.fromkeys(_OPTIONAL, any_text)
     return read_file(
         file, lambda value: KeptCase(file.stem, **fields(value, wanted, optional)), CaseError
     )
+
+
+def _case(value: Any) -> DecodeCase:
+    """A reader of a case: its id, or, in older files, an object with its fields."""
+    if isinstance(value, dict):
+        return DecodeCase.from_json(json.dumps(value))
+    return DecodeCase.from_text(text(value))
 
 
 def load_all(folder: Path = FOLDER) -> Iterator[KeptCase]:
@@ -62,8 +72,8 @@ def keep(kept: KeptCase, folder: Path = FOLDER) -> Path:
     Raises:
         UnwritableFile: where the folder is missing or not writable.
     """
-    values = dataclasses.asdict(kept)
-    del values["name"]
+    values = {"case": str(kept.case), "source": kept.source}
+    values |= {name: getattr(kept, name) for name in _OPTIONAL if getattr(kept, name)}
     file = folder / f"{kept.name}.json"
-    write_atomically(file, json.dumps(values, indent=1) + "\n")
+    write_atomically(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     return file

@@ -89,8 +89,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     from harness.auditing.scenario import SCENARIOS
     from harness.auditing.text import changes, render, to_json, worst
+    from harness.paths.compile import why_not
     from harness.support.environment import environment, one_line
 
+    if arguments.compile and (reason := why_not("cpu")):
+        raise UsageError(f"--compile: {reason}")
     wanted = _some("--scenarios", arguments.scenarios, tuple(s.name for s in SCENARIOS))
     scenarios = [s for s in SCENARIOS if s.name in wanted]
     project = _project(arguments)

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 _COMPILED_GEOMETRIES = 4
 _TIMEOUT, _SLOW_TIMEOUT = 30.0, 300.0
-_TRITON_CACHE_LEN = (1, 200)
 
 
 def add(commands: Any) -> None:
@@ -204,10 +203,11 @@ def _refuse(arguments: argparse.Namespace, item: Item | None, domain: Domain) ->
 
 def _spec(arguments: argparse.Namespace, item: Item | None) -> TargetSpec:
     from harness.function.declarations import Declarations
-    from harness.function.run import TargetSpec
+    from harness.function.run import TRITON_CACHE_LEN, TargetSpec
 
+    low, high = arguments.cache_len or (TRITON_CACHE_LEN if arguments.triton else CACHE_LEN)
+    # A case that is named is taken, whatever its length; the diagnosis draws from the others too.
     lengths = [case.cache_len for case in item.cases] if item is not None else []
-    size = (1, max(lengths)) if lengths else arguments.cache_len
     try:
         spec = TargetSpec(
             target=arguments.target,
@@ -220,7 +220,9 @@ def _spec(arguments: argparse.Namespace, item: Item | None) -> TargetSpec:
                 arguments.precision,
                 arguments.reuses_output,
             ),
-            cache_len=size or (_TRITON_CACHE_LEN if arguments.triton else Domain.cache_len),
+            cache_len=(min(low, *lengths, high), max(high, *lengths, low))
+            if lengths
+            else (low, high),
             triton=arguments.triton,
         )
         spec.declared.domain(spec.cache_len)

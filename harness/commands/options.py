@@ -254,7 +254,7 @@ def draws_nothing(arguments: argparse.Namespace, flag: str) -> None:
     Raises:
         UsageError: the first such option.
     """
-    for name in ("max_examples", "thorough", "seconds", "seed", "cache_len"):
+    for name in ("max_examples", "thorough", "seconds", "seed"):
         if getattr(arguments, name) not in (None, False):
             given = "--" + name.replace("_", "-")
             raise UsageError(f"{given}: says what to draw, but {flag} draws nothing")

@@ -25,6 +25,8 @@ from harness.support.failure import described
 from harness.verdict import Verdict
 
 MARK = 12  # digits of the number of a call
+# The nursery writes it to stderr behind all that a child which died has written there.
+END_OF_STDERR = b"\0the end of a child's stderr\0"
 # Why a child leaves by itself, which it writes into memory that it shares with the nursery, since
 # the target may end it with any status.
 _AT_WORK, _DONE, _SPOILT = 0, 1, 2
@@ -49,6 +51,7 @@ def nursery(fd: int, mark: int) -> None:
         if leaves[0] == _DONE:
             return
         if leaves[0] == _AT_WORK:
+            os.write(2, END_OF_STDERR)
             channel.send_bytes(json.dumps({"died": status}).encode())
 
 

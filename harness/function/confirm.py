@@ -56,9 +56,7 @@ class Confirmer:
         """Find out whether ``item`` fails by itself, or which calls of ``history``, made before it
         in the same process, it needs."""
         if not self._runner.fresh():
-            shows = "not run again by itself, since it has no process of its own (--no-isolation)"
-            settled = isinstance(item, Calls)
-            return Confirmation(item, dataclasses.replace(outcome, shows=shows), settled)
+            return self._here(item, outcome)
         again = item.run(self._runner, timeout=self._timeout)
         calls = item if isinstance(item, Calls) else Calls(Loop(item.case))
         if _fails(again) and calls.before:
@@ -76,6 +74,25 @@ class Confirmer:
             "it did not show again, neither by itself in a fresh process nor after the same calls"
         )
         return Confirmation(item, dataclasses.replace(outcome, shows=shows), True)
+
+    def _here(self, item: Item, outcome: Outcome) -> Confirmation:
+        """What can be found out in the process in which it failed. A call that fails by itself
+        there, too, is reported alone, unless its output is that of tensors of an earlier call."""
+        shows = "not run again by itself, since it has no process of its own (--no-isolation)"
+        if not isinstance(item, Calls):
+            return Confirmation(item, dataclasses.replace(outcome, shows=shows), False)
+        small, ran = item, outcome
+        if self._shrinks and not item.before:
+            if outcome.number and outcome.verdict is not Verdict.RETAINED:
+                small = changed(item, loop=cut(item.loop, outcome.number))
+            alone = dict.fromkeys((small.case, last_case(small.loop)))
+            for case in () if outcome.sentences else alone:
+                seen = Single(case).run(self._runner, timeout=self._timeout)
+                if _fails(seen) and self._domain.refuses(case) is None:
+                    seen = dataclasses.replace(seen, shows=shows)
+                    return Confirmation(Single(case), seen, False)
+            small, ran = self._smallest(small, outcome, lambda loop: True)
+        return Confirmation(small, dataclasses.replace(ran, shows=shows), True)
 
     def _after(self, item: Calls, outcome: Outcome, history: Sequence[Loop]) -> Confirmation | None:
         """The fewest calls before ``item`` after which it fails; None if it does not fail even

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -61,15 +62,18 @@ class Declarations:
                 object.__setattr__(self, name, known(getattr(self, name)))
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> Declarations:
-        """Those in the function's attributes."""
-        return cls(**{name: getattr(function, name, None) for name in NAMES})
-
-    def replaced_by(self, others: Declarations) -> Declarations:
-        """These, each replaced where the others have it."""
-        given = {name: getattr(others, name) for name in NAMES}
-        mine = {name: getattr(self, name) for name in NAMES}
-        return Declarations(**mine | {k: v for k, v in given.items() if v is not None})
+    def of(cls, function: Callable[..., Any], given: Declarations | None = None) -> Declarations:
+        """Those in the function's attributes, each replaced where ``given`` has it; a partial has
+        its function's, and a method of such a name is none."""
+        given = given or cls()
+        found = {name: getattr(given, name) for name in NAMES}
+        for name in (name for name, value in found.items() if value is None):
+            inner = function
+            while isinstance(inner, functools.partial) and getattr(inner, name, None) is None:
+                inner = inner.func
+            value = getattr(inner, name, None)
+            found[name] = None if inspect.isroutine(value) else value
+        return cls(**found)
 
     def domain(self, cache_len: tuple[int, int] = Domain.cache_len) -> Domain:
         """The cases that a function with these declarations takes."""
@@ -98,19 +102,16 @@ class Declarations:
         common = {name: value for name, value in given.items() if name in ROUNDED}
         return {dtype: Precision(**common | given.get(dtype, {})) for dtype in DTYPES}
 
-    def words(self, *cases: DecodeCase) -> Iterator[str]:
-        """Words of a command line of ``check`` that declare as much, as far as ``cases`` need
-        it."""
+    def words(self) -> Iterator[str]:
+        """Words of a command line of ``check`` that declare as much."""
         if self.supports is not None:
             yield from ("--supports", ",".join(self.supports))
         if self.requires is not None:
             yield from ("--requires", ",".join(self.requires))
         if self.dtypes is not None:
-            short = dict.fromkeys(SHORT_DTYPES[case.dtype] for case in cases)
-            yield from ("--dtypes", ",".join(short))
+            yield from ("--dtypes", ",".join(SHORT_DTYPES[dtype] for dtype in self.dtypes))
         if self.head_dims is not None:
-            head_dims = sorted({case.head_dim for case in cases})
-            yield from ("--head-dims", ",".join(map(str, head_dims)))
+            yield from ("--head-dims", ",".join(map(str, self.head_dims)))
         if self.precision is not None:
             pairs = [f"{k}={v}" for k, v in self.precision.items() if k in ROUNDED]
             for dtype in (name for name in self.precision if name not in ROUNDED):
@@ -164,8 +165,10 @@ def _rounded(given: Mapping[str, Any]) -> dict[str, str]:
 
 def hints(function: Callable[..., Any], features: tuple[str, ...]) -> tuple[str, ...]:
     """What the function seems to have meant to declare: attributes whose names are misspelt, and
-    options in its signature that belong to no feature that it declares."""
-    attributes = vars(function) if inspect.isroutine(function) else {}
+    options in its signature that belong to no feature that it declares; where its signature cannot
+    be read, that."""
+    # A function written in C has no attributes. Those of other objects may be for anything.
+    attributes = getattr(function, "__dict__", {}) if inspect.isroutine(function) else {}
     found = [
         f"its attribute {name} is not read; did it mean {alike[0]}?"
         for name in attributes
@@ -176,7 +179,9 @@ def hints(function: Callable[..., Any], features: tuple[str, ...]) -> tuple[str,
     try:
         parameters = set(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        parameters = set()  # A function written in C may have no signature that can be read.
+        # A function written in C may have none.
+        found.append("its signature cannot be read, so its options are not checked")
+        parameters = set()
     tried = set(options_of(features))
     for feature in FEATURES:
         options = set(options_of((feature,)))

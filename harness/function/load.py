@@ -91,6 +91,8 @@ def target_path(
         precision=precision,
         flex=False,
         quantised=True,
+        subject=function,
+        exact=False,
         within=within,
         watch=watch,
     )

@@ -23,8 +23,8 @@ class Outcome:
     the graphs that were compiled for the case's geometry. ``stderr`` has the last lines that a
     process wrote before it died. ``number`` is that of the call of a loop that failed, from 1,
     ``shows`` says after which calls alone a failure shows, and ``seconds`` is the median time of a
-    loop's calls. ``rows`` counts those of a program that were judged. ``precision`` has counts of
-    one call where nothing was found."""
+    loop's calls. ``rows`` counts those of a program that were judged. ``notes`` say what is worth a
+    look and is no finding. ``precision`` has counts of one call where nothing was found."""
 
     findings: tuple[Finding, ...] = ()
     invalid: str = ""
@@ -38,6 +38,7 @@ class Outcome:
     shows: str = ""
     seconds: float = 0.0
     rows: int = 0
+    notes: tuple[str, ...] = ()
     precision: Counts = field(default_factory=Counts)
 
     @classmethod
@@ -105,6 +106,6 @@ class Outcome:
     def from_values(cls, values: dict[str, Any]) -> Outcome:
         """Read what ``to_values`` gave, after a way through JSON."""
         found = tuple(Finding(Verdict(f["verdict"]), f["evidence"]) for f in values["findings"])
-        texts = {name: tuple(values[name]) for name in ("names", "sentences", "stderr")}
+        texts = {name: tuple(values[name]) for name in ("names", "sentences", "stderr", "notes")}
         counts = Counts.from_values(values["precision"])
         return cls(**{**values, "findings": found, **texts, "precision": counts})

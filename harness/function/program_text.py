@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from harness.case.program import ACTIONS
 from harness.function.programs import ProgramResult
-from harness.function.text import wrapped
+from harness.function.text import counted, wrapped
 from harness.serving.contract import METHODS
 from harness.support.environment import one_line
 from harness.verdict import Verdict
@@ -23,8 +23,6 @@ def render(result: ProgramResult) -> str:
         lines += wrapped(program.sentence, label="program")
         lines.append(f"case       {program.case}")
         lines += wrapped(program.words, label="steps")
-        if result.drawn is not None and result.drawn != program:
-            lines += wrapped(f"shrunk from {result.drawn}", label="")
         lines += wrapped(*filter(None, [result.outcome.shows]), label="shows")
         lines += wrapped(*result.outcome.stderr, label="stderr")
         lines += wrapped(*result.outcome.sentences, label="diagnosis")
@@ -45,12 +43,16 @@ def _first(result: ProgramResult) -> str:
 def _figures(result: ProgramResult) -> Iterator[str]:
     tally, abilities = result.tally, result.facts.abilities
     assert abilities is not None
-    counts = f"{tally.programs}, {tally.rows} rows judged in {result.seconds:.1f} s"
+    counts = (
+        f"{counted(tally.programs, 'program')}, {tally.rows} rows judged in {result.seconds:.1f} s"
+    )
     if result.tried:
         counts += f"; the first that fails was number {result.tried}"
     if tally.invalid:
         counts += f"; {tally.invalid} on which no implementation can be judged"
-    yield f"programs   {counts}"
+    if result.drawn is not None and result.drawn != result.program:
+        counts += f"; it was shrunk from {result.drawn}"
+    yield from wrapped(counts, label="search")
     taken = [f"{word} {tally.steps[word]}" for word in abilities.actions]
     yield from wrapped(", ".join(taken), label="steps run")
     asked = [word for word in ACTIONS if word not in abilities.actions]

@@ -85,7 +85,7 @@ class ProgramResult:
 def program_command(spec: TargetSpec, program: Program) -> str:
     """The command ``python -m harness check TARGET --case ID --steps STEPS``."""
     words = ["python", "-m", "harness", "check", spec.target, "--case", str(program.case)]
-    words += ["--steps", program.words, *spec.declared.words(program.case)]
+    words += ["--steps", program.words, *spec.declared.words()]
     if spec.device != "cpu":
         words += ["--device", spec.device]
     return shlex.join(words)

@@ -43,6 +43,8 @@ from harness.verdict import (
 )
 from harness.verdict.precision import Counts, observe
 
+# A domain's cache lengths where Triton kernels are interpreted, which is slow.
+TRITON_CACHE_LEN = (1, 200)
 # What Triton says where there is no GPU.
 _TRITON_WITHOUT_GPU = ("active drivers", "Cannot call @triton.jit")
 
@@ -119,6 +121,7 @@ class LocalRunner:
     paths: dict[str, Path] = field(init=False)
     facts: Facts = field(init=False)
     repeats: Repeats = field(init=False)
+    notes: list[str] = field(init=False, default_factory=list)
     cache: ClassTarget | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -132,7 +135,7 @@ class LocalRunner:
             return
         function = load(spec.target)
         try:
-            declared = Declarations.of(function).replaced_by(spec.declared)
+            declared = Declarations.of(function, spec.declared)
             if isinstance(function, type):
                 self._load_class(function, declared)
                 return
@@ -143,7 +146,9 @@ class LocalRunner:
         precisions = declared.precisions()
         watch: Watch | None = None
         if spec.triton:
-            from harness.function.sanitizer import sanitized as watch
+            from harness.function.sanitizer import sanitized
+
+            watch = functools.partial(sanitized, note=self.notes.append)
         self.paths = {
             dtype: target_path(spec.target, function, domain, precision, [self.around], watch)
             for dtype, precision in precisions.items()
@@ -188,11 +193,14 @@ class LocalRunner:
             return self.cache.run(case)
         if isinstance(case, Loop):
             return self._of_loop(case, last_alone)
+        path = self.paths[case.dtype]
+        if reason := path.unsupported(case, device):
+            return Outcome.found(Verdict.UNSUPPORTED, reason)
         try:
             problem = Problem.of(case)
         except InvalidCase as error:
             return Outcome(invalid=str(error))
-        path = self.paths[case.dtype]
+        self.notes.clear()
         start = time.monotonic()
         judgement = judge(path, problem, device)
         findings = judgement.findings or self._order_matters(problem, judgement)
@@ -204,7 +212,8 @@ class LocalRunner:
         return Outcome(
             tuple(map(_with_remedy, findings)),
             utilisation=judgement.error.utilisation if judgement.error else None,
-            graphs=path.graphs(case),
+            graphs=path.graphs(case, device),
+            notes=tuple(dict.fromkeys(self.notes)),
             precision=Counts() if findings else observe(problem, judgement, path.precision),
         )
 
@@ -238,14 +247,15 @@ class LocalRunner:
         """``outcome`` with a diagnosis; with ``brief``, without drawing further cases.
 
         Faults at block edges depend on the block size of the target's kernel, which is not known,
-        so several are tried. One with which a fault was found comes first the next time.
+        so several are tried. One with which a fault was found comes first the next time, but where
+        further cases are drawn: what is told of a case does not depend on what came before.
         """
         if not outcome.explicable:
             return outcome
         if isinstance(case, Program):
             assert self.cache is not None
             return self.cache.explained(case, outcome)
-        blocks = dict.fromkeys((self.block, *BLOCKS))
+        blocks = dict.fromkeys((self.block, *BLOCKS)) if brief else BLOCKS
         diagnosis, block = explain(
             self.paths[case.dtype],
             Problem.of(case),

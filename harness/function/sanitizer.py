@@ -8,13 +8,14 @@ whether two programs store to one place. A GPU shows none of that, or only now a
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,19 +30,37 @@ _Patches = list[tuple[Any, str, Any]]
 _EVERYWHERE = SimpleNamespace(data=np.array(True))
 
 
+class Twice(NamedTuple):
+    """An element to which another program has stored before: of which tensor, where in it and in
+    memory, and the bits that are there."""
+
+    name: str
+    place: int
+    address: int
+    bits: bytes
+
+    @property
+    def now(self) -> bytes:
+        """The bits that are there now."""
+        return ctypes.string_at(self.address, len(self.bits))
+
+
 @dataclass
 class Launch:
-    """One launch of a kernel: the tensors that it was given, by address."""
+    """One launch of a kernel: the tensors that it was given, by address. ``note`` gets what is
+    worth a look and is no finding."""
 
     kernel: str
     regions: list[Region]
     given: Given
     unwritten: Unwritten
+    note: Callable[[str], None]
     # The addresses that each program has updated atomically so far.
     _atomics: dict[int, set[int]] = field(default_factory=dict)
 
-    def check(self, what: str, pointers: Any, mask: Any, size: int, program: int) -> None:
-        """See whether a load or store may be made.
+    def check(self, what: str, pointers: Any, mask: Any, size: int, program: int) -> list[Twice]:
+        """See whether a load or store may be made; of a store, give the elements to which another
+        program has stored, which ``settle`` judges once it is made.
 
         Args:
             what: ``loads`` or ``stores``; of atomic operations ``updates``, or ``sets`` for one
@@ -57,15 +76,36 @@ class Launch:
         if what in ("updates", "sets"):
             self._atomics.setdefault(program, set()).update(addresses.tolist())
         left = np.ones(addresses.shape, dtype=bool)
+        twice: list[Twice] = []
         for region in self.regions:
             inside = left & (addresses >= region.start) & (addresses + size <= region.end)
             if inside.any():
                 left &= ~inside
-                self._inside(what, region, addresses[inside], size, program)
+                twice += self._inside(what, region, addresses[inside], size, program)
         if left.any():
             self._stop(Verdict.OUT_OF_BOUNDS, f"{what} {self._place(int(addresses[left][0]))}")
+        return twice
 
-    def _inside(self, what: str, region: Region, addresses: Any, size: int, program: int) -> None:
+    def settle(self, twice: list[Twice]) -> None:
+        """Judge elements to which two programs have stored: a race where the bits differ. The same
+        bits harm nobody, and are noted.
+
+        Raises:
+            Violation: with the verdict RACE.
+        """
+        for element in twice:
+            if element.now != element.bits:
+                text = (
+                    f"stores to element {element.place} of {element.name}, as another program did"
+                )
+                self._stop(Verdict.RACE, text)
+        if twice:
+            what = f"stores to {twice[0].name} what another program stored there, the same bits"
+            self.note(f"kernel {self.kernel} {what} ({_line()})")
+
+    def _inside(
+        self, what: str, region: Region, addresses: Any, size: int, program: int
+    ) -> Iterator[Twice]:
         index = (addresses - region.start) // region.size
         withheld = self.given.withheld(region.base, addresses)
         if withheld.any():
@@ -82,26 +122,32 @@ class Launch:
                 text = f"{what} element {first} of {region.name}, which nobody wrote"
                 self._stop(Verdict.UNINITIALISED, text)
         if what == "stores":
-            self._race(
-                region.stored, index, program, f"stores to {{}} of {region.name}, as {{}} did"
-            )
-            text = f"stores to {{}} of {region.name}, which {{}} updates"
-            self._race(region.updated, index, program, text)
+            for first in index[self._clash(region.updated, index, program)][:1]:
+                text = f"stores to element {first} of {region.name}, which another program updates"
+                self._stop(Verdict.RACE, text)
+            again = self._clash(region.stored, index, program)
+            for place, address in zip(
+                index[again].tolist(), addresses[again].tolist(), strict=True
+            ):
+                yield Twice(region.name, place, address, ctypes.string_at(address, size))
             region.stored[index] = program
         elif what != "loads":
-            text = f"{what} {{}} of {region.name}, to which {{}} stores"
-            self._race(region.stored, index, program, text)
+            for first in index[self._clash(region.stored, index, program)][:1]:
+                text = f"{what} element {first} of {region.name}, to which another program stores"
+                self._stop(Verdict.RACE, text)
             region.updated[index] = program
 
-    def _race(self, last: NDArray[np.int64], index: Any, program: int, text: str) -> None:
-        """See whether a program may use elements that others have used, each the ``last`` so."""
-        clash = (last[index] != 0) & (last[index] != program)
-        for other in np.unique(last[index][clash]).tolist():
+    def _clash(self, last: NDArray[np.int64], index: Any, program: int) -> NDArray[np.bool_]:
+        """Which elements were used by another program, the ``last`` one of each, without an order
+        between the two."""
+        others = last[index]
+        clash = (others != 0) & (others != program)
+        for other in np.unique(others[clash]).tolist():
             # Two programs that update one place atomically, such as a lock or a counter, may know
             # from it which of them comes first.
-            if self._atomics.get(other, set()).isdisjoint(self._atomics.get(program, set())):
-                first = int(index[last[index] == other][0])
-                self._stop(Verdict.RACE, text.format(f"element {first}", "another program"))
+            if not self._atomics.get(other, set()).isdisjoint(self._atomics.get(program, set())):
+                clash &= others != other
+        return clash
 
     def _place(self, address: int) -> str:
         """Where an address outside of all tensors lies, seen from the nearest."""
@@ -151,15 +197,17 @@ def _patched(patches: _Patches) -> Callable[[], None]:
 
 
 @contextmanager
-def sanitized(given: Iterable[torch.Tensor]) -> Iterator[None]:
+def sanitized(
+    given: Iterable[torch.Tensor], note: Callable[[str], None] = lambda text: None
+) -> Iterator[None]:
     """Within a call that was ``given`` tensors, what a Triton kernel does that no kernel may do
-    raises.
+    raises; ``note`` gets what is worth a look and is no finding.
 
     Raises:
         Violation: where a kernel loads or stores outside the tensors that it was given, or between
             the elements of those that the call was given (OUT_OF_BOUNDS), loads memory that nobody
-            wrote (UNINITIALISED), or stores to an element that another program of its grid has
-            stored to or updated (RACE).
+            wrote (UNINITIALISED), or stores to an element to which another program of its grid has
+            stored other bits, or that it has updated (RACE).
     """
     from triton.runtime import interpreter  # noqa: PLC0415  # an optional package
 
@@ -171,7 +219,7 @@ def sanitized(given: Iterable[torch.Tensor]) -> Iterator[None]:
 
     def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
         regions = [Region.of(*named) for named in _tensors(self.arg_names, arguments, keywords)]
-        launches.append(Launch(self.fn.__name__, regions, memory, unwritten))
+        launches.append(Launch(self.fn.__name__, regions, memory, unwritten, note))
         unwritten.launching = True
         try:
             return original["__call__"](self, *arguments, **keywords)
@@ -179,23 +227,26 @@ def sanitized(given: Iterable[torch.Tensor]) -> Iterator[None]:
             launches.pop()
             unwritten.launching = False
 
-    def see(self: Any, what: str, pointers: Any, mask: Any) -> None:
+    def see(self: Any, what: str, pointers: Any, mask: Any) -> list[Twice]:
         """Check what the program that runs now does, where a kernel was launched here."""
         if not launches:
-            return
+            return []
         (x, y, z), (nx, ny, _) = self.grid_idx, self.grid_dim
         program = 1 + int(x) + int(nx) * (int(y) + int(ny) * int(z))
         size = max(pointers.get_element_ty().primitive_bitwidth // 8, 1)
         where = np.broadcast_to(mask.data, pointers.data.shape)
-        launches[-1].check(what, pointers.data, where, size, program)
+        return launches[-1].check(what, pointers.data, where, size, program)
 
     def load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
         see(self, "loads", pointers, mask)
         return original["create_masked_load"](self, pointers, mask, *rest)
 
     def store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        see(self, "stores", pointers, mask)
-        return original["create_masked_store"](self, pointers, value, mask, *rest)
+        twice = see(self, "stores", pointers, mask)
+        result = original["create_masked_store"](self, pointers, value, mask, *rest)
+        if twice:
+            launches[-1].settle(twice)
+        return result
 
     def atomic_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
         see(self, "sets", pointers, mask)

@@ -6,29 +6,25 @@ import dataclasses
 import math
 import shlex
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from harness.case import DecodeCase
-from harness.case.classes import Coverage
-from harness.case.features import features_of
-from harness.case.loop import Loop
+from harness.case.domain import Domain
 from harness.function.calls import Calls
 from harness.function.confirm import Confirmer
 from harness.function.item import Item, Runner
 from harness.function.outcome import Outcome
 from harness.function.precision import demonstration
-from harness.function.run import Facts, TargetSpec
+from harness.function.run import TRITON_CACHE_LEN, Facts, TargetSpec
 from harness.function.running import Ran, ran
 from harness.function.schedule import Source
 from harness.function.shrink import REDUCTIONS, SIZES, Reduction, shrink
 from harness.function.speed import work
+from harness.function.tally import Tally
 from harness.support.progress import Progress
 from harness.verdict import Verdict
 from harness.verdict.imprecise import imprecise
-from harness.verdict.precision import Counts
 
 # Shrinking only makes the case easier to read, and is worth no more than a minute of waiting.
 _SHRINK_SECONDS = 60.0
@@ -37,84 +33,6 @@ _TRIES = 3
 # A case of more work is made smaller before its failure is explained, which takes many runs.
 _LARGE = 2**19
 _PROGRESS_EVERY = 2.0
-
-
-@dataclass
-class Tally:
-    """Counts of a search: how many examples were judged, with which features, how near to the
-    budget they came, and the graphs of each geometry. ``unsupported`` cases, by reason, and
-    ``invalid`` ones are no examples. ``slowest`` is in seconds. ``loops`` are counted apart, with
-    their ``calls``, and the most of them in one run, ``longest``. ``precision`` sums the counts of
-    all runs, and ``counted`` has those cases whose rows were counted. ``coverage`` has the classes
-    of the examples."""
-
-    examples: int = 0
-    features: Counter[str] = field(default_factory=Counter)
-    unsupported: Counter[str] = field(default_factory=Counter)
-    invalid: int = 0
-    max_utilisation: float | None = None
-    worst_case: DecodeCase | None = None
-    graphs: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    slowest: float = 0.0
-    loops: int = 0
-    calls: int = 0
-    longest: int = 0
-    precision: Counts = field(default_factory=Counts)
-    counted: list[DecodeCase] = field(default_factory=list)
-    coverage: Coverage = field(default_factory=Coverage)
-
-    @property
-    def refused(self) -> int:
-        """How many cases were UNSUPPORTED."""
-        return self.unsupported.total()
-
-    @property
-    def mostly_unsupported(self) -> bool:
-        """Whether more cases were UNSUPPORTED than judged."""
-        return self.refused > self.examples
-
-    def add(self, case: DecodeCase, outcome: Outcome, seconds: float) -> None:
-        """Count one run, which took ``seconds``."""
-        if outcome.invalid:
-            self.invalid += 1
-            return
-        if outcome.verdict is Verdict.UNSUPPORTED:
-            self.unsupported[outcome.findings[0].evidence] += 1
-            return
-        self.examples += 1
-        self.features.update(features_of(case))
-        self.coverage.add(case)
-        used = outcome.utilisation
-        if used is not None and (self.max_utilisation is None or used > self.max_utilisation):
-            self.max_utilisation, self.worst_case = used, case
-        if outcome.graphs:
-            known = self.graphs.get(case.geometry, 0)
-            self.graphs[case.geometry] = max(known, outcome.graphs)
-        if outcome.precision.cells:
-            self.precision += outcome.precision
-            self.counted.append(case)
-        if outcome.verdict is not Verdict.TIMEOUT:
-            self.slowest = max(self.slowest, seconds)
-
-    @property
-    def judged(self) -> int:
-        """How many examples and loops were judged."""
-        return self.examples + self.loops
-
-    def count(self, one: Ran) -> None:
-        """Count an item that was run."""
-        if isinstance(one.item, Calls) and one.item.loop.steps:
-            self.add_loop(one.item.loop, one.outcome)
-        else:
-            self.add(one.item.case, one.outcome, one.seconds)
-
-    def add_loop(self, loop: Loop, outcome: Outcome) -> None:
-        """Count a loop, if any of its calls could be judged; cases tell why not."""
-        if outcome.invalid or outcome.verdict is Verdict.UNSUPPORTED:
-            return
-        self.loops += 1
-        self.calls += loop.calls
-        self.longest = max(self.longest, *(step.calls for step in loop.steps), 0)
 
 
 @dataclass(frozen=True)
@@ -163,7 +81,10 @@ class SearchResult:
 def repro_command(spec: TargetSpec, item: Item) -> str:
     """The command ``python -m harness check TARGET --case ID`` with the options that it needs."""
     words = ["python", "-m", "harness", "check", spec.target, "--case", str(item.case), *item.words]
-    words += spec.declared.words(*item.cases)
+    words += spec.declared.words()
+    if spec.cache_len != (TRITON_CACHE_LEN if spec.triton else Domain.cache_len):
+        # The diagnosis draws further cases of the same domain.
+        words += ["--cache-len", "{}:{}".format(*spec.cache_len)]
     if spec.triton:
         words.append("--triton")
     if spec.device != "cpu":
@@ -202,6 +123,7 @@ def check(
             if not (one.outcome.invalid or one.outcome.verdict.passes):
                 small, outcome, failed = one.item, one.outcome, one.item
                 small, outcome = _settled(one, tally, progress, shrinks)
+                tally.used(outcome, small.loop if isinstance(small, Calls) else small.case)
                 break
             if time.monotonic() - told >= _PROGRESS_EVERY:
                 told = time.monotonic()
@@ -251,10 +173,11 @@ def _settled(failed: Ran, tally: Tally, progress: Progress, shrinks: bool) -> tu
         end = time.monotonic() + _SHRINK_SECONDS
         small, seen = _smallest(runner, item, outcome, limit, end, fresh=True)
     if small != item:
-        # The diagnosis of the shrunk case, unless that has lost the name.
-        bare = dataclasses.replace(seen, weights=None)
-        told = runner.diagnosed(small.case, bare)
-        seen = bare if seen.names and seen.names[0] not in told.names else told
+        # What is told is what the command that is printed finds again, in the shrunk case alone.
+        told = runner.diagnosed(small.case, dataclasses.replace(seen, weights=None))
+        if not told.like(outcome):
+            small, told = _smallest(runner, item, outcome, limit, end, whole=True)
+        seen = told
     return small, dataclasses.replace(seen, shows=shows)
 
 
@@ -277,9 +200,11 @@ def _smallest(
     *,
     reductions: Sequence[Reduction] = REDUCTIONS,
     fresh: bool = False,
+    whole: bool = False,
 ) -> tuple[Item, Outcome]:
     """The smallest item found until ``end`` with the same verdict and the same leading fault in its
-    diagnosis, if it has one; with ``fresh``, each is run in a process of its own.
+    diagnosis, if it has one; with ``fresh``, each is run in a process of its own, and with
+    ``whole``, further cases take part in each diagnosis, as in the one that is told.
 
     A hang is shrunk with a shorter time ``limit``, and the item that results must then hang for the
     whole of the real one.
@@ -298,9 +223,13 @@ def _smallest(
         result = item.on(smaller).run(runner, timeout=limit)
         if result.invalid or result.verdict is not outcome.verdict:
             return False
-        if outcome.names and not runner.diagnosed(smaller, result, brief=True).like(outcome):
-            return False
-        found[smaller] = result.explained_by(outcome)
+        told = result.explained_by(outcome)
+        if outcome.names:
+            own = runner.diagnosed(smaller, result, brief=not whole)
+            if not own.like(outcome):
+                return False
+            told = own if whole else told
+        found[smaller] = told
         return True
 
     small = shrink(item.case, still, reductions)

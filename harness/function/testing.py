@@ -93,16 +93,10 @@ def assert_decodes(
     __tracebackhide__ = True
     if reason := outside(case):
         raise ValueError(f"{case}: {reason}")
-    declared = Declarations.of(function).replaced_by(Declarations(precision=precision))
+    declared = Declarations.of(function, Declarations(precision=precision))
     name = getattr(function, "__qualname__", type(function).__name__)
-    # The name has the id, since two closures of one function may have the same name and would then
-    # share a compiled graph.
-    path = target_path(
-        f"{name}@{id(function)}",
-        function,
-        declared.around(case),
-        declared.precisions()[case.dtype],
-    )
+    precisions = declared.precisions()
+    path = target_path(name, function, declared.around(case), precisions[case.dtype])
     try:
         judgement = judge(path, Problem.of(case), device)
     except InvalidCase as error:
@@ -147,8 +141,12 @@ def _leave_out(reason: str) -> None:
 
 def target_of(function: Callable[..., Any]) -> str | None:
     """The TARGET with which ``check`` can import a function, or None where it cannot."""
-    name, module = getattr(function, "__qualname__", "<"), getattr(function, "__module__", "")
-    if "<" in name:
+    name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "")
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    # A method bound to an object, say, is not what its name gives.
+    if found is None or found != function:
         return None
     if "." in module:
         return f"{module}:{name}"

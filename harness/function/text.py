@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -22,13 +23,13 @@ WIDTH = 100
 def render(result: SearchResult) -> str:
     """The result as text for a terminal, whose first word is the verdict."""
     lines = [_first(result)]
+    if result.verdict is Verdict.UNSUPPORTED:
+        lines += _unsupported(result)
     for finding in result.outcome.findings:
         lines += wrapped(f"{finding.verdict}: {finding.evidence}")
     if result.case is not None:
         lines.append(f"case       {result.case}")
         lines += _calls(result.item)
-        if result.drawn is not None and result.drawn != result.item:
-            lines.append(f"           shrunk from {_text(result.drawn)}")
         lines += wrapped(*filter(None, [result.outcome.shows]), label="shows")
         lines += wrapped(*result.outcome.stderr, label="stderr")
         lines += wrapped(*result.outcome.sentences, label="diagnosis")
@@ -80,34 +81,60 @@ def _text(item: Item) -> str:
     return str(item.loop if isinstance(item, Calls) else item.case)
 
 
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks lines at spaces, and behind the commas of a case id."""
+
+    wordsep_simple_re = re.compile(r"(\s+)|(?<=,)(?=\S)")
+
+
 def wrapped(*sentences: str, label: str = "") -> Iterator[str]:
     """Lines with the label before the first of the sentences, indented below it."""
     for index, sentence in enumerate(sentences):
-        start = f"{'' if index else label:11}"
-        yield from textwrap.wrap(sentence, WIDTH, initial_indent=start, subsequent_indent=" " * 11)
+        start, below = f"{'' if index else label:11}", " " * 11
+        yield from _Wrapper(
+            WIDTH, initial_indent=start, subsequent_indent=below, break_on_hyphens=False
+        ).wrap(sentence)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _unsupported(result: SearchResult) -> Iterator[str]:
+    for reason, count in result.tally.unsupported.most_common():
+        yield from wrapped(f"{Verdict.UNSUPPORTED} {count} times: {reason}")
 
 
 def _figures(result: SearchResult) -> Iterator[str]:
+    """What was run, the failing case among it, and how near to the budget that came."""
     tally = result.tally
-    examples = f"{tally.examples} in {result.seconds:.1f} s"
+    loops = f" and {counted(tally.loops, 'loop')}" if tally.loops else ""
+    run = f"{counted(tally.examples, 'case')}{loops} judged in {result.seconds:.1f} s"
     if tally.invalid:
-        examples += f"; {tally.invalid} on which no implementation can be judged"
-    yield f"examples   {examples}"
+        run += f"; {tally.invalid} on which no implementation can be judged"
+    if result.drawn is not None and result.drawn != result.item:
+        run += f"; the one that failed was shrunk from {_text(result.drawn)}"
+    yield from wrapped(run, label="search")
     covered = ", ".join(f"{name} {tally.features[name]}" for name in result.facts.domain.features)
     yield from wrapped(covered or "none declared", label="features")
     yield from wrapped(*result.facts.hints, label="hint")
+    yield from wrapped(
+        *(f"{n}, in {counted(k, 'case')}" for n, k in tally.notes.items()), label="note"
+    )
     if result.item is None and "drawn" in result.counts:
         for label, sentence in coverage_words(result):
             yield from wrapped(sentence, label=label)
     if tally.max_utilisation is not None:
-        yield f"worst      {tally.max_utilisation:.3g} rounding budgets, {tally.worst_case}"
+        worst = f"{tally.max_utilisation:.3g} rounding budgets, {tally.worst_case}"
+        yield from wrapped(worst, label="worst")
     yield from wrapped(*_loops(result), label="loops")
     yield from wrapped(*_precision(result), label="precision")
     if tally.graphs:
         graphs = sum(tally.graphs.values())
         yield f"graphs     {graphs} for {len(tally.graphs)} geometries"
-    for reason, count in tally.unsupported.most_common():
-        yield f"           {Verdict.UNSUPPORTED} {count} times: {reason}"
+    if result.verdict is not Verdict.UNSUPPORTED:
+        yield from _unsupported(result)
     yield from wrapped(one_line(result.facts.environment), label="with")
 
 
@@ -157,6 +184,7 @@ def to_json(result: SearchResult) -> str:
         "unsupported": dict(tally.unsupported),
         "features": {name: tally.features[name] for name in result.facts.domain.features},
         "hints": list(result.facts.hints),
+        "notes": dict(tally.notes),
         "coverage": coverage_values(result),
         "seconds": round(result.seconds, 3),
         "items_by_source": result.counts,

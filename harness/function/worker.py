@@ -27,7 +27,7 @@ from typing import Any
 from harness.case import DecodeCase
 from harness.case.loop import Loop
 from harness.case.program import Program, Task
-from harness.function.child import MARK, write_mark
+from harness.function.child import END_OF_STDERR, MARK, write_mark
 from harness.function.limits import GRACE, OWN_SECONDS
 from harness.function.load import TargetError
 from harness.function.outcome import Outcome
@@ -89,7 +89,7 @@ class Worker:
             | dict(environment or {}),
         )
         theirs.close()
-        self._stderr = bytearray()
+        self._stderr, self._ends = bytearray(), threading.Semaphore(0)
         self._reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._reader.start()
         self._child: int | None = None
@@ -246,6 +246,9 @@ class Worker:
             reply: dict[str, Any] = json.loads(self._channel.recv_bytes())
         except (EOFError, OSError, ValueError):
             raise TargetError("the worker process is gone") from None
+        if "died" in reply:
+            # The thread that reads stderr may be behind.
+            self._ends.acquire(timeout=GRACE)
         return reply
 
     def _kill_child(self) -> None:
@@ -262,7 +265,6 @@ class Worker:
                 return
 
     def _death(self, status: int) -> Outcome:
-        time.sleep(0.05)  # The thread that reads stderr may be a moment behind.
         text = self._stderr.decode(errors="replace")
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
@@ -287,4 +289,7 @@ class Worker:
         with self._process.stderr as stream:
             while block := os.read(stream.fileno(), 65536):
                 self._stderr += block
+                while (at := self._stderr.find(END_OF_STDERR)) >= 0:
+                    del self._stderr[at : at + len(END_OF_STDERR)]
+                    self._ends.release()
                 del self._stderr[:-_STDERR_KEPT]

@@ -75,7 +75,7 @@ def _interpreted(answer: Answer) -> Iterator[str]:
     """What the numbers are of, and how far they go."""
     lines = [f"the kernels of an {chosen()}, interpreted: a prediction, see docs/triton.md"]
     for judgement in answer.judgements:
-        if ran := PATHS[judgement.path].kernels(answer.case):
+        if ran := PATHS[judgement.path].kernels(answer.case, answer.device):
             # Where a setting of the process changed, torch made the same kernel again.
             lines.append(f"{judgement.path}: {', '.join(dict.fromkeys(map(str, ran)))}")
     for line in lines:
@@ -132,7 +132,8 @@ def to_json(answer: Answer) -> str:
         "unexpected": list(answer.unexpected),
         "golden_minus_float64_sdpa": answer.second_opinion,
         "paths": [
-            _judgement(j) | {"kernels": list(map(str, PATHS[j.path].kernels(answer.case)))}
+            _judgement(j)
+            | {"kernels": list(map(str, PATHS[j.path].kernels(answer.case, answer.device)))}
             for j in answer.judgements
         ],
         "diagnoses": {name: d.to_values() for name, d in answer.diagnoses.items()},

@@ -29,7 +29,7 @@ from harness.case.layouts import identity
 from harness.decoding.attention import add_sink, decode_attention
 from harness.inputs import Inputs
 from harness.paths import forms, masks
-from harness.paths.compile import Compiled, within
+from harness.paths.compile import Compiled, Recent, within
 from harness.paths.masks import absolute_score_mod, dilation_mod, document_mod
 
 
@@ -166,8 +166,8 @@ def full_cache(inputs: Inputs) -> Call:
     return flex_call(inputs, forms.block_mask(inputs, recipe(inputs)))
 
 
-# create_block_mask compiled, by the geometry for which it is.
-_CREATE: dict[tuple[Any, ...], Compiled] = {}
+# create_block_mask compiled, by the geometry and device for which it is.
+_CREATE = Recent[Compiled]()
 
 
 def recipe(inputs: Inputs) -> BlockMask:
@@ -183,12 +183,11 @@ def _recipe(inputs: Inputs) -> BlockMask:
     if case.recipe == "kv-blocks":
         return masks.from_kv_blocks(inputs, mod)
     if case.recipe == "compiled":
-        if case.geometry not in _CREATE:
-            context = within(case)
-            _CREATE[case.geometry] = Compiled(
-                create_block_mask, dynamic=case.dynamic, within=context
-            )
-        return masks.fresh_block_mask(inputs, mod, case.cache_len, _CREATE[case.geometry])
+        create = _CREATE.of(
+            (case.geometry, inputs.query.device),
+            lambda: Compiled(create_block_mask, dynamic=case.dynamic, within=within(case)),
+        )
+        return masks.fresh_block_mask(inputs, mod, case.cache_len, create)
     return masks.fresh_block_mask(inputs, mod, case.cache_len)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import subprocess
 import sysconfig
 import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch._dynamo import config
@@ -27,7 +28,12 @@ from harness.paths import interpreted
 if TYPE_CHECKING:
     from harness.interpreter.templates import Ran
 
+T = TypeVar("T")
+
 _NUMBERS = itertools.count()
+# So much that was compiled is kept, more than a run needs at a time.
+_KEPT = 128
+_REMEDY = "install g++, or set CXX to a working compiler"
 
 
 class Compiled:
@@ -73,6 +79,37 @@ class Compiled:
             self.graphs += counters["stats"]["unique_graphs"] - before
 
 
+class Same:
+    """An object as a key: equal to itself alone, whatever it takes for equal. A method is bound
+    anew each time it is looked up, and is that of its object and function. The object is kept, so
+    that no other one gets its place in memory."""
+
+    def __init__(self, subject: object) -> None:
+        self._subject = subject
+        parts: tuple[object, ...] = (subject,)
+        if isinstance(subject, types.MethodType):
+            parts = (subject.__self__, subject.__func__)
+        self._places = tuple(map(id, parts))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self._places == other._places
+
+    def __hash__(self) -> int:
+        return hash(self._places)
+
+
+class Recent(dict[tuple[Any, ...], T]):
+    """What was made for some keys: the ones used last, since compiled code takes memory."""
+
+    def of(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What there is for a key, or what ``make`` gives."""
+        value = self.pop(key) if key in self else make()
+        self[key] = value
+        while len(self) > _KEPT:
+            del self[next(iter(self))]
+        return value
+
+
 def within(
     case: DecodeCase, ran: list[Ran] | None = None
 ) -> Callable[[], AbstractContextManager[None]]:
@@ -93,9 +130,20 @@ def why_not(device: str) -> str | None:
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return "compiled FlexAttention on CPU needs AVX2, which torch does not use here"
     try:
-        cpp_builder.get_cpp_compiler()
-    except exc.InvalidCxxCompiler:
-        return "no C++ compiler: install g++, or set CXX to a working compiler"
+        compiler = cpp_builder.get_cpp_compiler()
+    except (exc.InvalidCxxCompiler, OSError):  # The latter where CXX may not be run.
+        return f"no C++ compiler: {_REMEDY}"
+    # It may be there and lack the standard library's headers, say.
+    call, text = [compiler, "-x", "c++", "-S", "-o", "-", "-"], b"#include <cmath>\n"
+    if not subprocess.run(call, check=False, input=text, capture_output=True).stdout:
+        return f"the C++ compiler {compiler} compiles nothing: {_REMEDY}"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return "no Python.h: install the headers of this Python (python3-dev)"
     return None
+
+
+def not_compiled(error: BaseException, device: str) -> str | None:
+    """Why code that compiles by itself has raised ``error`` on this kind of device, where that is
+    for want of what compiling needs; or None."""
+    # torch's errors of compiling have the one behind them.
+    return why_not(device) if hasattr(error, "inner_exception") else None

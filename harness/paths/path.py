@@ -22,7 +22,7 @@ from harness.inputs import Inputs, make_inputs
 from harness.oracle.budget import Precision, largest
 from harness.paths import interpreted
 from harness.paths.calls import Call
-from harness.paths.compile import Compiled, why_not, within
+from harness.paths.compile import Compiled, Recent, Same, why_not, within
 
 if TYPE_CHECKING:
     from harness.interpreter.templates import Ran
@@ -52,7 +52,10 @@ class Path:
     FlexAttention on CPU is known to get wrong. A ``static`` path promises one graph for all
     positions; ``contract_case`` is the case on which such promises are checked. A path that is
     ``known_wrong`` is there to be shown wrong, and is left out where paths must be right. One that
-    is ``quantised`` takes quantised caches.
+    is ``quantised`` takes quantised caches. ``subject`` is the implementation, ``prepare`` where it
+    is None: what was compiled for one is never called for another, whatever their names are. One
+    that is ``exact`` promises more than the budget asks for: integers over 2^k slots are summed
+    exactly.
     """
 
     name: str
@@ -69,6 +72,8 @@ class Path:
     known_wrong: bool = False
     quantised: bool = False
     forms: bool = False
+    subject: object = None
+    exact: bool = True
 
     def refuses(self, case: DecodeCase) -> str | None:
         """Why this path does not take ``case`` on any device, or None."""
@@ -105,27 +110,32 @@ class Path:
         self, case: DecodeCase, function: Callable[..., Any], device: torch.device
     ) -> Compiled:
         """``function`` compiled for the case's geometry, and called with the cache lengths that
-        came earlier; once per process, path and geometry."""
-        key = (self.name, case.geometry)
-        if key not in _COMPILED:
+        came earlier; once per process, implementation, geometry and device, of those used last."""
+
+        def compiled() -> tuple[Compiled, list[Ran]]:
             mode = None if case.mode == "compiled" else case.mode
             ran: list[Ran] = []
             context = within(case, ran)
             own = Compiled(function, dynamic=case.dynamic_shapes, mode=mode, within=context)
             for earlier in case.earlier_calls():
                 own(**self.prepare(make_inputs(earlier).to(device)).arguments)
-            _COMPILED[key] = own
-            _RAN[key] = ran
-        return _COMPILED[key]
+            return own, ran
 
-    def graphs(self, case: DecodeCase) -> int:
+        return _COMPILED.of(self._key(case, device), compiled)[0]
+
+    def _key(self, case: DecodeCase, device: torch.device) -> tuple[Any, ...]:
+        subject = self.prepare if self.subject is None else self.subject
+        return Same(subject), case.geometry, device.type, device.index or 0
+
+    def graphs(self, case: DecodeCase, device: str = "cpu") -> int:
         """How many graphs this process compiled for the case's geometry."""
-        compiled = _COMPILED.get((self.name, case.geometry))
-        return compiled.graphs if compiled else 0
+        found = _COMPILED.get(self._key(case, torch.device(device)))
+        return found[0].graphs if found else 0
 
-    def kernels(self, case: DecodeCase) -> tuple[Ran, ...]:
+    def kernels(self, case: DecodeCase, device: str = "cpu") -> tuple[Ran, ...]:
         """The Triton kernels that this process generated for the case's geometry."""
-        return tuple(_RAN.get((self.name, case.geometry), ()))
+        found = _COMPILED.get(self._key(case, torch.device(device)))
+        return tuple(found[1]) if found else ()
 
     def bound(self, inputs: Inputs) -> Callable[[], Any]:
         """The prepared call as a function without arguments, eager or compiled."""
@@ -164,5 +174,4 @@ def without_gradients() -> AbstractContextManager[object]:
     return torch.no_grad() if torch.is_grad_enabled() else nullcontext()
 
 
-_COMPILED: dict[tuple[Any, ...], Compiled] = {}
-_RAN: dict[tuple[Any, ...], list[Ran]] = {}
+_COMPILED = Recent[tuple[Compiled, "list[Ran]"]]()

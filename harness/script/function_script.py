@@ -19,7 +19,6 @@ from harness.script.endings import crash, ending, mutated
 from harness.script.inputs import drawn, filled, other_tail, parameters
 from harness.script.oracle import (
     budget_lines,
-    exact_lines,
     golden_lines,
     intermediates,
     product_lines,
@@ -182,7 +181,6 @@ def _numbers(case: DecodeCase, device: str, precision: Precision) -> Iterator[st
     yield "# Golden, and what rounding can explain: float64 over the attended slots."
     yield from golden_lines(case, score_lines(case))
     yield from budget_lines(case, device, precision, intermediates(case))
-    yield from exact_lines(case, precision)
     yield ""
     yield "error = (out.cpu() - golden).abs()"
     yield "used = (error / budget.clamp(min=1e-300)).nan_to_num(math.inf).flatten()"

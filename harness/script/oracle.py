@@ -156,16 +156,6 @@ def _product(x: str, y: str, case: DecodeCase) -> str:
     return f"({x}) @ {y}" if " " in x else f"{x} @ {y}"
 
 
-def exact_lines(case: DecodeCase, precision: Precision) -> Iterator[str]:
-    """Statements that lower the budget where integers must be summed exactly, as
-    ``harness.verdict.judging.inexact`` demands."""
-    exact = precision.accumulator in ("float32", "float64") and precision.output is None
-    if case.probe != "integers" or case.score != "none" or not exact:
-        return
-    yield "exact = (n & (n - 1)) == 0  # integers over 2^k slots: any order, rounded once"
-    yield "budget = torch.where(exact, (golden.to(DTYPE) - golden).abs(), budget)"
-
-
 def _power(x: float) -> str:
     """A power of two, which every unit roundoff is, as an expression: ``2.0**-24``."""
     return f"2.0**{int(math.log2(x))}"

@@ -67,7 +67,11 @@ _SEEN = {
         for other, did in used.setdefault(at, {}).items():
             # Programs that update one place, such as a lock, may know their order.
             known = atomics.get(other, set()) & atomics.get(self.grid_idx, set())
-            if other != self.grid_idx and "stores" in (what, did) and not known:
+            if other == self.grid_idx or "stores" not in (what, did) or known:
+                continue
+            if what == did:
+                twice.append((other, at, ctypes.string_at(at, size)))
+            else:
                 sys.exit(f"program {other} {did} and {self.grid_idx} {what}: one place")
         used[at][self.grid_idx] = what
 """,
@@ -99,6 +103,24 @@ def exchange(self, pointers, *rest):
 
 updated, exchanged = builder.create_atomic_rmw, builder.create_atomic_cas
 builder.create_atomic_rmw, builder.create_atomic_cas = update, exchange
+"""
+# Two stores of the same bits to one place are no race.
+_TWICE = """
+import ctypes
+
+twice = []
+
+
+def compared(self, *args):
+    twice.clear()
+    result = store(self, *args)
+    for other, at, bits in twice:
+        if ctypes.string_at(at, len(bits)) != bits:
+            sys.exit(f"programs {other} and {self.grid_idx} store other bits to one place")
+    return result
+
+
+builder.create_masked_store = compared
 """
 _HANDED = """
 handed = {}
@@ -173,7 +195,7 @@ def watching(verdict: Verdict, *, gaps: bool = False) -> Iterator[str]:
     if verdict is Verdict.UNINITIALISED:
         text += _ALLOCATIONS
     if verdict is Verdict.RACE:
-        text += _ATOMIC
+        text += _ATOMIC + _TWICE
     if gaps:
         text += _HANDED
     yield from text.splitlines()

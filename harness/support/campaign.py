@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
+    BrokenExecutor,
     CancelledError,
     Executor,
     Future,
@@ -54,12 +55,19 @@ def campaign(
 ) -> None:
     """Hand out what ``take`` gives, ``at_once`` pieces at a time, and tell ``done`` each result in
     this thread, until there is nothing more or the time, by ``time.monotonic``, is up. What is
-    running then is waited for; where this is interrupted, it is left."""
+    running then is waited for; where this is interrupted, it is left.
+
+    Where a pool breaks, all that ran in it is lost, and nobody knows over which piece: each of them
+    is done again by itself, and only one that is lost then has lost its worker."""
     running: dict[Future[Any], tuple[Work, int]] = {}
     again: list[tuple[Work, int]] = []
+    suspects: list[tuple[Work, int]] = []
+    alone = at_once == 1
     while True:
-        while len(running) < at_once and time.monotonic() < until:
-            work, tries = again.pop() if again else (take(), 0)
+        while len(running) < (1 if alone or suspects else at_once) and time.monotonic() < until:
+            alone = bool(suspects) or at_once == 1
+            waiting = suspects or again
+            work, tries = waiting.pop() if waiting else (take(), 0)
             if work is None:
                 break
             running[executor.submit(work.function, *work.arguments)] = (work, tries + 1)
@@ -72,7 +80,9 @@ def campaign(
             except (Exception, CancelledError) as error:
                 if future.cancelled() or future.exception() is None:
                     raise  # It comes from done(), not from the work.
-                if tries < _TRIES:
+                if isinstance(error, BrokenExecutor) and not alone:
+                    suspects.append((work, tries - 1))
+                elif tries < _TRIES:
                     again.append((work, tries))
                 else:
                     done(work, Lost(f"{type(error).__name__}: {error}".splitlines()[0]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -59,39 +61,41 @@ def is_device(path: Path) -> bool:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by a file with this content, text as UTF-8; on failure the old file stays
-    as it was.
+    """Replace ``path`` by a file with this content, text as UTF-8, and have it on the disk; on
+    failure the old file stays as it was.
 
     Raises:
         UnwritableFile: where the system refuses; the message names the file and the reason.
     """
     check_writable(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    if is_device(path):
-        try:
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        if is_device(path):
             path.write_bytes(data)
-        except OSError as error:
-            raise UnwritableFile(f"{path}: {error.strerror}") from None
-        return
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UnwritableFile(f"{path}: {error.strerror}") from None
-    try:
-        with open(handle, "wb") as file:
+            return
+        # Opened so, it has the permissions that any new file gets here.
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             file.write(data)
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        os.chmod(name, mode)
-        os.replace(name, path)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.chmod(new, path.stat().st_mode & 0o777)
+        os.replace(new, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        os.unlink(name)
+        new.unlink(missing_ok=True)
         raise UnwritableFile(f"{path}: {error.strerror}") from None
     except BaseException:
-        os.unlink(name)
+        new.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where its file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)

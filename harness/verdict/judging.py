@@ -16,6 +16,7 @@ from harness.oracle.budget import Budget
 from harness.oracle.error import Error, measure
 from harness.oracle.golden import Golden
 from harness.paths import Path, Result
+from harness.paths.compile import not_compiled
 from harness.paths.masks import shared_block_masks
 from harness.support.frames import raised_at
 from harness.verdict.handing import changed_tensors, handed, with_other_tail
@@ -36,7 +37,8 @@ def judge(path: Path, problem: Problem, device: str = "cpu") -> Judgement:
     The checks, in this order: inputs and settings of the process are unchanged; type, shape, dtype
     and device are right; the output is finite; a second run with junk in the allocator changes no
     bit; another tail changes no bit; the error is within the budget, which is 0 in rows with
-    nothing to attend; integers are summed exactly; the output lies in memory of its own.
+    nothing to attend; a path that declares it sums integers exactly; the output lies in memory of
+    its own.
     """
     case = problem.case
     if reason := path.unsupported(case, device):
@@ -98,11 +100,11 @@ def guarded(
             changed += names
         return result
     except (Exception, SystemExit) as error:
-        return _raised(error)
+        return _raised(error, device)
 
 
-def _raised(error: BaseException) -> Finding:
-    """The finding where a path raised ``error``."""
+def _raised(error: BaseException, device: torch.device) -> Finding:
+    """The finding where a path raised ``error`` on ``device``."""
     cause = _cause(error)
     if isinstance(error, SystemExit):
         # Whoever calls the path would be ended by it, be it with status 0.
@@ -111,6 +113,8 @@ def _raised(error: BaseException) -> Finding:
         return cause.finding
     if isinstance(cause, NotImplementedError):
         return Finding(Verdict.UNSUPPORTED, f"raised {_line(cause)}")
+    if reason := not_compiled(error, device.type):
+        return Finding(Verdict.UNSUPPORTED, reason)
     memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     if memory or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
         return Finding(Verdict.OOM, _line(error))
@@ -155,7 +159,7 @@ def beyond_budget(errors: Mapping[str, Error]) -> list[Finding]:
 
 
 def inexact(path: Path, problem: Problem, result: Result) -> list[Finding]:
-    """A finding where integers are not summed exactly.
+    """A finding where a path that declares to be exact does not sum integers exactly.
 
     Under ``probe=integers`` all scores are 0, so a row over 2^k slots has weights 2^-k and sums of
     small integers, which are exact in float32 in any order and rounded once, to the output's dtype.
@@ -164,6 +168,7 @@ def inexact(path: Path, problem: Problem, result: Result) -> list[Finding]:
     """
     case = problem.case
     exact = path.precision.accumulator in ("float32", "float64") and path.precision.output is None
+    exact = exact and path.exact
     if case.probe != "integers" or case.score != "none" or not exact:
         return []
     gold, output = problem.golden.output, result.output.cpu().double()

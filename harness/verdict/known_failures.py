@@ -16,7 +16,7 @@ from harness.case import DecodeCase
 from harness.case.fields import Spec
 from harness.decoding.cpp_kernels import stays_in_bounds
 from harness.paths import Path
-from harness.paths.compile import within
+from harness.paths.compile import why_not, within
 from harness.verdict import Problem
 
 # The exp of any smaller number is subnormal or 0 in float32.
@@ -39,9 +39,10 @@ class KnownFailure:
 
 def _compiled_flex_on_cpu(path: Path, case: DecodeCase, device: str) -> bool:
     """Whether a failure of compiled flex_attention on CPU may show. It may not in a path that
-    declares to avoid them, which is judged by that."""
-    on_cpu = torch.device(device).type == "cpu" and case.cpp
-    return path.flex and not path.avoids_known_failures and case.mode != "eager" and on_cpu
+    declares to avoid them, which is judged by that, nor where nothing can be compiled."""
+    kind = torch.device(device).type
+    compiles = case.mode != "eager" and case.cpp and kind == "cpu" and why_not(kind) is None
+    return path.flex and not path.avoids_known_failures and compiles
 
 
 def split_decode(case: DecodeCase) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,52 @@ def test_work_of_a_worker_that_dies_is_done_again(lives: int, lost: int) -> None
     )
     assert sum(isinstance(result, Lost) for result in results) == lost
     assert len(results) == 3
+
+
+class Breaking(Executor):
+    """A pool of threads that breaks, as one of processes does, where ``die`` runs in it."""
+
+    def __init__(self) -> None:
+        self.running: set[Future[Any]] = set()
+
+    def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.running.add(future)
+        # Whoever dies does so before any other is done.
+        after = 0.01 if function is die else 0.2
+        threading.Timer(after, self._end, (future, function, arguments)).start()
+        return future
+
+    def _end(self, future: Future[Any], function: Any, arguments: Any) -> None:
+        if future not in self.running:
+            return
+        if function is not die:
+            self.running.remove(future)
+            future.set_result(function(*arguments))
+            return
+        lost, self.running = self.running, set()
+        for one in lost:
+            one.set_exception(BrokenProcessPool("a process died"))
+
+
+def die() -> None:
+    """Stands for what ends the process that it runs in."""
+
+
+def test_who_works_beside_killers_is_not_given_up() -> None:
+    """Three pieces that end their pool each time are lost, and four that ran in it are done."""
+    pieces = [Work(abs, (-1,)), *[Work(die, ())] * 3, *(Work(abs, (-n,)) for n in (2, 3, 4))]
+    take = iter(pieces)
+    results: list[Any] = []
+    campaign(
+        Breaking(),
+        lambda: next(take, None),
+        lambda work, result: results.append((work.function, result)),
+        at_once=4,
+        until=time.monotonic() + 600,
+    )
+    assert sorted(result for function, result in results if function is abs) == [1, 2, 3, 4]
+    assert [isinstance(r, Lost) for function, r in results if function is die] == [True] * 3
 
 
 def test_an_error_of_whoever_takes_results_is_not_taken_for_a_lost_worker() -> None:

@@ -14,12 +14,10 @@ from harness import cli
 from harness.case import DecodeCase
 from harness.case.domain import Domain
 from harness.case.features import FEATURES, features_of
-from harness.function.shrink import SIZES, shrink
-from harness.function.speed import work
 from harness.function.text import wrapped
 from harness.script.function_script import target_script
 from harness.strategies.drawing import domain_cases
-from tests.support import TARGETS
+from tests.support import ROOT, TARGETS
 from tests.support.command import check, command
 from tests.support.day import parts
 from tests.support.processes import Preloaded
@@ -124,8 +122,38 @@ def test_a_failure_is_shrunk_to_the_smallest_case(
     assert found["shrunk_from"] != found["case"]
     text = capsys.readouterr().out
     assert text.startswith(f"{verdict} ")
-    assert f"shrunk from {found['shrunk_from']}" in text
+    assert f"shrunk from {found['shrunk_from']}" in _unwrapped(text)
     assert f"--case {case}" in found["repro"] + text
+
+
+def _unwrapped(text: str) -> str:
+    """Text whose lines were broken at spaces and behind the commas of a case id."""
+    return re.sub(r"(?<=\S),\n {11}(?=\w+=)", ",", text).replace("\n" + " " * 11, " ")
+
+
+def test_one_answer_in_one_process_and_again_by_the_command_that_it_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found in a loop whose first call fails: the smallest case, its cause, and then the figures of
+    the search, which count the failure; the command shows the same."""
+    answers = []
+    for arguments in ((), ("--case", "S=2,pos=1,D=16,mask=window:1")):
+        file = tmp_path / f"{len(answers)}.json"
+        assert check("window_one_wide", *arguments, "--json", str(file)) == cli.NOT_OK
+        answers.append((json.loads(file.read_text()), capsys.readouterr().out))
+    (searched, text), (named, _) = answers
+    for name in ("verdict", "findings", "case", "calls", "diagnosis", "diagnosis_text", "repro"):
+        assert searched[name] == named[name], name
+    assert searched["case"] == "S=2,pos=1,D=16,mask=window:1"
+    assert searched["diagnosis"] == ["window-one-wide"]
+    assert searched["calls"] == [] != searched["shrunk_from"].split()[1:]
+    assert searched["max_utilisation"] == named["max_utilisation"] > 1e4
+    assert searched["features"]["window"] > 0
+    labels = [line[:11].strip() for line in text.splitlines() if line[0] != " "]
+    assert labels.index("case") < labels.index("diagnosis") < labels.index("repro")
+    assert labels.index("repro") < labels.index("search") < labels.index("worst")
+    long = [line for line in text.splitlines() if len(line) > 100]
+    assert all(line.startswith(("case ", "repro ")) for line in long)
 
 
 def test_without_a_name_the_shrunk_case_is_described(tmp_path: Path) -> None:
@@ -215,6 +243,19 @@ def test_a_bad_result_is_one_clear_line_and_exit_1(
     assert any(line.strip().startswith(message) for line in capsys.readouterr().out.splitlines())
 
 
+def test_no_relation_is_stricter_than_the_budget(
+    tmp_path: Path, preloaded: Preloaded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sum of integers that is off by rounding, which a function never declared to be exact; the
+    script agrees."""
+    script = tmp_path / "a.py"
+    case = "S=64,pos=63,D=16,probe=integers"
+    assert check("with_epsilon", "--case", case) == cli.OK, capsys.readouterr().out
+    text = target_script(f"{TARGETS}:with_epsilon", DecodeCase.from_text(case), "cpu")
+    script.write_text(text)
+    assert preloaded.run(script, folder=tmp_path, path=[ROOT]).returncode == 0
+
+
 def test_nothing_but_unsupported_is_exit_2_and_counted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -222,6 +263,7 @@ def test_nothing_but_unsupported_is_exit_2_and_counted(
     assert check("never", "--max-examples", "7") == cli.USAGE
     text = capsys.readouterr().out
     assert text.startswith("UNSUPPORTED ")
+    assert "NotImplementedError: no case at all" in text.splitlines()[1]
     times = re.search(r"UNSUPPORTED (\d+) times: raised NotImplementedError: no case at all", text)
     assert times
     assert int(times[1]) >= 7
@@ -269,36 +311,3 @@ def test_without_isolation_the_case_is_written_down_before_it_runs(
     assert written == [f"{SMALL}\n"]
     file = Path(capsys.readouterr().err.split("always in ")[1].split()[0])
     assert not file.exists()
-
-
-def test_an_empty_batch_can_be_made_small() -> None:
-    """It has no positions to lower; its sizes are."""
-    case = DecodeCase(cache_len=256, input_pos=(), heads=4, head_dim=64)
-    small = shrink(case, lambda smaller: smaller.batch == 0, SIZES)
-    assert (small.cache_len, small.heads, small.head_dim) == (1, 1, 1)
-
-
-def test_shrinking_reaches_what_a_predicate_needs() -> None:
-    """Batch, heads, cache, positions, options and values, all at once."""
-    case = DecodeCase.from_text(
-        "S=900,pos=700/31/-1/8,H=24,Hkv=3,D=256,Dv=64,Q=17,dtype=bf16,mask=window:300,"
-        "score=softcap:20+alibi,scale=0.5,layout=longer,tail=nan,logits=huge,probe=needle:690,seed=9"
-    )
-    small = shrink(case, lambda c: c.q_len >= 2 and max(c.input_pos) >= 5 and c.heads > c.kv_heads)
-    assert str(small) == "S=7,pos=5,H=2,Hkv=1,D=1,Q=2"
-    assert shrink(case, lambda c: None) == case
-
-
-def test_a_large_case_is_made_small_first() -> None:
-    """A failure that needs the 4096th slot keeps that, and one head of the fewest dims; most of the
-    runs on the way are of cases that are small already."""
-    case = DecodeCase.from_text("S=40000,pos=39000/200/7,H=32,Hkv=8,D=128,dtype=bf16,seed=5")
-    tried: list[int] = []
-
-    def still(smaller: DecodeCase) -> bool:
-        tried.append(work(smaller))
-        return max(smaller.input_pos) >= 4095 and smaller.head_dim >= 16
-
-    assert str(shrink(case, still, SIZES)) == "S=4096,pos=4095,D=16,dtype=bf16,seed=5"
-    assert sum(tried) < 3 * work(case)
-    assert str(shrink(case, still)) == "S=4096,pos=4095,D=16"

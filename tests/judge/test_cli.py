@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness import cli
-from harness.case import CaseError
-from harness.case.kept import load_all
+from harness.case import CaseError, DecodeCase
+from harness.case.kept import KeptCase, keep, load, load_all
 from harness.issue233 import answer
 from harness.paths import PATHS, path
 from tests.support.altered import altered, times
@@ -137,6 +137,24 @@ def test_a_kept_case_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "a run",
         "full-cache",
     )
+    assert (tmp_path / "fixtures/cases/edge.json").read_text() == (
+        f'{{\n "case": "{SMALL}",\n "source": "a run",\n "path": "full-cache"\n}}\n'
+    )
+
+
+def test_a_kept_case_of_an_older_version_is_read_as_before(tmp_path: Path) -> None:
+    """With the fields of the case instead of its id, and those that are empty."""
+    case = DecodeCase.from_text(
+        "S=300,pos=99/-1/7,H=4,Hkv=2,D=32,mask=window:64,tail=poison,seed=3"
+    )
+    fields = json.loads(case.to_json())
+    old = {"case": fields, "source": "a run", "path": "", "known_failure": ""}
+    (tmp_path / "old.json").write_text(json.dumps(old, indent=1))
+    (kept,) = load_all(tmp_path)
+    assert kept == KeptCase("old", case, "a run")
+    again = keep(kept, tmp_path / "..")
+    assert load(again) == kept
+    assert len(again.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(
@@ -145,6 +163,8 @@ def test_a_kept_case_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("{", "a.json: not JSON: Expecting"),
         ("[]", "is not a JSON object"),
         ('{"source": "x"}', "case: missing"),
+        ('{"case": "S=4,pos=9", "source": "x"}', "a.json: input_pos (pos): "),
+        ('{"case": 7, "source": "x"}', "case: 7 is not a text"),
         ('{"source": "x", "colour": 1}', "unknown field 'colour'"),
         ('{"case": {"cache_len": 1}, "source": "x"}', "input_pos (pos): missing"),
     ],

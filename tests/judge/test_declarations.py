@@ -84,8 +84,8 @@ def test_a_case_is_judged_by_the_precision_of_its_dtype() -> None:
 
 def test_options_replace_attributes_one_by_one() -> None:
     """What is not given stays as it was."""
-    mine = Declarations.of(declaring(supports={"gqa"}, dtypes={"bf16"}, head_dims={64, 16}))
-    both = mine.replaced_by(Declarations(dtypes=("fp16",), requires=("window",)))
+    mine = declaring(supports={"gqa"}, dtypes={"bf16"}, head_dims={64, 16})
+    both = Declarations.of(mine, Declarations(dtypes=("fp16",), requires=("window",)))
     assert both == Declarations(("gqa",), ("window",), ("float16",), (16, 64))
     assert both.domain() == Domain(
         ("gqa", "window"), (16, 64), CACHE_LEN, ("float16",), ("window",)

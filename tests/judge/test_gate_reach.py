@@ -24,6 +24,7 @@ from harness.gate.steps import Gate
 from harness.inputs import Inputs
 from harness.ledger.entries import Ledger
 from harness.paths import PATHS, Result
+from harness.paths.compile import Recent
 from harness.verdict import Verdict
 from tests.support import ROOT
 from tests.support.altered import altered
@@ -113,7 +114,7 @@ def test_compiled_geometries_say_which_pairs_they_covered(monkeypatch: pytest.Mo
     """Those of the full cache, which is written in the form of the geometry."""
     monkeypatch.setattr("harness.gate.geometries.in_order", lambda seed: [])
     monkeypatch.setattr(gate, "PATHS", {"full-cache": PATHS["full-cache"]})
-    monkeypatch.setattr("harness.paths.path._COMPILED", {})
+    monkeypatch.setattr("harness.paths.path._COMPILED", Recent())
     run = Gate("cpu", 0.0, 1, None, lambda text: None, isolated=False)
     with monkeypatch.context() as patch:
         patch.setattr(gate, "PLAN", {COMPILED_GEOMETRIES: gate.PLAN[COMPILED_GEOMETRIES]})

@@ -1,5 +1,7 @@
 """``check --triton``: kernels in Triton's interpreter, and what is seen of them there."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def test_a_sound_kernel_is_ok_without_a_gpu(name: str, capsys: pytest.CaptureFix
     ("name", "verdict", "evidence"),
     [
         ("out_of_bounds", "OUT_OF_BOUNDS", "kernel _copy_next loads element 16 of x, which has 16"),
-        ("race", "RACE", "kernel _copy stores to element 0 of out, as another program did"),
+        ("race", "RACE", "kernel _copy_times stores to element 0 of out, as another program did"),
         ("uninitialised", "UNINITIALISED", "_add loads element 0 of out, which nobody wrote"),
         ("in_order", "NONDETERMINISTIC", "the programs of each grid run in reverse order"),
     ],
@@ -55,6 +57,25 @@ def test_what_no_kernel_may_do_is_seen_shown_again_and_scripted(
     fixed = script.read_text().replace(f").{name}", ").zeroed")
     script.write_text(fixed)
     assert interpreting.run("status", str(script)) == 0
+
+
+NOTED = "kernel _copy stores to out what another program stored there, the same bits (kernels.py"
+
+
+def test_the_same_bits_stored_twice_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By two programs of a grid, which harms nobody: the verdict is that of the rest."""
+    file = tmp_path / "a.json"
+    assert check("twice", "--triton", "--json", str(file)) == cli.OK, capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("OK ")
+    assert re.search(rf"note {re.escape(NOTED)}, line \d+\), in 3 cases", out)
+    assert any(note.startswith(NOTED) for note in json.loads(file.read_text())["notes"])
+    assert check("twice_and_beyond", "--triton") == cli.NOT_OK
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("OUT_OF_BOUNDS ")
+    assert NOTED in out
 
 
 PLAIN = "S=3,pos=2,D=16"
@@ -118,6 +139,7 @@ def test_what_lies_close_to_it_is_seen(
         ("half_written", "in_a_row", PLAIN, "UNINITIALISED"),
         ("cleared", "counts", PLAIN, "RACE"),
         ("unlocked", "locked", PLAIN, "RACE"),
+        ("race", "twice", PLAIN, "RACE"),
     ],
 )
 def test_a_script_tells_them_apart_as_well(

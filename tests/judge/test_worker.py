@@ -1,6 +1,7 @@
 """Isolation: whatever a function does to its process, it is named and the next case is judged."""
 
 import json
+import os
 import re
 import signal
 import threading
@@ -151,6 +152,24 @@ def test_a_crash_shows_the_last_lines_of_stderr(worker: Worker) -> None:
     assert outcome.stderr == ("said 16", "said 17", "said 18", "said 19", "x" * 200)
     assert Outcome.from_values(json.loads(json.dumps(outcome.to_values()))) == outcome
     assert worker.run(of_length(101)).stderr == ()
+
+
+def test_stderr_is_read_to_its_end_on_a_busy_machine(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late the thread gets its turn, the frames of a crash are there."""
+    read = os.read
+
+    def late(fd: int, size: int) -> bytes:
+        block = read(fd, size)
+        time.sleep(0.5)
+        return block
+
+    monkeypatch.setattr(os, "read", late)
+    for _ in range(2):
+        outcome = worker.run(of_length(114))
+        assert outcome.findings[0].evidence.startswith("died of SIGABRT (targets.py, line ")
+    assert worker.run(of_length(102)).stderr == ()
 
 
 def test_a_target_that_leaves_while_it_is_imported_is_no_target(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """The only caller of torch.compile counts its graphs and never falls back to eager."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
@@ -13,6 +17,7 @@ from harness.paths import compile as compile_module
 from harness.paths.compile import Compiled, why_not
 from harness.verdict import Problem, Verdict, judge
 from harness.verdict.known_failures import split_decode
+from tests.support import CALLABLES, ROOT
 
 
 def _double(x: torch.Tensor) -> torch.Tensor:
@@ -63,6 +68,35 @@ def test_a_missing_compiler_is_unsupported_with_the_remedy(monkeypatch: pytest.M
         why_not.cache_clear()
     assert judgement.verdict is Verdict.UNSUPPORTED
     assert "install g++" in judgement.findings[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("compiler", "count"), [("/nonexistent", 4), ("/etc/passwd", 1), ("true", 1)]
+)
+def test_without_a_compiler_commands_say_unsupported_and_why(compiler: str, count: int) -> None:
+    """One that is not there, may not be run, or compiles nothing; of all paths, of a function that
+    is to be compiled and of one that compiles by itself."""
+    small = "S=2,pos=1,D=16"
+    here = ["--case", small, "--no-isolation"]
+    commands = [
+        ["check", f"{CALLABLES}:compiles", *here],
+        ["check", f"{CALLABLES}:instance", *here, "--compile", "--dtypes", "fp32"],
+        ["repro", f"{small},mode=compiled"],
+        ["audit", "gpt-fast", "--compile"],
+    ][:count]
+    code = "import sys; from harness.cli import main; print([main(a) for a in eval(sys.argv[1])])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, repr(commands)],
+        check=False,
+        env=os.environ | {"CXX": compiler},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.splitlines()[-1] == str([2] * count), ran.stderr
+    assert (ran.stdout + ran.stderr).count("set CXX to a working compiler") >= count
+    assert "Traceback" not in ran.stderr
+    assert "WRONG" not in ran.stdout and "ERROR" not in ran.stdout
 
 
 @pytest.mark.compiles

@@ -1,6 +1,7 @@
 """What tests of several folders need, and nothing that is a test.
 
 ``altered``         paths with planted behaviour
+``callables``       what may be called and is no plain function
 ``cache_classes``   cache classes for check: sound and with planted behaviour
 ``command``         ``python -m harness`` in this process
 ``day``             what a day runs of a claim that takes long, and what it leaves to the night
@@ -28,6 +29,7 @@ from hypothesis import settings
 ROOT = Path(__file__).parents[2]
 TARGETS = Path(__file__).with_name("targets.py")
 MUTANT_TARGETS = Path(__file__).with_name("mutant_targets.py")
+CALLABLES = Path(__file__).with_name("callables.py")
 
 # What is too long for every run, the nightly profile does in full.
 NIGHTLY = settings().max_examples >= 2000

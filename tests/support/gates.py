@@ -10,6 +10,7 @@ from harness.gate import steps as gate
 from harness.gate.steps import Gate
 from harness.ledger.entries import Ledger
 from harness.paths import PATHS
+from harness.paths.compile import Recent
 from tests.support import ROOT
 
 
@@ -29,7 +30,7 @@ def quick(
     monkeypatch.setattr(gate, "COMPILED", compiled)
     monkeypatch.setattr(gate, "PLANTED", ("no-query-offset",))
     # What a test compiles, with a fault or without, is its own.
-    monkeypatch.setattr("harness.paths.path._COMPILED", {})
+    monkeypatch.setattr("harness.paths.path._COMPILED", Recent())
     run = Gate("cpu", seconds, 0, ledger, lambda text: None, isolated=False, changed=changed)
     with monkeypatch.context() as patch:
         patch.setattr(gate, "PLAN", {name: gate.PLAN[name] for name in steps})

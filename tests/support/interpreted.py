@@ -29,7 +29,7 @@ from harness.interpreter.overhead import without_overhead
 from harness.issue233.answer import answer_report
 from harness.paths import PATHS
 from harness.paths import Path as DecodePath
-from harness.paths.compile import Compiled
+from harness.paths.compile import Compiled, Recent
 from harness.paths.interpreted import interpreting
 from harness.paths.path import CONTRACT_CASE
 from harness.script.function_script import target_script
@@ -79,7 +79,7 @@ def gate_failures(name: str, before: str, after: str) -> list[str]:
         mock.patch.multiple(
             steps, PLAN=plan, PATHS=paths, COMPILED="S=200,pos=60,H=4,Hkv=2,D=16,mode=compiled"
         ),
-        mock.patch("harness.paths.path._COMPILED", {}),
+        mock.patch("harness.paths.path._COMPILED", Recent()),
         changed,
     ):
         run.sound = list(paths.values())

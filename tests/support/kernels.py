@@ -69,6 +69,12 @@ def _copy(x, out, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _copy_times(x, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < n) * (1 + tl.program_id(0)), mask=i < n)
+
+
+@triton.jit
 def _add(x, out, n, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     before = tl.load(out + i, mask=i < n)
@@ -193,11 +199,24 @@ def out_of_bounds(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
 
 
 def race(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
-    """Both programs store all elements; they are the same, so that the numbers are right."""
+    """Both programs store all elements, the second one twice as much; returns something else."""
+    out = sound(q, k, v, p)
+    again = torch.empty_like(out)
+    _copy_times[(2,)](out, again, out.numel(), triton.next_power_of_2(out.numel()))
+    return out
+
+
+def twice(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Both programs store all elements; they are the same."""
     out = sound(q, k, v, p)
     again = torch.empty_like(out)
     _copy[(2,)](out, again, out.numel(), triton.next_power_of_2(out.numel()))
     return again
+
+
+def twice_and_beyond(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """The same, and then reads one element past the end."""
+    return out_of_bounds(q, k, v, p) if twice(q, k, v, p).numel() else q
 
 
 def uninitialised(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:

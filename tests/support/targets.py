@@ -88,6 +88,29 @@ def off_by_one(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     return sound(q, k, v, (p - 1).clamp(min=0))
 
 
+def with_epsilon(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Right, and divides by the sum of the weights and a little, as some kernels do."""
+    scores = (q.float() @ k.float().mT) * q.size(3) ** -0.5
+    future = torch.arange(k.size(2)) > p[:, None, None, None]
+    scores = scores.masked_fill(future, -torch.inf)
+    weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+    return (weights @ v.float() / (weights.sum(-1, keepdim=True) + 1e-5)).to(q.dtype)
+
+
+def window_one_wide(
+    q: Tensor, k: Tensor, v: Tensor, p: Tensor, window: int | None = None
+) -> Tensor:
+    """SDPA with a window that is one slot too wide."""
+    position, slots = p[:, None, None, None], torch.arange(k.size(2))
+    visible = slots <= position
+    if window is not None:
+        visible &= slots >= position - window
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+
+
+window_one_wide.supports = {"ragged", "window"}  # type: ignore[attr-defined]
+
+
 def strong_from_20(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Half as much again from position 20 on."""
     position = p.view(-1, 1, 1, 1) + torch.arange(q.size(2)).view(1, 1, -1, 1)

@@ -1,0 +1,38 @@
+"""Shrinking: small cases, by few runs of large ones."""
+
+from harness.case import DecodeCase
+from harness.function.shrink import SIZES, shrink
+from harness.function.speed import work
+
+
+def test_an_empty_batch_can_be_made_small() -> None:
+    """It has no positions to lower; its sizes are."""
+    case = DecodeCase(cache_len=256, input_pos=(), heads=4, head_dim=64)
+    small = shrink(case, lambda smaller: smaller.batch == 0, SIZES)
+    assert (small.cache_len, small.heads, small.head_dim) == (1, 1, 1)
+
+
+def test_shrinking_reaches_what_a_predicate_needs() -> None:
+    """Batch, heads, cache, positions, options and values, all at once."""
+    case = DecodeCase.from_text(
+        "S=900,pos=700/31/-1/8,H=24,Hkv=3,D=256,Dv=64,Q=17,dtype=bf16,mask=window:300,"
+        "score=softcap:20+alibi,scale=0.5,layout=longer,tail=nan,logits=huge,probe=needle:690,seed=9"
+    )
+    small = shrink(case, lambda c: c.q_len >= 2 and max(c.input_pos) >= 5 and c.heads > c.kv_heads)
+    assert str(small) == "S=7,pos=5,H=2,Hkv=1,D=1,Q=2"
+    assert shrink(case, lambda c: None) == case
+
+
+def test_a_large_case_is_made_small_first() -> None:
+    """A failure that needs the 4096th slot keeps that, and one head of the fewest dims; most of the
+    runs on the way are of cases that are small already."""
+    case = DecodeCase.from_text("S=40000,pos=39000/200/7,H=32,Hkv=8,D=128,dtype=bf16,seed=5")
+    tried: list[int] = []
+
+    def still(smaller: DecodeCase) -> bool:
+        tried.append(work(smaller))
+        return max(smaller.input_pos) >= 4095 and smaller.head_dim >= 16
+
+    assert str(shrink(case, still, SIZES)) == "S=4096,pos=4095,D=16,dtype=bf16,seed=5"
+    assert sum(tried) < 3 * work(case)
+    assert str(shrink(case, still)) == "S=4096,pos=4095,D=16"
