@@ -54,8 +54,8 @@ def _found(name: str, findings: Sequence[Finding]) -> list[str]:
 class Record:
     """What ``assert_decodes`` saw in the running test: the largest utilisation of the budget, the
     latest case that failed and, where numbers came back, a function that gives the diagnosis of it
-    in lines, since only the last and smallest failure is worth the seconds. The pytest plugin empties the record before each
-    test."""
+    in lines, since only the last and smallest failure is worth the seconds. The pytest plugin
+    empties the record before each test."""
 
     utilisation: float | None = None
     failed: DecodeCase | None = None

@@ -59,7 +59,7 @@ def internal(error: BaseException) -> bool:
     ]
     if not own or not _ours(own[-1]) or isinstance(error, ValueError):
         return False
-    return "__tracebackhide__" not in own[-1].f_locals
+    return not (isinstance(error, AssertionError) and "__tracebackhide__" in own[-1].f_locals)
 
 
 def _ours(frame: types.FrameType) -> bool:

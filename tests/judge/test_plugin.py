@@ -1,6 +1,5 @@
 """The pytest plugin, in a project that is not this one."""
 
-import importlib.metadata
 import json
 import subprocess
 import sys
@@ -9,14 +8,10 @@ import pytest
 import torch
 
 from tests.support import ROOT
+from tests.support.plugged import INSTALLED, PLUGIN, pytest_in
 from tests.support.processes import Preloaded
 
 pytest_plugins = ["pytester"]
-INSTALLED = any(
-    point.value == "harness.pytest_plugin"
-    for point in importlib.metadata.entry_points(group="pytest11")
-)
-PLUGIN = (*(() if INSTALLED else ("-p", "harness.pytest_plugin")), "-p", "no:cacheprovider")
 TESTS = """
 import torch
 from hypothesis import given, settings
@@ -62,7 +57,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def run(project: pytest.Pytester, preloaded: Preloaded, *arguments: str) -> pytest.RunResult:
-    done = preloaded.run("-m", "pytest", *PLUGIN, *arguments, folder=project.path, path=[ROOT])
+    done = pytest_in(project.path, preloaded, *arguments)
     return pytest.RunResult(
         done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), 0.0
     )
