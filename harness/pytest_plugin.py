@@ -15,12 +15,15 @@ import traceback
 import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.support.files import UnwritableFile, check_folder
 from harness.support.frames import internal
+
+if TYPE_CHECKING:
+    from harness.case.kept import KeptCase
 
 _EXPLANATION = re.compile(r"^Explanation:\n(?:[ ]+.*\n?)+", re.MULTILINE)
 FOLDER = Path("fixtures") / "decode-cases"
@@ -51,6 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
     given = config.getoption("decode_cases")
     if given is not None and (reason := _no_folder(given, _folder(config))):
         raise pytest.UsageError(f"--decode-cases: {reason}")
+    # Here, since a worker of xdist that finds a bad file can only die of it.
+    if not hasattr(config, "workerinput"):
+        for file in _kept_cases(config):
+            _load(file)
 
 
 def _no_folder(given: str, folder: Path) -> str | None:
@@ -179,17 +186,24 @@ def _prepare(config: pytest.Config, item: pytest.Item, test: Any) -> None:
         return
     from hypothesis import example  # noqa: PLC0415  # The test has imported it.
 
+    for file in _kept_cases(config, _slug(item)):
+        example(**{argument: _load(file).case})(test)
+
+
+def _kept_cases(config: pytest.Config, test: str = "*") -> list[Path]:
+    """The files of a test's cases. The pattern has the hash of the case that ends each name, so
+    that a test whose name begins another test's name does not get that test's cases."""
+    return sorted(_folder(config).glob(f"{test}-{'[0-9a-f]' * 8}.json"))
+
+
+def _load(file: Path) -> KeptCase:
     from harness.case import CaseError  # noqa: PLC0415
     from harness.case.kept import load  # noqa: PLC0415
 
-    # The pattern has the hash of the case that ends each name, so that a test whose name begins
-    # another test's name does not get that test's cases.
-    for file in sorted(_folder(config).glob(f"{_slug(item)}-{'[0-9a-f]' * 8}.json")):
-        try:
-            kept = load(file)
-        except CaseError as error:
-            raise pytest.UsageError(str(error)) from None
-        example(**{argument: kept.case})(test)
+    try:
+        return load(file)
+    except CaseError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _kept(item: pytest.Item, case: Any) -> str:

@@ -114,16 +114,18 @@ def test_workers_keep_the_same_case_once(project: pytest.Pytester, preloaded: Pr
     assert not (project.path / KEPT).exists()
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
 def test_a_bad_kept_case_is_a_usage_error_that_names_it(
-    project: pytest.Pytester, preloaded: Preloaded
+    workers: tuple[str, ...], project: pytest.Pytester, preloaded: Preloaded
 ) -> None:
-    """Never a test that silently runs without it."""
+    """Never a test that silently runs without it, nor a worker of xdist that dies."""
     (project.path / KEPT).mkdir(parents=True)
     name = "test-project-test-mine-0123abcd.json"
     (project.path / KEPT / name).write_text("{")
-    result = run(project, preloaded, "-k", "test_mine")
+    result = run(project, preloaded, *workers, "-k", "test_mine")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: *{name}: not JSON: Expecting*"])
+    assert "INTERNALERROR" not in result.stdout.str()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")
