@@ -193,7 +193,7 @@ def utilisation(plan: Plan, recorded: Results, device: str, progress: Progress) 
 
 
 def times(plan: Plan, device: str, progress: Progress) -> Times:
-    """Median step time of the fixed path and of SDPA, sliced and over the full cache."""
+    """Step times of the fixed path and of SDPA, sliced and over the full cache."""
     reason = why_not(torch.device(device).type)
     mode = "eager" if reason else "compiled"
     paths = {FIXED: mode, SDPA: "eager", SDPA_FULL: "eager"}
@@ -212,17 +212,19 @@ def times(plan: Plan, device: str, progress: Progress) -> Times:
                 median = median_seconds(call, device, plan.repeats)
             seconds.setdefault((name, position), []).append(median)
     how = {FIXED: mode, SDPA: "library kernel", SDPA_FULL: "library kernel"}
+
+    def milliseconds(name: str, of: Callable[[list[float]], float]) -> tuple[float, ...]:
+        return tuple(of(seconds[name, p]) * 1e3 for p in plan.time_positions)
+
     curves = tuple(
         TimeCurve(
-            name,
-            how[name],
-            tuple(statistics.median(seconds[name, p]) * 1e3 for p in plan.time_positions),
+            name, how[name], *(milliseconds(name, of) for of in (statistics.median, min, max))
         )
         for name in paths
     )
     note = f"Not compiled here: {reason}." if reason else ""
-    calls = plan.rounds * plan.repeats
-    return Times(str(plan.case), device, plan.time_positions, curves, note, calls)
+    positions, rounds = plan.time_positions, plan.rounds
+    return Times(str(plan.case), device, positions, curves, note, rounds, plan.repeats)
 
 
 def graphs(plan: Plan, device: str, progress: Progress) -> Graphs:
