@@ -53,8 +53,8 @@ def number(value: float | None) -> str:
 
 
 def spread(curve: TimeCurve, index: int) -> str:
-    """The time at one of the positions, as text: the median and, in brackets, the range."""
-    middle, *ends = (of[index] for of in (curve.milliseconds, curve.fastest, curve.slowest))
+    """The time at one of the positions, as text: the median and, in brackets, the quartiles."""
+    middle, *ends = (of[index] for of in (curve.milliseconds, curve.lower, curve.upper))
     return f"{number(middle)} ({' to '.join(map(number, ends))})"
 
 
@@ -234,11 +234,11 @@ def _(figure: Times) -> Caption:
         f"{seen} {figure.note}".strip(),
         f"{figure.case} on {figure.device}, {threads}{figure.rounds} rounds over all points, in"
         f" each of them the median of {figure.calls} calls. A point is the median of the rounds;"
-        " its bar goes from the fastest round to the slowest. The fixed path makes its block table"
+        " its bar goes over the middle half of them. The fixed path makes its block table"
         " inside the step; the making of the slice and of SDPA's mask is not in their times.",
         f"Lines of milliseconds per step over position {first} to {last}, each point with a bar"
-        f" from the fastest round to the slowest. {seen}",
-        ("position", *(f"{c.path}, ms ({c.how}), fastest to slowest" for c in figure.curves)),
+        f" over the middle half of the rounds. {seen}",
+        ("position", *(f"{c.path}, ms ({c.how}), middle half" for c in figure.curves)),
         tuple(
             (str(position), *(spread(c, i) for c in figure.curves))
             for i, position in enumerate(figure.positions)

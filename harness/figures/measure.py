@@ -213,18 +213,21 @@ def times(plan: Plan, device: str, progress: Progress) -> Times:
             seconds.setdefault((name, position), []).append(median)
     how = {FIXED: mode, SDPA: "library kernel", SDPA_FULL: "library kernel"}
 
-    def milliseconds(name: str, of: Callable[[list[float]], float]) -> tuple[float, ...]:
-        return tuple(of(seconds[name, p]) * 1e3 for p in plan.time_positions)
+    def curve(name: str) -> TimeCurve:
+        found = (_quartiles(seconds[name, p]) for p in plan.time_positions)
+        lower, middle, upper = zip(*found, strict=True)
+        return TimeCurve(name, how[name], middle, lower, upper)
 
-    curves = tuple(
-        TimeCurve(
-            name, how[name], *(milliseconds(name, of) for of in (statistics.median, min, max))
-        )
-        for name in paths
-    )
+    curves = tuple(map(curve, paths))
     note = f"Not compiled here: {reason}." if reason else ""
     positions, rounds = plan.time_positions, plan.rounds
     return Times(str(plan.case), device, positions, curves, note, rounds, plan.repeats)
+
+
+def _quartiles(seconds: list[float]) -> tuple[float, ...]:
+    """The quartiles in milliseconds, of one value three times that value."""
+    several = seconds if len(seconds) > 1 else seconds * 2
+    return tuple(q * 1e3 for q in statistics.quantiles(several, n=4, method="inclusive"))
 
 
 def graphs(plan: Plan, device: str, progress: Progress) -> Graphs:

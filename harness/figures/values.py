@@ -103,13 +103,13 @@ class Matrix:
 @dataclass(frozen=True)
 class TimeCurve:
     """The time of a path's step at each position, in milliseconds, and ``how`` it runs: the median
-    over the rounds, and of the ``fastest`` and the ``slowest`` round."""
+    of the rounds, and their ``lower`` and ``upper`` quartile."""
 
     path: str
     how: str
     milliseconds: tuple[float, ...]
-    fastest: tuple[float, ...]
-    slowest: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
 
 
 @dataclass(frozen=True)

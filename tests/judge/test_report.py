@@ -154,7 +154,7 @@ def test_step_times_are_of_every_path_and_position(figures: tuple[Figure, ...]) 
         ("sdpa-full", "library kernel"),
     ]
     for curve in times.curves:
-        columns = (curve.fastest, curve.milliseconds, curve.slowest)
+        columns = (curve.lower, curve.milliseconds, curve.upper)
         rows = list(zip(*columns, strict=True))
         assert len(rows) == 2 and all(0 < row[0] <= row[1] <= row[2] for row in rows)
         # Three rounds of which no two take the same time.
@@ -167,11 +167,7 @@ def test_step_times_are_of_every_path_and_position(figures: tuple[Figure, ...]) 
 def test_the_spread_of_step_times_is_drawn(figures: tuple[Figure, ...]) -> None:
     """Two sets of rounds with the same medians give two pictures."""
     times = of(figures, Times)
-    calm = [
-        dataclasses.replace(c, fastest=c.milliseconds, slowest=c.milliseconds) for c in times.curves
-    ]
-    # The axis ends at the slowest round.
-    calm[0] = dataclasses.replace(calm[0], slowest=(max(max(c.slowest) for c in times.curves),) * 2)
+    calm = [dataclasses.replace(c, lower=c.milliseconds) for c in times.curves]
     assert draw(dataclasses.replace(times, curves=tuple(calm))) != draw(times)
 
 
