@@ -1,7 +1,6 @@
 """The report: figures made from real computations on tiny sizes, one page, files written whole."""
 
 import builtins
-import dataclasses
 import io
 import json
 import re
@@ -164,24 +163,6 @@ def test_step_times_are_of_every_path_and_position(figures: tuple[Figure, ...]) 
     assert "Not compiled here: no compiler in this test." in caption(times).seen
 
 
-def test_the_spread_of_step_times_is_drawn(figures: tuple[Figure, ...]) -> None:
-    """Two sets of rounds with the same medians give two pictures."""
-    times = of(figures, Times)
-    calm = [dataclasses.replace(c, lower=c.milliseconds) for c in times.curves]
-    assert draw(dataclasses.replace(times, curves=tuple(calm))) != draw(times)
-
-
-def test_no_output_is_no_error_beyond_the_budget(figures: tuple[Figure, ...]) -> None:
-    """A path that raised at a position was not shown wrong there."""
-    errors = of(figures, Errors)
-    silent = dataclasses.replace(
-        errors.curves[0], largest=(None, *errors.curves[0].largest[1:]), within=(False, True, True)
-    )
-    words = caption(dataclasses.replace(errors, curves=(silent,)))
-    assert words.seen == f"{silent.path} gives no output at 1 of 3 positions."
-    assert words.rows[0][2] == "-"
-
-
 def test_ints_and_static_slices_recompile_and_tensors_do_not(
     figures: tuple[Figure, ...],
 ) -> None:
@@ -233,17 +214,6 @@ def test_the_page_loads_nothing(html: str) -> None:
             assert (attributes.get(name) or "data:").startswith("data:")
         assert (attributes.get("href") or "#").startswith("#")
     assert not re.search(r"https?://|url\(|@import", html)
-
-
-def test_a_dark_theme_has_colours_of_its_own(html: str) -> None:
-    """Each colour of the page is set again for it, and pictures are on a white card."""
-    style = html.partition("<style>")[2].partition("</style>")[0]
-    light, _, dark = style.partition("@media screen and (prefers-color-scheme: dark) {")
-    names = re.findall(r"(--\w+):", light)
-    assert names and re.findall(r"(--\w+):", dark.partition("}")[0]) == names
-    # No colour stands outside of the two lists, but the card's.
-    assert re.findall(r"#[0-9a-f]{3,6}\b", dark.partition("}")[2]) == ["#fff"]
-    assert re.search(r"img \{[^}]*background: #fff", style)
 
 
 def test_every_picture_has_words_for_it(figures: tuple[Figure, ...], html: str) -> None:
