@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from harness.case import DecodeCase
-from harness.function.run import Order, Trial
+from harness.function.run import LocalRunner, TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 
-TARGET = f"{Path(__file__).parents[1] / 'tests' / 'targets.py'}:base"
+TARGET = f"{Path(__file__).parents[1] / 'tests' / 'support' / 'targets.py'}:base"
 SMALLEST = DecodeCase(cache_len=1, input_pos=(0,), head_dim=16)
 PAIRS = 400
 
@@ -34,10 +34,11 @@ def seconds(runner: Any) -> float:
 def test_isolation(benchmark: Any) -> None:
     """Judge the smallest case in a worker; the ratio of medians to in-process, runs alternating."""
     benchmark.group = "one example of the smallest geometry"
-    order = Order(TARGET)
-    here = Trial(order)
-    with Worker(order, timeout=60.0) as worker:
-        pairs = [(seconds(worker), seconds(here)) for _ in range(PAIRS)][PAIRS // 10 :]
+    spec = TargetSpec(TARGET)
+    here = LocalRunner(spec)
+    count = 1 if benchmark.disabled else PAIRS
+    with Worker(spec, timeout=60.0) as worker:
+        pairs = [(seconds(worker), seconds(here)) for _ in range(count)][count // 10 :]
         isolated, inside = (statistics.median(column) for column in zip(*pairs, strict=True))
         benchmark.extra_info["worker over in-process"] = round(isolated / inside, 3)
         benchmark.pedantic(worker.run, args=(SMALLEST,), rounds=40, warmup_rounds=3)

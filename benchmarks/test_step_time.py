@@ -4,6 +4,7 @@ Run alone: ``tox run -e bench``. Nothing is asserted on absolute times.
 """
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def row_of_square() -> Callable[..., Any]:
     return step
 
 
-def step_of(path: str, position: int) -> Callable[[], Any]:
+def step_of(path: str, position: int, backend: str) -> Callable[[], Any]:
     """A call without arguments that does one step."""
     g = torch.Generator().manual_seed(0)
     query, key, value = (
@@ -77,7 +78,8 @@ def step_of(path: str, position: int) -> Callable[[], Any]:
         return lambda: sliced_sdpa(query, key, value, position + 1)
     if path == "masked-sdpa":
         return lambda: masked_sdpa(query, key, value, input_pos)
-    run = Compiled(fixed if path == "fixed" else row_of_square(), dynamic=False)
+    function = fixed if path == "fixed" else row_of_square()
+    run = Compiled(function, dynamic=False, backend=backend)
     return lambda: run(query, key, value, input_pos)
 
 
@@ -86,7 +88,8 @@ def step_of(path: str, position: int) -> Callable[[], Any]:
 def test_step_time(benchmark: Any, path: str, position: int) -> None:
     """One token at a position of a 2048 cache, block mask included; compare within the group."""
     benchmark.group = f"step at position {position} of {CACHE_LEN}"
-    step = step_of(path, position)
+    # Where nothing is measured dynamo traces all the same, and no kernel is compiled.
+    step = step_of(path, position, "eager" if benchmark.disabled else "inductor")
     benchmark.extra_info["shape"] = f"bf16 H={HEADS} D={HEAD_DIM} S={CACHE_LEN}, 1 thread"
     benchmark.pedantic(step, rounds=40, iterations=3, warmup_rounds=3)
 
@@ -104,17 +107,22 @@ def set_up(name: str, cache_len: int) -> Any:
     return create_block_mask(last_row, 1, 1, 1, cache_len, device="cpu")
 
 
-# ru_maxrss never falls, so each measurement needs a process; the small mask first is a warm-up.
+# ru_maxrss never falls, so each measurement needs a process, a fork of one that has imported torch;
+# the small mask first is a warm-up.
 MEMORY = """
-import resource, sys
+import json, os, resource, sys
 import torch
 from test_step_time import set_up
-name, cache_len = sys.argv[1:]
 torch.set_num_threads(1)
-set_up(name, 256)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-set_up(name, int(cache_len))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+set_up("square", 256)
+for name, cache_len in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        set_up(name, 256)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        set_up(name, cache_len)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
 """
 
 
@@ -125,18 +133,34 @@ SET_UPS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "cache_len"), SET_UPS)
-def test_set_up(benchmark: Any, name: str, cache_len: int) -> None:
-    """Eager time of one block mask, and by how many KiB it raised the peak resident memory."""
-    benchmark.group = f"block mask for {cache_len} slots"
+def slots_of(cache_len: int, benchmark_disabled: bool) -> int:
+    """The slots of a cache, fewer where nothing is measured."""
+    return cache_len // 16 if benchmark_disabled else cache_len
+
+
+@pytest.fixture(scope="module")
+def memory(request: pytest.FixtureRequest) -> dict[tuple[str, int], int]:
+    """By how many KiB each block mask raised the peak resident memory."""
+    disabled = request.config.getoption("benchmark_disable")
+    wanted = [(name, slots_of(cache_len, disabled)) for name, cache_len in SET_UPS]
     folders = os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks")))
     child = subprocess.run(
-        [sys.executable, "-c", MEMORY, name, str(cache_len)],
+        [sys.executable, "-c", MEMORY, json.dumps(wanted)],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"PYTHONPATH": folders},
     )
-    benchmark.extra_info["peak_memory_kib"] = int(child.stdout)
+    return dict(zip(SET_UPS, map(int, child.stdout.split()), strict=True))
+
+
+@pytest.mark.parametrize(("name", "cache_len"), SET_UPS)
+def test_set_up(
+    benchmark: Any, name: str, cache_len: int, memory: dict[tuple[str, int], int]
+) -> None:
+    """Eager time of one block mask, and by how many KiB it raised the peak resident memory."""
+    benchmark.group = f"block mask for {cache_len} slots"
+    benchmark.extra_info["peak_memory_kib"] = memory[name, cache_len]
+    slots = slots_of(cache_len, benchmark.disabled)
     rounds, warm_up = (2, 0) if name == "square" else (30, 3)
-    benchmark.pedantic(set_up, args=(name, cache_len), rounds=rounds, warmup_rounds=warm_up)
+    benchmark.pedantic(set_up, args=(name, slots), rounds=rounds, warmup_rounds=warm_up)

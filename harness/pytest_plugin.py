@@ -7,16 +7,23 @@ has imported that.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import re
 import sys
+import traceback
+import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from harness.support.files import UnwritableFile, check_folder
+from harness.support.frames import internal
+
+if TYPE_CHECKING:
+    from harness.case.kept import KeptCase
 
 _EXPLANATION = re.compile(r"^Explanation:\n(?:[ ]+.*\n?)+", re.MULTILINE)
 FOLDER = Path("fixtures") / "decode-cases"
@@ -44,6 +51,21 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if config.getoption("decode_require_gpu") and not _cuda():
         raise pytest.UsageError("--decode-require-gpu: torch sees no CUDA device")
+    given = config.getoption("decode_cases")
+    if given is not None and (reason := _no_folder(given, _folder(config))):
+        raise pytest.UsageError(f"--decode-cases: {reason}")
+    # Here, since a worker of xdist that finds a bad file can only die of it.
+    if not hasattr(config, "workerinput"):
+        for file in _kept_cases(config):
+            _load(file)
+
+
+def _no_folder(given: str, folder: Path) -> str | None:
+    """Why no folder can have this name; None where one is there or could be made."""
+    if not given.strip():
+        return "is empty; allowed is a folder"
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    return None if nearest.is_dir() else f"{given!r}: {nearest} is not a folder"
 
 
 def _cuda() -> bool:
@@ -86,25 +108,40 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         testing.RECORD.clear()
 
 
-@pytest.hookimpl(wrapper=True)
+# Not wrapper=True, which a pytest before 7.4 does not know.
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+) -> Generator[None, Any, None]:
     """Add the largest utilisation to the test's report, and so to JUnit; keep a case that fails."""
+    if call.excinfo is not None:
+        _hide(call.excinfo.value)
     testing = sys.modules.get("harness.function.testing")
     if testing is None or call.when != "call":
-        return (yield)
+        yield
+        return
     record = testing.RECORD
     if record.utilisation is not None:
         item.user_properties.append(("decode_max_utilisation", f"{record.utilisation:.3g}"))
     # Hypothesis ends with the smallest failing example, so the latest one is explained and kept.
-    if call.excinfo is not None and record.explain is not None:
-        _explain(call.excinfo.value, record.explain())
-    report = yield
+    if call.excinfo is not None and record.failed is not None:
+        _explain(call.excinfo.value, record.explain() if record.explain is not None else [])
+    report = (yield).get_result()
     if report.failed and record.failed is not None and _drawn_argument(item) is not None:
-        file = _keep(item, record.failed)
-        report.sections.append(("decode", f"kept as {file}, to be run first from now on"))
-    return report
+        report.sections.append(("decode", _kept(item, record.failed)))
+
+
+def _hide(error: BaseException) -> None:
+    """Hide the frames of the harness in the traceback, unless its own fault is to be found there;
+    ``--full-trace`` shows them all."""
+    if not internal(error):
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if str(frame.f_globals.get("__name__")).startswith("harness."):
+                frame.f_globals.setdefault("__tracebackhide__", _hidden)
+
+
+def _hidden(info: pytest.ExceptionInfo[BaseException] | None) -> bool:
+    return info is not None and not internal(info.value)
 
 
 def _explain(error: BaseException, lines: list[str]) -> None:
@@ -113,7 +150,8 @@ def _explain(error: BaseException, lines: list[str]) -> None:
     # Each line is a note of its own.
     if notes := getattr(error, "__notes__", []):
         error.__notes__ = [_EXPLANATION.sub("", "\n".join(notes))]
-    error.add_note("\n".join(["diagnosis:", *(f"  {line}" for line in lines)]))
+    if lines:
+        error.add_note("\n".join(["diagnosis:", *(f"  {line}" for line in lines)]))
 
 
 def _folder(config: pytest.Config) -> Path:
@@ -142,26 +180,43 @@ def _drawn_argument(item: pytest.Item) -> str | None:
 
 
 def _prepare(config: pytest.Config, item: pytest.Item, test: Any) -> None:
-    """Give a test its kept cases, and no deadline, since Hypothesis would count the time of judging
-    against it."""
+    """Give a test its kept cases."""
     argument = _drawn_argument(item)
     if argument is None:
         return
-    from hypothesis import errors, example, settings  # noqa: PLC0415  # The test has imported it.
+    from hypothesis import example  # noqa: PLC0415  # The test has imported it.
 
+    for file in _kept_cases(config, _slug(item)):
+        example(**{argument: _load(file).case})(test)
+
+
+def _kept_cases(config: pytest.Config, test: str = "*") -> list[Path]:
+    """The files of a test's cases. The pattern has the hash of the case that ends each name, so
+    that a test whose name begins another test's name does not get that test's cases."""
+    return sorted(_folder(config).glob(f"{test}-{'[0-9a-f]' * 8}.json"))
+
+
+def _load(file: Path) -> KeptCase:
     from harness.case import CaseError  # noqa: PLC0415
     from harness.case.kept import load  # noqa: PLC0415
 
-    with contextlib.suppress(errors.InvalidArgument):  # The test has settings of its own.
-        settings(deadline=None)(test)
-    # The pattern has the hash of the case that ends each name, so that a test whose name begins
-    # another test's name does not get that test's cases.
-    for file in sorted(_folder(config).glob(f"{_slug(item)}-{'[0-9a-f]' * 8}.json")):
-        try:
-            kept = load(file)
-        except CaseError as error:
-            raise pytest.UsageError(str(error)) from None
-        example(**{argument: kept.case})(test)
+    try:
+        return load(file)
+    except CaseError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _kept(item: pytest.Item, case: Any) -> str:
+    """Keep the case, and say where, or why not: the test's failure is shown in any case."""
+    try:
+        return f"kept as {_keep(item, case)}, to be run first from now on"
+    except UnwritableFile as error:
+        reason = f"the failing case was not kept: {error}"
+        # A project may make errors of warnings, and this one must not hide the test's failure.
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            item.warn(pytest.PytestWarning(reason))
+        return reason
 
 
 def _keep(item: pytest.Item, case: Any) -> Path:
@@ -170,6 +225,10 @@ def _keep(item: pytest.Item, case: Any) -> Path:
     from harness.case.kept import KeptCase, keep  # noqa: PLC0415
 
     folder = _folder(item.config)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableFile(f"{folder}: {error.strerror}") from None
     digest = hashlib.sha256(case.to_json().encode()).hexdigest()[:8]
     return keep(KeptCase(f"{_slug(item)}-{digest}", case, f"failed in {item.nodeid}"), folder)

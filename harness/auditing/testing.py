@@ -10,6 +10,7 @@ from harness.auditing.run import audit
 from harness.auditing.scenario import SCENARIOS, Scenario
 from harness.auditing.text import render
 from harness.oracle.budget import Precision
+from harness.support.deadline import without_default_deadline
 
 
 def assert_cached_decoding(
@@ -17,7 +18,7 @@ def assert_cached_decoding(
     uncached: Uncached,
     *,
     vocabulary: int,
-    scenarios: Iterable[Scenario] = SCENARIOS,
+    scenarios: Iterable[Scenario | str] = SCENARIOS,
     precision: Precision | None = None,
     seed: int = 0,
 ) -> None:
@@ -28,13 +29,28 @@ def assert_cached_decoding(
             ``Refused`` does not take the scenario, which is left out.
         uncached: the same weights in float64, tokens int64 ``[T]`` to logits ``[T, vocabulary]``.
         vocabulary: the number of tokens; each is drawn once, so that it must be large enough.
+        scenarios: which to run, or the names of some of ``SCENARIOS``.
 
     Raises:
         AssertionError: with what is wrong: the first layer, forward and token that is off, and
             whether position, cache content, mask or kernel is at fault; or where every scenario was
             refused, so that nothing was judged.
+        ValueError: for an unknown name of a scenario, or too small a vocabulary.
     """
+    __tracebackhide__ = True
+    without_default_deadline()
+    given = [scenarios] if isinstance(scenarios, str) else scenarios
+    wanted = [_named(scenario) for scenario in given]
     configuration = Configuration("model", vocabulary, begin, uncached, precision)
-    audits = [audit(configuration, scenario, seed) for scenario in scenarios]
+    audits = [audit(configuration, scenario, seed) for scenario in wanted]
     if not any(a.calls for a in audits) or not all(a.verdict.passes for a in audits):
         raise AssertionError(render(audits, "cached decoding against an uncached forward"))
+
+
+def _named(scenario: Scenario | str) -> Scenario:
+    known = {one.name: one for one in SCENARIOS}
+    if isinstance(scenario, Scenario):
+        return scenario
+    if scenario not in known:
+        raise ValueError(f"scenarios: {scenario!r} is not one of {' '.join(known)}")
+    return known[scenario]

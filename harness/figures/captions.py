@@ -16,6 +16,7 @@ from harness.figures.values import (
     History,
     Matrix,
     Side,
+    TimeCurve,
     Times,
     Utilisation,
 )
@@ -49,6 +50,12 @@ def caption(figure: Figure) -> Caption:
 def number(value: float | None) -> str:
     """A number with three digits, as text; a dash for None."""
     return "-" if value is None else f"{value:.3g}"
+
+
+def spread(curve: TimeCurve, index: int) -> str:
+    """The time at one of the positions, as text: the median and, in brackets, the quartiles."""
+    middle, *ends = (of[index] for of in (curve.milliseconds, curve.lower, curve.upper))
+    return f"{number(middle)} ({' to '.join(map(number, ends))})"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -118,17 +125,23 @@ def _(figure: Errors) -> Caption:
         [f"{listed(inside)} stay within the rounding budget at every position."] if inside else []
     )
     for curve in outside:
-        wrong = [p for p, ok in zip(figure.positions, curve.within, strict=True) if not ok]
-        said.append(
-            f"{curve.path} exceeds it at {len(wrong)} of {len(figure.positions)} positions"
-            f"{' (known wrong, there to be shown wrong)' if curve.known_wrong else ''}."
-        )
+        silent = sum(value is None for value in curve.largest)
+        wrong = len(curve.within) - sum(curve.within) - silent
+        of = f"of {len(figure.positions)} positions"
+        known = " (known wrong, there to be shown wrong)" if curve.known_wrong else ""
+        if wrong:
+            said.append(f"{curve.path} exceeds it at {wrong} {of}{known}.")
+        if silent:
+            said.append(f"{curve.path} gives no output at {silent} {of}.")
     header = ("position", "budget", *(c.path for c in figure.curves))
     rows = tuple(
         (
             str(position),
             number(figure.budget[i]),
-            *(number(c.largest[i]) + ("" if c.within[i] else " beyond") for c in figure.curves),
+            *(
+                number(c.largest[i]) + ("" if c.within[i] or c.largest[i] is None else " beyond")
+                for c in figure.curves
+            ),
         )
         for i, position in enumerate(figure.positions)
     )
@@ -219,13 +232,15 @@ def _(figure: Times) -> Caption:
     return Caption(
         "Time of a step against position",
         f"{seen} {figure.note}".strip(),
-        f"{figure.case} on {figure.device}, {threads}medians of {figure.calls} calls in"
-        " rounds over all points. The fixed path makes its block table inside the step; the making"
-        " of the slice and of SDPA's mask is not in their times.",
-        f"Lines of milliseconds per step over position {first} to {last}. {seen}",
-        ("position", *(f"{c.path}, ms ({c.how})" for c in figure.curves)),
+        f"{figure.case} on {figure.device}, {threads}{figure.rounds} rounds over all points, in"
+        f" each of them the median of {figure.calls} calls. A point is the median of the rounds;"
+        " its bar goes over the middle half of them. The fixed path makes its block table"
+        " inside the step; the making of the slice and of SDPA's mask is not in their times.",
+        f"Lines of milliseconds per step over position {first} to {last}, each point with a bar"
+        f" over the middle half of the rounds. {seen}",
+        ("position", *(f"{c.path}, ms ({c.how}), middle half" for c in figure.curves)),
         tuple(
-            (str(position), *(number(c.milliseconds[i]) for c in figure.curves))
+            (str(position), *(spread(c, i) for c in figure.curves))
             for i, position in enumerate(figure.positions)
         ),
     )
@@ -255,23 +270,10 @@ def _(figure: Graphs) -> Caption:
 @caption.register
 def _(figure: History) -> Caption:
     words = {True: "shows", False: "does not show", None: "-"}
-    said = []
-    for name, shown in figure.findings:
-        known = [(v, s) for v, s in zip(figure.versions, shown, strict=True) if s is not None]
-        for (_, before), (version, now) in itertools.pairwise(known):
-            if before != now:
-                said.append(f"{name} {'appears' if now else 'goes'} with {version}.")
-    for path, dtype, shares in figure.shares:
-        recorded = [s for s in shares if s is not None]
-        if recorded and max(recorded) > figure.margin * min(recorded):
-            said.append(
-                f"The largest share of {path} in {dtype} is between {number(min(recorded))} and"
-                f" {number(max(recorded))}."
-            )
-    seen = " ".join(said or ["No finding appears or goes, and no share of the budget grows."])
+    seen = " ".join([*_findings_over_versions(figure), *_shares_over_versions(figure)])
     return Caption(
         "Over versions of torch",
-        " ".join([seen, *(f"{text[0].upper()}{text[1:]}." for text in figure.missing)]),
+        " ".join(filter(None, [seen, *(f"{m[0].upper()}{m[1:]}." for m in figure.missing)])),
         "Recorded, not measured here: the largest error in units of the rounding budget over all"
         f" cases, modes and kinds of the ledger ({figure.hardware or 'nothing'}), and whether the"
         " script of each finding shows it.",
@@ -285,3 +287,33 @@ def _(figure: History) -> Caption:
         ),
         "" if figure.versions else f"Nothing to draw: {'; '.join(figure.missing)}.",
     )
+
+
+def _findings_over_versions(figure: History) -> list[str]:
+    """Which findings appear or go; or that none does, of those recorded with several versions."""
+    said, compared = [], False
+    for name, shown in figure.findings:
+        known = [(v, s) for v, s in zip(figure.versions, shown, strict=True) if s is not None]
+        for (_, before), (version, now) in itertools.pairwise(known):
+            compared = True
+            if before != now:
+                said.append(f"{name} {'appears' if now else 'goes'} with {version}.")
+    if figure.findings and not compared:
+        return ["Each finding is recorded with one version at most, so that none can be compared."]
+    return said or ["No finding appears or goes."] * compared
+
+
+def _shares_over_versions(figure: History) -> list[str]:
+    """Which shares of the budget grow or shrink; or that none does."""
+    said, compared = [], False
+    for path, dtype, shares in figure.shares:
+        recorded = [s for s in shares if s is not None]
+        compared |= len(recorded) > 1
+        if recorded and max(recorded) > figure.margin * min(recorded):
+            said.append(
+                f"The largest share of {path} in {dtype} is between {number(min(recorded))} and"
+                f" {number(max(recorded))}."
+            )
+    if figure.shares and not compared:
+        return ["Each share is recorded with one version, so that none can be compared."]
+    return said or ["No share of the budget changes by more than the ledger allows."] * compared

@@ -193,7 +193,7 @@ def utilisation(plan: Plan, recorded: Results, device: str, progress: Progress) 
 
 
 def times(plan: Plan, device: str, progress: Progress) -> Times:
-    """Median step time of the fixed path and of SDPA, sliced and over the full cache."""
+    """Step times of the fixed path and of SDPA, sliced and over the full cache."""
     reason = why_not(torch.device(device).type)
     mode = "eager" if reason else "compiled"
     paths = {FIXED: mode, SDPA: "eager", SDPA_FULL: "eager"}
@@ -212,17 +212,22 @@ def times(plan: Plan, device: str, progress: Progress) -> Times:
                 median = median_seconds(call, device, plan.repeats)
             seconds.setdefault((name, position), []).append(median)
     how = {FIXED: mode, SDPA: "library kernel", SDPA_FULL: "library kernel"}
-    curves = tuple(
-        TimeCurve(
-            name,
-            how[name],
-            tuple(statistics.median(seconds[name, p]) * 1e3 for p in plan.time_positions),
-        )
-        for name in paths
-    )
+
+    def curve(name: str) -> TimeCurve:
+        found = (_quartiles(seconds[name, p]) for p in plan.time_positions)
+        lower, middle, upper = zip(*found, strict=True)
+        return TimeCurve(name, how[name], middle, lower, upper)
+
+    curves = tuple(map(curve, paths))
     note = f"Not compiled here: {reason}." if reason else ""
-    calls = plan.rounds * plan.repeats
-    return Times(str(plan.case), device, plan.time_positions, curves, note, calls)
+    positions, rounds = plan.time_positions, plan.rounds
+    return Times(str(plan.case), device, positions, curves, note, rounds, plan.repeats)
+
+
+def _quartiles(seconds: list[float]) -> tuple[float, ...]:
+    """The quartiles in milliseconds, of one value three times that value."""
+    several = seconds if len(seconds) > 1 else seconds * 2
+    return tuple(q * 1e3 for q in statistics.quantiles(several, n=4, method="inclusive"))
 
 
 def graphs(plan: Plan, device: str, progress: Progress) -> Graphs:

@@ -12,22 +12,29 @@ from harness.figures.captions import Caption
 # With this policy the browser shows nothing that is not in the file, and runs nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
-:root { color-scheme: light; }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: #111; background: #fff;
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+:root { color-scheme: light dark; --text: #111; --page: #fff; --soft: #444; --link: #0b4f8a;
+  --line: #ccc; --code: #f4f4f4; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --text: #e6e6e6; --page: #16181b; --soft: #b4b4b4; --link: #8cc4ff;
+    --line: #44484d; --code: #24272b; }
+}
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: var(--text);
+  background: var(--page); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.25; }
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 2.5rem 0 .5rem; }
-a { color: #0b4f8a; }
+a { color: var(--link); }
 figure { margin: 1rem 0 .5rem; }
-img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-figcaption, .how { color: #444; font-size: .9rem; }
-.missing { border: 2px dashed #666; padding: 1rem; }
+/* Pictures are drawn on white, in a dark page on a card of it. */
+img { display: block; max-width: 100%; height: auto; margin: 0 auto; box-sizing: border-box;
+  background: #fff; padding: .5rem; border-radius: .4rem; }
+figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; }
+.missing { border: 2px dashed var(--soft); padding: 1rem; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #ccc; padding: .25rem .6rem; text-align: right; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 summary { cursor: pointer; padding: .4rem 0; }
-pre { background: #f4f4f4; padding: .6rem; overflow-x: auto; }
+pre { background: var(--code); padding: .6rem; overflow-x: auto; }
 @media print { section { break-inside: avoid; } img { max-height: 20cm; width: auto; } }
 """
 

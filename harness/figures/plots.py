@@ -196,18 +196,21 @@ def utilisation(figure: Utilisation, canvas: Canvas, narrow: bool) -> None:
 
 
 def times(figure: Times, canvas: Canvas, narrow: bool) -> None:
-    """Draw the time of a step over positions."""
+    """Draw the time of a step over positions, with a bar over the middle half of the rounds."""
     axes = _beside(canvas)
     _tidy(axes, "position of the query", "time of a step, ms")
     ends = []
     for (colour, marker, dashes), curve in zip(STYLES, figure.curves, strict=False):
-        axes.plot(
-            figure.positions, curve.milliseconds, color=colour, marker=marker, linestyle=dashes,
-            markersize=4.5, linewidth=1.6,
+        median = curve.milliseconds
+        below = [m - q for m, q in zip(median, curve.lower, strict=True)]
+        above = [q - m for m, q in zip(median, curve.upper, strict=True)]
+        axes.errorbar(
+            figure.positions, median, yerr=(below, above), color=colour, marker=marker,
+            linestyle=dashes, markersize=4.5, linewidth=1.6, elinewidth=1.2, capsize=3,
         )  # fmt: skip
         label = f"{curve.path}\n({curve.how})"
         ends.append((figure.positions[-1], curve.milliseconds[-1], label, colour))
-    axes.set_ylim(0, max(max(c.milliseconds) for c in figure.curves) * 1.1)
+    axes.set_ylim(0, max(max(c.upper) for c in figure.curves) * 1.1)
     axes.set_xlim(figure.positions[0], figure.positions[-1] * 1.02)
     if narrow:
         axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -102,22 +102,26 @@ class Matrix:
 
 @dataclass(frozen=True)
 class TimeCurve:
-    """The median time of a path's step at each position, in milliseconds, and ``how`` it runs."""
+    """The time of a path's step at each position, in milliseconds, and ``how`` it runs: the median
+    of the rounds, and their ``lower`` and ``upper`` quartile."""
 
     path: str
     how: str
     milliseconds: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Times:
-    """The time of a step over positions; each is the median of ``calls`` calls."""
+    """The time of a step over positions, in ``rounds`` of each the median of ``calls`` calls."""
 
     case: str
     device: str
     positions: tuple[int, ...]
     curves: tuple[TimeCurve, ...]
     note: str
+    rounds: int
     calls: int
 
 

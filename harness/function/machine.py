@@ -13,6 +13,7 @@ from harness.function.programs import program_command
 from harness.function.run import TargetSpec
 from harness.function.testing import target_of
 from harness.strategies.programs import machine
+from harness.support.deadline import without_default_deadline
 
 
 def cache_machine(cls: type, *, device: str = "cpu") -> type[RuleBasedStateMachine]:
@@ -32,6 +33,7 @@ def cache_machine(cls: type, *, device: str = "cpu") -> type[RuleBasedStateMachi
 
     def run(program: Program) -> None:
         __tracebackhide__ = True
+        without_default_deadline()
         outcome = target.run(program)
         if outcome.invalid or outcome.verdict.passes:
             return

@@ -7,7 +7,8 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from harness.function.load import target_path
 from harness.function.run import TargetSpec
 from harness.function.search import repro_command
 from harness.paths import Path
+from harness.support.deadline import without_default_deadline
+from harness.support.frames import users_own
 from harness.verdict import Finding, Problem, Verdict, judge
 
 
@@ -50,9 +53,9 @@ def _found(name: str, findings: Sequence[Finding]) -> list[str]:
 @dataclass
 class Record:
     """What ``assert_decodes`` saw in the running test: the largest utilisation of the budget, the
-    latest case that failed, and a function that gives the diagnosis of it in lines, since only the
-    last and smallest failure is worth the seconds. The pytest plugin empties the record before each
-    test."""
+    latest case that failed and, where numbers came back, a function that gives the diagnosis of it
+    in lines, since only the last and smallest failure is worth the seconds. The pytest plugin
+    empties the record before each test."""
 
     utilisation: float | None = None
     failed: DecodeCase | None = None
@@ -64,16 +67,18 @@ class Record:
 
 
 RECORD = Record()
+# Verdicts whose evidence is an exception.
+_RAISED = (Verdict.ERROR, Verdict.CRASH, Verdict.OOM)
 
 
 def assert_decodes(
     function: Callable[..., Any],
-    case: DecodeCase,
+    case: DecodeCase | str,
     *,
     device: str = "cpu",
     precision: Mapping[str, Any] | None = None,
 ) -> None:
-    """Fail unless ``function`` is right on ``case``.
+    """Fail unless ``function`` is right on ``case``, which may be an id, ``"S=64,pos=63"``.
 
     The function has the signature that ``python -m harness check`` takes, and may have the same
     attributes. A case is left out where the function raises NotImplementedError, where its
@@ -86,17 +91,28 @@ def assert_decodes(
 
     Raises:
         AssertionError: with each finding, the case id and, for a function that can be imported,
-            the repro command.
+            the repro command. Its cause is the exception that the function raised, if any.
+        CaseError: for text that is no id; the message names the field and what is allowed.
         ValueError: for a case that is outside the domain of every user's function, or an attribute
             of the function that declares something unknown.
     """
     __tracebackhide__ = True
+    without_default_deadline()
+    if isinstance(case, str):
+        case = DecodeCase.from_text(case)
     if reason := outside(case):
         raise ValueError(f"{case}: {reason}")
     declared = Declarations.of(function, Declarations(precision=precision))
     name = getattr(function, "__qualname__", type(function).__name__)
     precisions = declared.precisions()
-    path = target_path(name, function, declared.around(case), precisions[case.dtype])
+    raised: list[BaseException] = []
+    path = target_path(
+        name,
+        function,
+        declared.around(case),
+        precisions[case.dtype],
+        [lambda: _remembering(raised)],
+    )
     try:
         judgement = judge(path, Problem.of(case), device)
     except InvalidCase as error:
@@ -109,8 +125,9 @@ def assert_decodes(
         RECORD.utilisation = max(RECORD.utilisation or 0.0, judgement.error.utilisation)
     if not judgement.findings:
         return
-    RECORD.failed = case
-    RECORD.explain = functools.partial(_explained, path, case, device, declared)
+    RECORD.failed, RECORD.explain = case, None
+    if judgement.error is not None:
+        RECORD.explain = functools.partial(_explained, path, case, device, declared)
     lines = [*_found(name, judgement.findings), f"case:  {case}"]
     if (target := target_of(function)) is not None:
         usual = declared.domain()
@@ -121,7 +138,19 @@ def assert_decodes(
         )
         spec = TargetSpec(target, device, missing)
         lines.append(f"repro: {repro_command(spec, Single(case))}")
-    raise AssertionError("\n".join(lines))
+    failed = AssertionError("\n".join(lines))
+    if judgement.verdict in _RAISED and raised:
+        raise failed from users_own(raised[0])
+    raise failed
+
+
+@contextmanager
+def _remembering(raised: list[BaseException]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        raised.append(error)
+        raise
 
 
 def _explained(path: Path, case: DecodeCase, device: str, declared: Declarations) -> list[str]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from harness.case import DTYPES, DecodeCase
 from harness.case.domain import CACHE_LEN, HEAD_DIMS, Domain
 from harness.strategies.drawing import MEDIUM, drawn
+from harness.support.deadline import without_default_deadline
 
 
 def decode_cases(
@@ -43,4 +44,5 @@ def decode_cases(
 
 @st.composite
 def _cases(draw: st.DrawFn, domain: Domain) -> DecodeCase:
+    without_default_deadline()
     return drawn(draw(st.randoms(use_true_random=False)), domain, MEDIUM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,3 +49,29 @@ def innermost(error: BaseException) -> str:
         return ""
     file = Path(own[-1].filename).relative_to(Path(_PACKAGE).parent)
     return f" ({file}, line {own[-1].lineno})"
+
+
+def users_own(error: BaseException) -> BaseException:
+    """The exception, its traceback from the first frame on that is not this package's; one that
+    this package raised stays as it is."""
+    trace = error.__traceback__
+    while trace is not None and _ours(trace.tb_frame):
+        trace = trace.tb_next
+    return error if trace is None else error.with_traceback(trace)
+
+
+def internal(error: BaseException) -> bool:
+    """Whether an exception is a fault of this package: none that it raises for a user to read, and
+    none that came out of a user's code."""
+    own = [
+        frame
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if _ours(frame) or not frame.f_code.co_filename.startswith(("<", *_LIBRARIES))
+    ]
+    if not own or not _ours(own[-1]) or isinstance(error, ValueError):
+        return False
+    return not (isinstance(error, AssertionError) and "__tracebackhide__" in own[-1].f_locals)
+
+
+def _ours(frame: types.FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("harness.")

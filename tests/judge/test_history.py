@@ -47,6 +47,27 @@ def test_a_share_that_grows_beyond_the_ledgers_margin_is_told() -> None:
     assert caption(history(Results())).empty
 
 
+@pytest.mark.parametrize(
+    ("ledger", "findings", "said"),
+    [
+        (False, (), ["No tolerances recorded", "No findings recorded"]),
+        (False, FINDINGS[:1], ["recorded with one version at most", "No tolerances recorded"]),
+        (True, (), ["Each share is recorded with one version", "No findings recorded"]),
+        (False, (*FINDINGS[:1], Shown("flex-old", "2.10.0", True)), ["No finding appears or goes"]),
+    ],
+)
+def test_only_what_is_recorded_with_two_versions_is_compared(
+    ledger: bool, findings: tuple[Shown, ...], said: list[str]
+) -> None:
+    """Where nothing, or one version, is recorded the page says so and claims nothing."""
+    recorded = Results(Ledger({ENTRY.key: ENTRY}) if ledger else None, findings=findings)
+    words = caption(history(recorded))
+    assert all(text in words.seen for text in said)
+    claims = ("No finding appears or goes.", "No share of the budget changes")
+    claimed = [claim for claim in claims if claim in f"{words.seen} {words.alt}"]
+    assert claimed == [claim for claim in claims if claim.strip(".") in said]
+
+
 def test_recorded_findings_are_read_strictly(tmp_path: Path) -> None:
     """As ``versions --json`` writes them."""
     row = dict(script="flex-a", torch="2.13.0", shows=True, ended="1", says="")

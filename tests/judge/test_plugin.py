@@ -1,6 +1,5 @@
 """The pytest plugin, in a project that is not this one."""
 
-import importlib.metadata
 import json
 import subprocess
 import sys
@@ -9,14 +8,10 @@ import pytest
 import torch
 
 from tests.support import ROOT
+from tests.support.plugged import INSTALLED, PLUGIN, pytest_in
 from tests.support.processes import Preloaded
 
 pytest_plugins = ["pytester"]
-INSTALLED = any(
-    point.value == "harness.pytest_plugin"
-    for point in importlib.metadata.entry_points(group="pytest11")
-)
-PLUGIN = (*(() if INSTALLED else ("-p", "harness.pytest_plugin")), "-p", "no:cacheprovider")
 TESTS = """
 import torch
 from hypothesis import given, settings
@@ -62,7 +57,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def run(project: pytest.Pytester, preloaded: Preloaded, *arguments: str) -> pytest.RunResult:
-    done = preloaded.run("-m", "pytest", *PLUGIN, *arguments, folder=project.path, path=[ROOT])
+    done = pytest_in(project.path, preloaded, *arguments)
     return pytest.RunResult(
         done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), 0.0
     )
@@ -119,16 +114,18 @@ def test_workers_keep_the_same_case_once(project: pytest.Pytester, preloaded: Pr
     assert not (project.path / KEPT).exists()
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
 def test_a_bad_kept_case_is_a_usage_error_that_names_it(
-    project: pytest.Pytester, preloaded: Preloaded
+    workers: tuple[str, ...], project: pytest.Pytester, preloaded: Preloaded
 ) -> None:
-    """Never a test that silently runs without it."""
+    """Never a test that silently runs without it, nor a worker of xdist that dies."""
     (project.path / KEPT).mkdir(parents=True)
     name = "test-project-test-mine-0123abcd.json"
     (project.path / KEPT / name).write_text("{")
-    result = run(project, preloaded, "-k", "test_mine")
+    result = run(project, preloaded, *workers, "-k", "test_mine")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: *{name}: not JSON: Expecting*"])
+    assert "INTERNALERROR" not in result.stdout.str()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="not run: there is a CUDA device")

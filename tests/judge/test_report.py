@@ -41,7 +41,7 @@ TINY = Plan(
     error_positions=(0, 9, 150),
     cache_len=140,
     time_positions=(0, 150),
-    rounds=1,
+    rounds=3,
     repeats=1,
     steps=3,
 )
@@ -151,7 +151,14 @@ def test_step_times_are_of_every_path_and_position(figures: tuple[Figure, ...]) 
         ("sdpa-sliced", "library kernel"),
         ("sdpa-full", "library kernel"),
     ]
-    assert all(len(c.milliseconds) == 2 and min(c.milliseconds) > 0 for c in times.curves)
+    for curve in times.curves:
+        columns = (curve.lower, curve.milliseconds, curve.upper)
+        rows = list(zip(*columns, strict=True))
+        assert len(rows) == 2 and all(0 < row[0] <= row[1] <= row[2] for row in rows)
+        # Three rounds of which no two take the same time.
+        assert any(row[0] < row[2] for row in rows)
+    assert re.fullmatch(r"[\d.e-]+ \([\d.e-]+ to [\d.e-]+\)", caption(times).rows[0][1])
+    assert "3 rounds over all points" in caption(times).how
     assert "Not compiled here: no compiler in this test." in caption(times).seen
 
 

@@ -15,6 +15,7 @@
 ``kernels``         functions that launch Triton kernels, sound and with planted faults
 ``relations``       how golden must change when the inputs change
 ``processes``       child processes: started, interrupted, watched until they end
+``plugged``         pytest with the plugin, in a project that is not this one
 ``preloaded``       a process with torch that runs scripts in forks of itself
 ``sound``           sound decode paths that differ in arithmetic alone
 ``stateful``        functions that keep something between calls, sound and with planted faults
