@@ -75,7 +75,8 @@ def _query(look: Look, step: Step) -> Blame | None:
         if token + shift < 0:
             continue
         candidates = torch.cat([look.reference.queries(0), other.queries(0)])
-        known = int(nearest(look.query_rows[row : row + 1], candidates.flatten(1)))
+        query = look.query_rows[row : row + 1]
+        known = int(nearest(query, candidates.flatten(1), look.call.query.dtype))
         if known == len(look.reference.tokens) + token + shift:
             evidence = f"the query of token {token} is encoded for position {token + shift}"
             return look.blame(Cause.POSITION, position_name(shift), row, evidence)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from harness.auditing.deciding import Step, blamed, look_at
 from harness.auditing.model import Configuration, Refused
 from harness.auditing.observe import observed
 from harness.auditing.recorder import Recorder
-from harness.auditing.reference import Reference, Uncached
+from harness.auditing.reference import Reference, References
 from harness.auditing.scenario import Plan, Scenario, planned
 from harness.verdict import Verdict
 
@@ -83,9 +82,14 @@ def _made_elsewhere(value: Tensor) -> Tensor:
     raise RuntimeError("the call was made in another process")
 
 
-def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Audit:
+def audit(
+    configuration: Configuration,
+    scenario: Scenario,
+    seed: int = 0,
+    references: References | None = None,
+) -> Audit:
     """Run the scenario and judge every attention call until one is off; the logits of all forwards
-    are compared all the same."""
+    are compared all the same. ``references`` are those of audits of the same model, just before."""
     start = time.monotonic()
 
     def result(verdict: Verdict, **facts: object) -> Audit:
@@ -93,7 +97,7 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
         return Audit(configuration.name, scenario, verdict, seconds=spent, **facts)  # type: ignore[arg-type]
 
     plan = planned(scenario, configuration.vocabulary, seed)
-    known = _Known(configuration, plan)
+    known = _Known(configuration, plan, references or References())
     try:
         session = configuration.begin(len(scenario.prompts), scenario.slots)
     except Refused as refusal:
@@ -178,13 +182,16 @@ class Compared:
 class _Known:
     """The references of a plan, computed when they are first asked for."""
 
-    def __init__(self, configuration: Configuration, plan: Plan) -> None:
+    def __init__(self, configuration: Configuration, plan: Plan, references: References) -> None:
         self._plan = plan
         self._uncached = configuration.uncached
+        self._references = references
 
     def _shifted(self, epoch: int, sequence: int, shift: int) -> Reference:
         tokens = self._plan.histories[epoch][sequence].tolist()
-        return _reference(self._uncached, (*[1] * max(shift, 0), *tokens[max(-shift, 0) :]))
+        return self._references.of(
+            self._uncached, (*[1] * max(shift, 0), *tokens[max(-shift, 0) :])
+        )
 
     def step(self, numbers: Tensor, epoch: int) -> Step:
         sequences = range(numbers.size(0))
@@ -194,9 +201,3 @@ class _Known:
             drafts=tuple(self._shifted(e, b, 0) for e in range(epoch) for b in sequences),
             shifted=lambda sequence, shift: self._shifted(epoch, sequence, shift),
         )
-
-
-@functools.lru_cache(maxsize=256)
-def _reference(uncached: Uncached, tokens: tuple[int, ...]) -> Reference:
-    """The reference of tokens, which configurations of one model share."""
-    return Reference.of(uncached, torch.tensor(tokens))

@@ -174,11 +174,13 @@ def _audited(
     scenarios: list[Scenario],
     arguments: argparse.Namespace,
 ) -> Iterator[Audit]:
+    from harness.auditing.reference import References
     from harness.auditing.run import audit
 
+    references = References()
     for configuration, scenario in itertools.product(configurations, scenarios):
         with contextlib.nullcontext() if arguments.compile else _eagerly():
-            found = audit(configuration, scenario, arguments.seed)
+            found = audit(configuration, scenario, arguments.seed, references)
         yield found
 
 
