@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass
 
@@ -40,7 +41,8 @@ class Audit:
     is off, or None, and ``evidence`` has its tensors. ``at`` is the number of the forward that is
     off or raises. ``greedy`` of ``tokens`` next tokens that greedy
     decoding would choose differ from the reference's. ``error`` is the largest error of a logit,
-    in units of the reference's largest. ``refusal`` says why it is UNSUPPORTED or an ERROR.
+    in units of the reference's largest. ``refusal`` says why it is UNSUPPORTED, NONFINITE or an
+    ERROR.
     """
 
     configuration: str
@@ -132,9 +134,17 @@ def audit(
                 blame, at = blamed(call, step, configuration.precision), number
                 evidence = None if blame is None else _evidence(blame, call, step)
         calls.clear()
-        outcome.add(logits, forward.numbers, step)
+        outcome.add(logits, forward.numbers, step, number)
+    verdict, why = Verdict.OK if blame is None else Verdict.WRONG, ""
+    if blame is None and outcome.nonfinite is not None:
+        verdict, at = Verdict.NONFINITE, outcome.nonfinite
+        why = (
+            f"forward {at}: a logit is NaN or infinite where the uncached forward's is not that;"
+            f" all {count} attention calls are right, so what comes after the last of them is off"
+        )
     return result(
-        Verdict.OK if blame is None else Verdict.WRONG,
+        verdict,
+        refusal=why,
         calls=count,
         compiled=compiled,
         forwards=len(plan.forwards),
@@ -165,9 +175,12 @@ class Compared:
     greedy: int = 0
     tokens: int = 0
     error: float = 0.0
+    nonfinite: int | None = None
 
-    def add(self, logits: Tensor, numbers: Tensor, step: Step) -> None:
-        """Compare the logits ``[B, n, vocabulary]`` of the tokens ``numbers`` ``[B, n]``."""
+    def add(self, logits: Tensor, numbers: Tensor, step: Step, forward: int) -> None:
+        """Compare the logits ``[B, n, vocabulary]`` of the tokens ``numbers`` ``[B, n]``. Where a
+        number is not finite it is infinitely far off, unless it equals the reference's: a hidden
+        part of a vocabulary may be -inf in both."""
         for b, reference in enumerate(step.live):
             real = numbers[b] != NOTHING
             got = logits[b][real].double()
@@ -175,8 +188,13 @@ class Compared:
             self.tokens += int(real.sum())
             self.greedy += int((got.argmax(-1) != wanted.argmax(-1)).sum())
             if got.numel():
-                off = ((got - wanted).abs().max() / wanted.abs().max()).item()
-                self.error = max(self.error, off)
+                apart = torch.where(got == wanted, 0.0, (got - wanted).abs())
+                apart = apart.nan_to_num(nan=math.inf, posinf=math.inf)
+                largest = wanted.abs().masked_fill(~wanted.isfinite(), 0.0).max().item()
+                off = apart.max().item()
+                self.error = max(self.error, off / largest if largest else off)
+                if off == math.inf and self.nonfinite is None:
+                    self.nonfinite = forward
 
 
 class _Known:

@@ -1,5 +1,8 @@
-"""Strict reading of JSON files: a field that is unknown, missing or of the wrong type raises; and
-writing of those that have a row on each line.
+"""Strict JSON: what is written has no number that JSON does not have, and what is read raises for a
+field that is unknown, missing or of the wrong type.
+
+NaN and infinities are written as the texts ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, which
+``float`` and ``any_number`` read back.
 
 A reader is a function from a decoded value to the value that is wanted. ``fields`` and ``list_of``
 build on other readers. The JsonError that a reader raises says where in the document the value is.
@@ -48,6 +51,21 @@ def parse(text: str) -> Any:
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is no JSON number")
+
+
+def to_text(document: Any, indent: int | None = 2) -> str:
+    """A document as JSON text that ends in a newline, on one line where ``indent`` is None."""
+    return json.dumps(_spelled(document), indent=indent, allow_nan=False) + "\n"
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: _spelled(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelled(item) for item in value]
+    return value
 
 
 def read_file(file: Path, reader: Reader[T], failure: type[ValueError]) -> T:
@@ -177,11 +195,14 @@ def number(low: float = -math.inf, high: float = math.inf) -> Reader[float]:
     return read
 
 
-def with_rows(head: Mapping[str, Any], name: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """JSON text of ``head``, which is not empty, and under ``name`` of the rows, one on each line.
+def any_number(value: Any) -> float:
+    """A reader of a number, NaN and infinities among them as ``to_text`` writes them."""
+    if value in ("NaN", "Infinity", "-Infinity"):
+        return float(value)
+    return number()(value)
 
-    Raises:
-        ValueError: a row has NaN or infinity.
-    """
-    lines = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in rows)
-    return f'{json.dumps(head, indent=1)[:-2]},\n "{name}": [\n{lines}\n ]\n}}\n'
+
+def with_rows(head: Mapping[str, Any], name: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """JSON text of ``head``, which is not empty, and under ``name`` of the rows, a line each."""
+    lines = ",\n".join("  " + to_text(row, None).strip() for row in rows)
+    return f'{to_text(head, 1).strip()[:-2]},\n "{name}": [\n{lines}\n ]\n}}\n'

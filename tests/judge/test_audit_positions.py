@@ -135,9 +135,9 @@ def test_an_uncached_forward_is_asked_anew_in_each_assertion() -> None:
     def uncached(tokens: Tensor) -> Tensor:
         return Bare("none", seed, torch.float64).forward(tokens[None], 0)[0]
 
-    for seed in range(2):  # noqa: B007  # which ``uncached`` reads
+    for seed in range(2):  # which ``uncached`` reads
         assert_cached_decoding(
-            lambda batch, slots: Bare("none", seed),
+            lambda batch, slots, seed=seed: Bare("none", seed),
             uncached,
             vocabulary=VOCABULARY,
             scenarios=SCENARIOS[:1],
