@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from harness.case import CaseError, DecodeCase
 from harness.support.files import write_atomically
-from harness.support.strict_json import any_text, fields, read_file, text
+from harness.support.strict_json import any_text, fields, read_file, text, to_line, to_text
 
 FOLDER = Path("fixtures") / "cases"
 
@@ -43,7 +42,7 @@ def load(file: Path) -> KeptCase:
     Raises:
         CaseError: for a file that is no kept case; the message names the file and the field.
     """
-    wanted = {"case": lambda value: DecodeCase.from_json(json.dumps(value)), "source": text}
+    wanted = {"case": lambda value: DecodeCase.from_json(to_line(value)), "source": text}
     optional = {"path": any_text, "known_failure": any_text}
     return read_file(
         file, lambda value: KeptCase(file.stem, **fields(value, wanted, optional)), CaseError
@@ -65,5 +64,5 @@ def keep(kept: KeptCase, folder: Path = FOLDER) -> Path:
     values = dataclasses.asdict(kept)
     del values["name"]
     file = folder / f"{kept.name}.json"
-    write_atomically(file, json.dumps(values, indent=1) + "\n")
+    write_atomically(file, to_text(values, 1))
     return file
