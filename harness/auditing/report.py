@@ -89,7 +89,7 @@ class Report:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield self._headline()
+        yield from textwrap.wrap(self._headline(), _WIDTH, subsequent_indent="   ")
         for what in self.not_judged():
             yield from textwrap.wrap(
                 f"not judged: {what}", _WIDTH, initial_indent="   ", subsequent_indent="     "
