@@ -23,6 +23,9 @@ from harness.auditing.sighting import Sighting
 from harness.oracle.budget import Precision
 from harness.support.frames import where
 
+# Of scores that are judged, several copies are needed in float64.
+_LARGEST = 1 << 28
+
 
 @contextlib.contextmanager
 def audit(
@@ -106,6 +109,11 @@ class _Watch:
 
     def _judge(self, call: AttentionCall, before: Tensor | None) -> None:
         report = self.report
+        if call.visible.numel() > _LARGEST:
+            size = call.visible.numel() * 8 / 2**30
+            raise ValueError(
+                f"its scores take {size:.1f} GiB in float64: audit fewer rows or slots"
+            )
         sighting = Sighting.of(call, report.calls, _place(), self.precision)
         blame = sighting.blame
         if sighting.reason:

@@ -15,6 +15,7 @@ from harness.support.files import write_atomically
 if TYPE_CHECKING:
     from harness.auditing.report import Report
 
+_INTERRUPTED = "interrupted"
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
@@ -53,7 +54,7 @@ def _run(script: str, arguments: list[str]) -> str:
             print(ending.code, file=sys.stderr)
         return f"sys.exit({ending.code!r})"
     except KeyboardInterrupt:
-        return "interrupted"
+        return _INTERRUPTED
     except BaseException as error:
         _show(error)
         return type(error).__name__
@@ -80,12 +81,14 @@ def _ours(file: str) -> bool:
 def _ending(ended: str) -> str:
     if not ended:
         return ""
-    what = ended if ended.startswith(("sys.exit", "interr")) else f"an uncaught {ended}"
+    if ended == _INTERRUPTED:
+        return "the script was interrupted; what it called before:\n"
+    what = ended if ended.startswith("sys.exit") else f"an uncaught {ended}"
     return f"the script ended with {what}; what it called before:\n"
 
 
 def _code(report: Report, ended: str) -> int:
-    if ended == "interrupted":
+    if ended == _INTERRUPTED:
         return INTERRUPTED
     if report.blame is not None:
         return NOT_OK

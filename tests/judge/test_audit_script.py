@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli import INCOMPLETE, NOT_OK, OK, USAGE, main
+from harness.cli import INCOMPLETE, INTERRUPTED, NOT_OK, OK, USAGE, main
 from tests.support import ROOT
 from tests.support.processes import Preloaded
 
@@ -204,6 +204,7 @@ def test_a_call_that_is_wrong_beside_its_own_mask_is_named(
         ("sdpa(query, key, value); sys.exit(3)", OK, "ended with sys.exit(3)"),
         ("sys.exit('bad')", USAGE, "bad\n"),
         ("sdpa(query, key, value); sdpa(query, key, 1)", INCOMPLETE, "an uncaught "),
+        ("sdpa(query, key, value); raise KeyboardInterrupt", INTERRUPTED, "was interrupted"),
         ("1 / 0", USAGE, "ZeroDivisionError: division by zero"),
     ],
 )  # fmt: skip
