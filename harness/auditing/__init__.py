@@ -12,7 +12,15 @@
 ``deciding``   which blame a call gets
 ``scenario``   prefill, decoding, chunks, drafts that are rolled back, padding
 ``run``        a model through a scenario, call by call
-``watch``      any model, without a reference
+``by_hand``    functions of torch that compute attention where it cannot be seen
+``replacing``  functions of torch under other names, for a time
+``sighting``   what one call attends, and whether it computes that rightly
+``differing``  two calls on the same keys and values
+``slots_text`` which slots rows attend, and where calls differ, as text
+``placed``     a mask beside the slots that were written
+``coverage``   layers in which no call was seen
+``report``     what the calls in a block showed
+``watch``      any model or script, without a reference
 ``testing``    an assertion for a project's own tests
 ``text``       the results for a terminal and as JSON
 

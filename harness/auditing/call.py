@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,26 @@ ScoreMod = Callable[[Tensor], tuple[Tensor, Tensor | float]]
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What a call should compute, in float64: the softmax ``weights`` ``[B, Hq, Q, S]``, the
+    ``exact`` output ``[B, Hq, Q, Dv]``, both 0 in rows with nothing to attend, and what gives the
+    rounding ``budget`` of the output; ``harness.oracle.budget`` has the formula."""
+
+    weights: Tensor
+    exact: Tensor
+    _bound: Callable[[], Tensor]
+
+    @functools.cached_property
+    def budget(self) -> Tensor:
+        """The rounding budget, ``[B, Hq, Q, Dv]``.
+
+        Raises:
+            ValueError: for a dtype that has none, such as float64.
+        """
+        return self._bound()
+
+
+@dataclass(frozen=True)
 class AttentionCall:
     """One attention call: ``query`` ``[B, Hq, Q, D]``, ``key`` ``[B, Hkv, S, D]``, ``value``
     ``[B, Hkv, S, Dv]`` and ``output`` ``[B, Hq, Q, Dv]`` as they were, copied.
@@ -28,7 +49,7 @@ class AttentionCall:
     a value. ``layer`` counts from 0. ``again(value)`` makes the same call with other values, which
     are of the same shape; it is None where the call is a part of compiled code. ``operator`` is the
     function of torch that computes it, ``sdpa`` or ``flex_attention``, where nothing but
-    ``softcap`` and ``sink`` changes its scores, else "".
+    ``softcap`` and ``sink`` changes its scores, else "". ``named`` is what the model called.
     """
 
     layer: int
@@ -43,6 +64,7 @@ class AttentionCall:
     sink: Tensor | None = None
     softcap: float | None = None
     operator: str = ""
+    named: str = ""
 
     @property
     def group(self) -> int:
@@ -53,7 +75,7 @@ class AttentionCall:
         """Keys or values of each query head, float64 ``[B, Hq, S, ...]``; ``heads`` ``[Hq]`` names
         the KV head that each query head reads, by default ``h // group``."""
         if heads is None:
-            heads = torch.arange(self.query.size(1)) // self.group
+            return cache.double().repeat_interleave(self.group, 1)
         return cache.double()[:, heads]
 
     def _terms(self, heads: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -67,18 +89,13 @@ class AttentionCall:
         if self.score_mod is not None:
             score, intermediate = self.score_mod(score)
         size = torch.zeros_like(score) + intermediate
-        score = score.masked_fill(~self.visible, -math.inf)
+        # A change of scores may hide slots as well.
+        shown = self.visible & (score != -math.inf)
+        score = score.masked_fill(~shown, -math.inf)
         # What lies in slots that no query attends may be anything, NaN included.
-        hidden = ~self.visible.any(dim=2)
-        value = value.masked_fill(hidden.unsqueeze(-1), 0.0)
-        product, size = (t.masked_fill(~self.visible, 0.0) for t in (product, size))
+        value = value.masked_fill(~shown.any(dim=2).unsqueeze(-1), 0.0)
+        product, size = (t.masked_fill(~shown, 0.0) for t in (product, size))
         return score, product, size, value
-
-    def weights(self, heads: Tensor | None = None) -> Tensor:
-        """The softmax weights that the mask asks for, float64 ``[B, Hq, Q, S]``; 0 in rows with
-        nothing to attend."""
-        score = self._terms(heads)[0]
-        return (score - self._logsumexp(score).unsqueeze(-1)).exp()
 
     def _logsumexp(self, score: Tensor) -> Tensor:
         if self.sink is not None:
@@ -88,30 +105,39 @@ class AttentionCall:
         total = score.logsumexp(-1)
         return total.masked_fill(total == -math.inf, 0.0)
 
-    def exact(self, heads: Tensor | None = None) -> Tensor:
+    def expected(self, precision: Precision | None = None, heads: Tensor | None = None) -> Expected:
+        """What the call should compute, over the slots that its mask shows."""
+        score, product, size, value = self._terms(heads)
+        total = self._logsumexp(score)
+        weights = (score - total.unsqueeze(-1)).exp()
+        exact = weights @ value
+
+        def bound() -> Tensor:
+            empty = (score == -math.inf).all(-1)
+            highest = score.amax(-1)
+            if self.sink is not None:
+                highest = highest.maximum(self.sink.double().view(1, -1, 1)).masked_fill(
+                    empty, -math.inf
+                )
+            gold = Golden(exact, total.masked_fill(empty, -math.inf), highest)
+
+            def slots(b: int) -> list[Chunk]:
+                # Slots that weigh nothing at all, for a bias such as -1e30, are as good as hidden:
+                # bounds of their scores overflow.
+                gone = weights[b] == 0
+                s = score[b].masked_fill(gone, -math.inf).unsqueeze(1)
+                w, i = (t[b].masked_fill(gone, 0.0).unsqueeze(1) for t in (product, size))
+                return [Chunk(s, w, i, lambda: value[b])]
+
+            allowed: Budget = budget(self._inputs(), gold, precision, source=slots)
+            return allowed.output
+
+        return Expected(weights, exact, bound)
+
+    def exact(self) -> Tensor:
         """The output over the slots that the mask shows, float64 ``[B, Hq, Q, Dv]``; 0 in rows with
         nothing to attend."""
-        return self.weights(heads) @ self._terms(heads)[3]
-
-    def budget(self, precision: Precision | None = None) -> Tensor:
-        """The rounding budget of the output, float64 ``[B, Hq, Q, Dv]``; ``harness.oracle.budget``
-        has the formula."""
-        score, product, size, value = self._terms()
-        total = self._logsumexp(score)
-        empty = (score == -math.inf).all(-1)
-        highest = score.amax(-1)
-        if self.sink is not None:
-            highest = highest.maximum(self.sink.double().view(1, -1, 1)).masked_fill(
-                empty, -math.inf
-            )
-        gold = Golden(self.exact(), total.masked_fill(empty, -math.inf), highest)
-
-        def slots(b: int) -> list[Chunk]:
-            s, w, i = (t[b].unsqueeze(1) for t in (score, product, size))
-            return [Chunk(s, w, i, lambda: value[b])]
-
-        bound: Budget = budget(self._inputs(), gold, precision, source=slots)
-        return bound.output
+        return self.expected().exact
 
     def _inputs(self) -> Inputs:
         """The call as inputs of a case, of which the budget reads shapes, dtype and sink alone.

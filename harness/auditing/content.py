@@ -8,6 +8,8 @@ second nearest (the ratio test of Lowe, "Distinctive image features from scale-i
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,32 +17,32 @@ _RATIO = 0.5
 NOTHING = -1
 
 
-def nearest(rows: Tensor, candidates: Tensor) -> Tensor:
+def nearest(rows: Tensor, candidates: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The index of the candidate ``[M, N]`` that each row ``[R, N]`` is, int64 ``[R]``, or
     ``NOTHING``.
 
-    Candidates that are the same bit for bit count as one, the first.
+    Candidates that agree within rounding count as one, the first: where positions are not encoded
+    in queries and keys, those of a shifted sequence are the same but for last bits. A row of
+    ``dtype`` holds its numbers to the epsilon of it, and references, which are whole forwards in
+    float64, are told apart to that of float32 at most.
     """
     if not candidates.size(0):
         return torch.full((rows.size(0),), NOTHING)
-    candidates, owner = _distinct(candidates.double())
-    distance = torch.cdist(rows.double(), candidates, compute_mode="donot_use_mm_for_euclid_dist")
+    candidates = candidates.double()
+    distance = _distances(rows.double(), candidates)
     # A row of zeros, or anything far from all, is as near to one as to the other. With a single
     # candidate its own length is what a row that is something else would be away.
-    away = candidates.norm(dim=-1).expand_as(distance)
-    distance = torch.cat([distance, away.amin(-1, keepdim=True)], -1)
-    two = distance.topk(2, largest=False)
-    best, second = two.values.unbind(-1)
-    index = two.indices[:, 0]
-    known = (best <= _RATIO * second) & (index < len(owner)) & best.isfinite()
-    return torch.where(known, owner[index.clamp(max=len(owner) - 1)], NOTHING)
+    length = candidates.norm(dim=-1)
+    best, index = distance.min(-1)
+    resolution = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    same = _distances(candidates[index], candidates) <= resolution * length[index].unsqueeze(-1)
+    second = distance.masked_fill(same, math.inf).amin(-1).minimum(length.amin())
+    known = (best <= _RATIO * second) & best.isfinite()
+    return torch.where(known, same.long().argmax(-1), NOTHING)
 
 
-def _distinct(candidates: Tensor) -> tuple[Tensor, Tensor]:
-    unique, inverse = torch.unique(candidates, dim=0, return_inverse=True)
-    first = torch.full((unique.size(0),), candidates.size(0))
-    first.scatter_reduce_(0, inverse, torch.arange(candidates.size(0)), "amin")
-    return unique, first
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def cache_rows(key: Tensor, value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.auditing.blame import Blame, Cause, few
-from harness.auditing.call import AttentionCall
+from harness.auditing.call import AttentionCall, Expected
 from harness.auditing.content import NOTHING, nearest
 from harness.auditing.look import Look
 from harness.auditing.naming import CONTENT, MASK, SHIFTS, Claim, Sight, position_name
@@ -48,7 +48,7 @@ def blamed(call: AttentionCall, step: Step, precision: Precision | None = None) 
             if look.rows.numel() and (found := check(look, step)):
                 return found
     tokens = [(look.sequence, look.rows, look.tokens) for look in looks]
-    return _kernel(call, tokens, precision)
+    return _kernel(call, tokens, call.expected(precision))
 
 
 def look_at(call: AttentionCall, step: Step, b: int) -> Look:
@@ -75,7 +75,8 @@ def _query(look: Look, step: Step) -> Blame | None:
         if token + shift < 0:
             continue
         candidates = torch.cat([look.reference.queries(0), other.queries(0)])
-        known = int(nearest(look.query_rows[row : row + 1], candidates.flatten(1)))
+        query = look.query_rows[row : row + 1]
+        known = int(nearest(query, candidates.flatten(1), look.call.query.dtype))
         if known == len(look.reference.tokens) + token + shift:
             evidence = f"the query of token {token} is encoded for position {token + shift}"
             return look.blame(Cause.POSITION, position_name(shift), row, evidence)
@@ -116,27 +117,29 @@ def _first(claims: Iterable[Callable[[Sight], Claim]], sight: Sight) -> Claim:
     return next((found for claim in claims if (found := claim(sight)) is not None), None)
 
 
-def kernel_blame(call: AttentionCall, precision: Precision | None = None) -> Blame | None:
+def kernel_blame(call: AttentionCall, expected: Expected) -> Blame | None:
     """What is wrong with the call beside its own mask, or None, whatever its tokens are."""
     rows = torch.arange(call.query.size(2))
-    return _kernel(call, [(b, rows, rows) for b in range(call.query.size(0))], precision)
+    return _kernel(call, [(b, rows, rows) for b in range(call.query.size(0))], expected)
 
 
 def _kernel(
     call: AttentionCall,
     sequences: list[tuple[int, Tensor, Tensor]],
-    precision: Precision | None,
+    expected: Expected,
 ) -> Blame | None:
     """``sequences`` are their numbers, the rows ``[R]`` of the call that are tokens, and the
     numbers of these tokens."""
-    exact, bound = call.exact(), call.budget(precision)
+    exact, bound = expected.exact, expected.budget
     for b, given, numbers in sequences:
         # A row with nothing to attend is padding, whose output nobody uses.
-        shown = call.visible[b].any(0)[given].any(-1)
+        attends = (expected.weights[b] != 0).any(-1)
+        shown = attends.any(0)[given]
         rows, tokens = given[shown], numbers[shown]
         if not rows.numel():
             continue
-        error = measure(call.output[b][:, rows], exact[b][:, rows], bound[b][:, rows])
+        output = torch.where(attends.unsqueeze(-1), call.output[b], exact[b])
+        error = measure(output[:, rows], exact[b][:, rows], bound[b][:, rows])
         if error.utilisation <= 1:
             continue
         head, at = error.index[0], error.index[1]
@@ -148,23 +151,23 @@ def _kernel(
         name = ""
         if call.group > 1 and call.key.size(1) > 1:
             modulo = torch.arange(call.query.size(1)) % call.key.size(1)
-            other = call.exact(modulo)[b][:, rows]
+            other = call.expected(heads=modulo).exact[b][:, rows]
             if measure(call.output[b][:, rows], other, bound[b][:, rows]).utilisation <= 1:
                 name = "group-map-modulo"
                 evidence.append("query head h reads KV head h % Hkv instead of h // group")
         if not name:
-            evidence += _read_off(call, b, row)
+            evidence += _read_off(call, expected, b, row)
         token = int(tokens[at])
         return Blame(Cause.KERNEL, name, tuple(evidence), call.layer, b, token, row)
     return None
 
 
-def _read_off(call: AttentionCall, b: int, row: int) -> list[str]:
+def _read_off(call: AttentionCall, expected: Expected, b: int, row: int) -> list[str]:
     """What the call attends beside what its mask shows, as clauses."""
     if call.again is None:
         return ["it is a part of compiled code, so what it attends cannot be read off"]
     weights, shown = call.attended()[b][:, row], call.visible[b][:, row]
-    due = call.weights()[b][:, row]
+    due = expected.weights[b][:, row]
     # A weight may be so small that it is flushed to zero.
     ignored = (weights == 0) & shown & (due > torch.finfo(call.query.dtype).tiny)
     found = []

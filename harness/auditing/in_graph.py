@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from harness.auditing.recorder import ACTIVE
+from harness.auditing.recorder import active
 from harness.auditing.stated import interface_options, softcapped, stated_mask, stated_scale
 
 # Set while a function is traced that makes a call of torch's own inside; it counts once.
@@ -37,10 +37,11 @@ def _recorded(
     scale: float,
     softcap: float,
     operator: str,
+    named: str,
 ) -> None:
     """Hand a call to the active recorder, where it wants those of compiled code."""
     count += 1
-    recorder = ACTIVE.get()
+    recorder = active()
     if recorder is None or not (recorder.in_graph and recorder.watches):
         return
     query, key, value = (x.to(dtype) for x in (query, key, value))
@@ -57,7 +58,17 @@ def _recorded(
         sink=None if sink is None else sink.to(dtype),
         softcap=softcap or None,
         operator=operator if score_mod is None else "",
+        named=f"{named}, compiled",
     )
+
+
+@torch.library.custom_op("flexdecode::passed_over", mutates_args=("count",))
+def _passed_over(count: Tensor, named: str, reason: str) -> None:
+    """Tell the active recorder of a call that cannot be handed over."""
+    count += 1
+    recorder = active()
+    if recorder is not None and recorder.in_graph and recorder.watches:
+        recorder.pass_over(named, reason)
 
 
 def _record(
@@ -69,6 +80,7 @@ def _record(
     mask: Tensor | None,
     scale: float | None,
     operator: str,
+    named: str,
     causal: bool = False,
     softcap: float = 0.0,
     sink: Tensor | None = None,
@@ -77,7 +89,8 @@ def _record(
     wide = [x.double() for x in (query, key, value)]
     sink = None if sink is None else sink.double()
     scale, dtype = stated_scale(scale, query), query.dtype
-    _recorded(_count, *wide, output, sink, dtype, mask, causal, scale, softcap, operator)
+    stated = (mask, causal, scale, softcap, operator, named)
+    _recorded(_count, *wide, output, sink, dtype, *stated)
 
 
 def _block_mask_tensor(mask: BlockMask | None, query: Tensor, key: Tensor) -> Tensor | None:
@@ -106,10 +119,15 @@ def flex(
 ) -> Any:
     """``flex_attention``, recorded where it has no score_mod and returns nothing but the output."""
     output = original(query, key, value, score_mod, block_mask, scale, *rest, **options)
-    if _inside or score_mod is not None or not isinstance(output, Tensor):
+    if _inside:
+        return output
+    name = "flex_attention"
+    if score_mod is not None or not isinstance(output, Tensor):
+        what = "its score_mod" if score_mod is not None else "a call that returns more than output"
+        _passed_over(_count, name, f"{what} within compiled code is not seen")
         return output
     mask = _block_mask_tensor(block_mask, query, key)
-    _record(query, key, value, output, mask=mask, scale=scale, operator="flex_attention")
+    _record(query, key, value, output, mask=mask, scale=scale, operator=name, named=name)
     return output
 
 
@@ -128,8 +146,14 @@ def sdpa(
     output: Tensor = original(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
-    if not _inside:
-        facts: dict[str, Any] = dict(mask=attn_mask, scale=scale, operator="sdpa")
+    if _inside:
+        return output
+    name = "scaled_dot_product_attention"
+    if dropout_p or query.dim() != 4 or key.size(0) != query.size(0):
+        what = "dropout is random" if dropout_p else "its shape within compiled code is not seen"
+        _passed_over(_count, name, what)
+    else:
+        facts: dict[str, Any] = dict(mask=attn_mask, scale=scale, operator="sdpa", named=name)
         _record(query, key, value, output, causal=is_causal, **facts)
     return output
 
@@ -152,5 +176,7 @@ def interface(
     facts, mask = interface_options(module, query, attention_mask, options), attention_mask
     if isinstance(mask, BlockMask):
         mask = _block_mask_tensor(mask, query, key)
-    _record(query, key, value, output.transpose(1, 2), mask=mask, operator=operator, **facts)
+    output_first = output.transpose(1, 2)
+    named = operator or "an attention function of transformers"
+    _record(query, key, value, output_first, mask=mask, operator=operator, named=named, **facts)
     return (output, *rest)

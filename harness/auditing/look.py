@@ -60,7 +60,8 @@ class Look:
         """The token whose query each row is in the uncached forward, or ``NOTHING``."""
         own = self.reference.queries(self.call.layer)
         others = [other.queries(self.call.layer) for other in self.neighbours]
-        return _known(nearest(self.query_rows, torch.cat([own, *others]).flatten(1)), len(own))
+        candidates = torch.cat([own, *others]).flatten(1)
+        return _known(nearest(self.query_rows, candidates, self.call.query.dtype), len(own))
 
     @functools.cached_property
     def slot_rows(self) -> Tensor:
@@ -81,8 +82,9 @@ class Look:
     def _tokens_in(self, slots: Tensor, rows: Tensor, *others: Tensor) -> Tensor:
         dims = self.call.key.size(3)
         candidates = torch.cat([rows, *others])
-        key = nearest(slots[..., :dims].flatten(1), candidates[..., :dims].flatten(1))
-        value = nearest(slots[..., dims:].flatten(1), rows[..., dims:].flatten(1))
+        dtypes = self.call.key.dtype, self.call.value.dtype
+        key = nearest(slots[..., :dims].flatten(1), candidates[..., :dims].flatten(1), dtypes[0])
+        value = nearest(slots[..., dims:].flatten(1), rows[..., dims:].flatten(1), dtypes[1])
         return torch.where(key == value, _known(key, len(rows)), NOTHING)
 
     @functools.cached_property

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -25,9 +25,12 @@ from torch.nn.attention import flex_attention as flex_module
 from torch.nn.attention.flex_attention import BlockMask
 
 from harness.auditing import in_graph
-from harness.auditing.recorder import ACTIVE, Recorder, watching
+from harness.auditing.by_hand import BY_HAND
+from harness.auditing.recorder import Recorder, activated, active, watching
+from harness.auditing.replacing import Watched, replaced
 from harness.auditing.stated import (
     block_mask_says,
+    four,
     interface_options,
     modified,
     softcapped,
@@ -56,41 +59,22 @@ def like_sdpa(function: _Function) -> _Function:
 
 
 @contextlib.contextmanager
-def observed(recorder: Recorder) -> Iterator[Recorder]:
-    """Every attention call in the block goes through ``recorder``."""
+def observed(recorder: Recorder, holders: Iterable[Any] = ()) -> Iterator[Recorder]:
+    """Every attention call in the block goes through ``recorder``; ``holders`` are objects which
+    may have kept a function of attention as an attribute."""
     global _in_graph  # noqa: PLW0603  # Compiled code depends on it.
-    before, token = _in_graph, ACTIVE.set(recorder)
+    before, outermost = _in_graph, active() is None
     _in_graph = recorder.in_graph
+    watched: Watched = {_SDPA: _watched_sdpa, _FLEX: _watched_flex, **BY_HAND}
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_replaced(_SDPA, _watched_sdpa))
-            stack.enter_context(_replaced(_FLEX, _watched_flex))
+            stack.enter_context(activated(recorder))
+            stack.enter_context(replaced(watched, holders, outermost=outermost))
             if "transformers.modeling_utils" in sys.modules:
                 stack.enter_context(_interface_watched())
             yield recorder
     finally:
         _in_graph = before
-        ACTIVE.reset(token)
-
-
-@contextlib.contextmanager
-def _replaced(original: Callable[..., Any], watched: Callable[..., Any]) -> Iterator[None]:
-    """``original`` is replaced under each name by which a module has it, but for torch's core and
-    this one."""
-    places = [
-        (module, name)
-        for key, module in list(sys.modules.items())
-        if not key.startswith(("torch._C", __name__))
-        for name, value in list(getattr(module, "__dict__", {}).items())
-        if value is original
-    ]
-    for module, name in places:
-        setattr(module, name, watched)
-    try:
-        yield
-    finally:
-        for module, name in places:
-            setattr(module, name, original)
 
 
 @functools.wraps(_SDPA)
@@ -116,20 +100,51 @@ _SDPA_TAKES = (
 
 def _sdpa(recorder: Recorder, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     given: dict[str, Any] = dict(zip(_SDPA_TAKES, args, strict=False)) | kwargs
-    query, key = given["query"], given["key"]
-    shape = (*query.shape[:3], key.size(2))
-    causal = bool(given.get("is_causal"))
-    visible, score_mod = stated_mask(given.get("attn_mask"), shape, causal=causal)
-    return recorder.record(
-        lambda value: function(**{**given, "value": value}),
-        query=query,
-        key=key,
-        value=given["value"],
-        visible=visible,
-        scale=stated_scale(given.get("scale"), query),
-        score_mod=score_mod,
-        operator="sdpa" if function is _SDPA and not score_mod else "",
-    )
+    name = getattr(function, "__name__", "a function like SDPA")
+    try:
+        if given.get("dropout_p"):
+            raise ValueError("dropout is random")
+        query, key, value = (given[k] for k in _SDPA_TAKES[:3])
+        query, key, value, mask = four(query, key, value, given.get("attn_mask"))
+        shape = (*query.shape[:3], key.size(2))
+        causal = bool(given.get("is_causal"))
+        visible, score_mod = stated_mask(mask, shape, causal=causal)
+        facts = dict(
+            query=query,
+            key=key,
+            value=value,
+            visible=visible,
+            scale=stated_scale(given.get("scale"), query),
+            score_mod=score_mod,
+            operator="sdpa" if function is _SDPA and not score_mod else "",
+            named=name,
+        )
+    except Exception as error:
+        _passed(recorder, name, error)
+        return function(*args, **kwargs)
+    if value is given["value"]:
+        return recorder.record(lambda value: function(**{**given, "value": value}), **facts)
+    made: list[Tensor] = []
+
+    def again(value: Tensor) -> Tensor:
+        output = function(**{**given, "value": value.reshape(given["value"].shape)})
+        made.append(output)
+        return output.reshape(*query.shape[:3], value.size(3))
+
+    if value.numel() == given["value"].numel():
+        output = recorder.record(again, **facts)
+        return output.reshape(made[0].shape)
+    with recorder.within():
+        output = function(*args, **kwargs)
+    recorder.take(again=None, output=output.reshape(*query.shape[:3], value.size(3)), **facts)
+    return output
+
+
+def _passed(recorder: Recorder, name: str, error: Exception) -> None:
+    """A call that cannot be understood: it is made all the same, where that can be told."""
+    if recorder.passed_over is None:
+        raise error
+    recorder.pass_over(name, (str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 @functools.wraps(_FLEX)
@@ -142,25 +157,30 @@ def _watched_flex(*args: Any, **kwargs: Any) -> Any:
 
 
 def _flex(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
-    given = inspect.signature(_FLEX).bind(*args, **kwargs)
-    given.apply_defaults()
-    named = given.arguments
-    query, key, mask, mod = (named[k] for k in ("query", "key", "block_mask", "score_mod"))
-    shape = (*query.shape[:3], key.size(2))
+    try:
+        given = inspect.signature(_FLEX).bind(*args, **kwargs)
+        given.apply_defaults()
+        named = given.arguments
+        query, key, mask, mod = (named[k] for k in ("query", "key", "block_mask", "score_mod"))
+        shape = (*query.shape[:3], key.size(2))
+        facts = dict(
+            query=query,
+            key=key.expand(query.size(0), -1, -1, -1),
+            value=named["value"].expand(query.size(0), -1, -1, -1),
+            visible=block_mask_says(mask, shape),
+            scale=stated_scale(named["scale"], query),
+            score_mod=None if mod is None else modified(mod, shape, query.device),
+            operator="flex_attention" if mod is None else "",
+            named="flex_attention",
+        )
+    except Exception as error:
+        _passed(recorder, "flex_attention", error)
+        return _FLEX(*args, **kwargs)
 
     def again(value: Tensor) -> Any:
         return _FLEX(**{**named, "value": value, "return_lse": False, "return_aux": None})
 
-    output = recorder.record(
-        again,
-        query=query,
-        key=key,
-        value=named["value"],
-        visible=block_mask_says(mask, shape),
-        scale=stated_scale(named["scale"], query),
-        score_mod=None if mod is None else modified(mod, shape),
-        operator="flex_attention" if mod is None else "",
-    )
+    output = recorder.record(again, **facts)
     if named["return_lse"] or named["return_aux"] is not None:
         return _FLEX(**named)
     return output
@@ -216,12 +236,20 @@ def _interface(
     attention_mask: Tensor | BlockMask | None,
     **options: Any,
 ) -> Any:
-    shape = (*query.shape[:3], key.size(2))
-    facts, score_mod = interface_options(module, query, attention_mask, options), None
-    if isinstance(attention_mask, BlockMask):
-        visible = block_mask_says(attention_mask, shape)
-    else:
-        visible, score_mod = stated_mask(attention_mask, shape, causal=facts["causal"])
+    name = operator or getattr(function, "__name__", "an attention function of transformers")
+    try:
+        if options.get("dropout"):
+            raise ValueError("dropout is random")
+        shape = (*query.shape[:3], key.size(2))
+        facts, score_mod = interface_options(module, query, attention_mask, options), None
+        if isinstance(attention_mask, BlockMask):
+            visible = block_mask_says(attention_mask, shape)
+        else:
+            visible, score_mod = stated_mask(attention_mask, shape, causal=facts["causal"])
+    except Exception as error:
+        _passed(recorder, name, error)
+        with recorder.within():
+            return function(module, query, key, value, attention_mask, **options)
     operator = operator if score_mod is None else ""
     if softcap := facts["softcap"]:
         score_mod = softcapped(softcap, score_mod)
@@ -243,5 +271,6 @@ def _interface(
         sink=facts["sink"],
         softcap=softcap or None,
         operator=operator,
+        named=name,
     )
     return (output.transpose(1, 2).contiguous(), *weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,3 +50,16 @@ class Reference:
     def visible(self, layer: int) -> Tensor:
         """The tokens that each token attends, bool ``[T, T]``."""
         return self.calls[layer].visible[0].any(0)
+
+
+class References:
+    """References by forward and tokens, each computed once, which configurations of one model
+    share. They live as long as this: a function may give other numbers later, where its model has
+    changed."""
+
+    def __init__(self) -> None:
+        self.of = functools.lru_cache(maxsize=256)(_reference)
+
+
+def _reference(uncached: Uncached, tokens: tuple[int, ...]) -> Reference:
+    return Reference.of(uncached, torch.tensor(tokens))

@@ -32,6 +32,9 @@ _CAUSES = {
 
 def remedy(blame: Blame) -> str:
     """What to change, in a clause: for the fault where it has a name, else for its cause."""
-    if blame.name in FAULTS:
-        return FAULTS[blame.name].remedy
-    return _NAMED[blame.name] if blame.name else _CAUSES[blame.cause]
+    return remedy_of(blame.name) if blame.name else _CAUSES[blame.cause]
+
+
+def remedy_of(name: str) -> str:
+    """What to change where a fault has this name."""
+    return FAULTS[name].remedy if name in FAULTS else _NAMED[name]

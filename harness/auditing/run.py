@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import math
 import time
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from harness.auditing.deciding import Step, blamed, look_at
 from harness.auditing.model import Configuration, Refused
 from harness.auditing.observe import observed
 from harness.auditing.recorder import Recorder
-from harness.auditing.reference import Reference, Uncached
+from harness.auditing.reference import Reference, References
 from harness.auditing.scenario import Plan, Scenario, planned
 from harness.verdict import Verdict
 
@@ -41,7 +41,8 @@ class Audit:
     is off, or None, and ``evidence`` has its tensors. ``at`` is the number of the forward that is
     off or raises. ``greedy`` of ``tokens`` next tokens that greedy
     decoding would choose differ from the reference's. ``error`` is the largest error of a logit,
-    in units of the reference's largest. ``refusal`` says why it is UNSUPPORTED or an ERROR.
+    in units of the reference's largest. ``refusal`` says why it is UNSUPPORTED, NONFINITE or an
+    ERROR.
     """
 
     configuration: str
@@ -83,9 +84,14 @@ def _made_elsewhere(value: Tensor) -> Tensor:
     raise RuntimeError("the call was made in another process")
 
 
-def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Audit:
+def audit(
+    configuration: Configuration,
+    scenario: Scenario,
+    seed: int = 0,
+    references: References | None = None,
+) -> Audit:
     """Run the scenario and judge every attention call until one is off; the logits of all forwards
-    are compared all the same."""
+    are compared all the same. ``references`` are those of audits of the same model, just before."""
     start = time.monotonic()
 
     def result(verdict: Verdict, **facts: object) -> Audit:
@@ -93,7 +99,7 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
         return Audit(configuration.name, scenario, verdict, seconds=spent, **facts)  # type: ignore[arg-type]
 
     plan = planned(scenario, configuration.vocabulary, seed)
-    known = _Known(configuration, plan)
+    known = _Known(configuration, plan, references or References())
     try:
         session = configuration.begin(len(scenario.prompts), scenario.slots)
     except Refused as refusal:
@@ -128,9 +134,17 @@ def audit(configuration: Configuration, scenario: Scenario, seed: int = 0) -> Au
                 blame, at = blamed(call, step, configuration.precision), number
                 evidence = None if blame is None else _evidence(blame, call, step)
         calls.clear()
-        outcome.add(logits, forward.numbers, step)
+        outcome.add(logits, forward.numbers, step, number)
+    verdict, why = Verdict.OK if blame is None else Verdict.WRONG, ""
+    if blame is None and outcome.nonfinite is not None:
+        verdict, at = Verdict.NONFINITE, outcome.nonfinite
+        why = (
+            f"forward {at}: a logit is NaN or infinite where the uncached forward's is not that;"
+            f" all {count} attention calls are right, so what comes after the last of them is off"
+        )
     return result(
-        Verdict.OK if blame is None else Verdict.WRONG,
+        verdict,
+        refusal=why,
         calls=count,
         compiled=compiled,
         forwards=len(plan.forwards),
@@ -161,9 +175,12 @@ class Compared:
     greedy: int = 0
     tokens: int = 0
     error: float = 0.0
+    nonfinite: int | None = None
 
-    def add(self, logits: Tensor, numbers: Tensor, step: Step) -> None:
-        """Compare the logits ``[B, n, vocabulary]`` of the tokens ``numbers`` ``[B, n]``."""
+    def add(self, logits: Tensor, numbers: Tensor, step: Step, forward: int) -> None:
+        """Compare the logits ``[B, n, vocabulary]`` of the tokens ``numbers`` ``[B, n]``. Where a
+        number is not finite it is infinitely far off, unless it equals the reference's: a hidden
+        part of a vocabulary may be -inf in both."""
         for b, reference in enumerate(step.live):
             real = numbers[b] != NOTHING
             got = logits[b][real].double()
@@ -171,20 +188,28 @@ class Compared:
             self.tokens += int(real.sum())
             self.greedy += int((got.argmax(-1) != wanted.argmax(-1)).sum())
             if got.numel():
-                off = ((got - wanted).abs().max() / wanted.abs().max()).item()
-                self.error = max(self.error, off)
+                apart = torch.where(got == wanted, 0.0, (got - wanted).abs())
+                apart = apart.nan_to_num(nan=math.inf, posinf=math.inf)
+                largest = wanted.abs().masked_fill(~wanted.isfinite(), 0.0).max().item()
+                off = apart.max().item()
+                self.error = max(self.error, off / largest if largest else off)
+                if off == math.inf and self.nonfinite is None:
+                    self.nonfinite = forward
 
 
 class _Known:
     """The references of a plan, computed when they are first asked for."""
 
-    def __init__(self, configuration: Configuration, plan: Plan) -> None:
+    def __init__(self, configuration: Configuration, plan: Plan, references: References) -> None:
         self._plan = plan
         self._uncached = configuration.uncached
+        self._references = references
 
     def _shifted(self, epoch: int, sequence: int, shift: int) -> Reference:
         tokens = self._plan.histories[epoch][sequence].tolist()
-        return _reference(self._uncached, (*[1] * max(shift, 0), *tokens[max(-shift, 0) :]))
+        return self._references.of(
+            self._uncached, (*[1] * max(shift, 0), *tokens[max(-shift, 0) :])
+        )
 
     def step(self, numbers: Tensor, epoch: int) -> Step:
         sequences = range(numbers.size(0))
@@ -194,9 +219,3 @@ class _Known:
             drafts=tuple(self._shifted(e, b, 0) for e in range(epoch) for b in sequences),
             shifted=lambda sequence, shift: self._shifted(epoch, sequence, shift),
         )
-
-
-@functools.lru_cache(maxsize=256)
-def _reference(uncached: Uncached, tokens: tuple[int, ...]) -> Reference:
-    """The reference of tokens, which configurations of one model share."""
-    return Reference.of(uncached, torch.tensor(tokens))

@@ -45,7 +45,7 @@ def stated_mask(
     shown = shown.tril() if causal else shown
     if mask is None:
         return shown, None
-    mask = mask[..., : shape[-1]].detach().clone().expand(shape)
+    mask = mask[..., : shape[-1]].detach().to("cpu", copy=True).expand(shape)
     if mask.dtype is torch.bool:
         return mask & shown, None
     visible = mask > torch.finfo(mask.dtype).min / 2
@@ -58,13 +58,15 @@ def block_mask_says(mask: BlockMask | None, shape: tuple[int, ...]) -> Tensor:
     if mask is None:
         return torch.ones(shape, dtype=torch.bool)
     batch, heads, queries, slots = shape
-    says = create_mask(mask.mask_mod, batch, heads, queries, slots, device="cpu")
-    return says.expand(shape).clone()
+    device = mask.kv_num_blocks.device  # that of what its rule may read
+    says = create_mask(mask.mask_mod, batch, heads, queries, slots, device=str(device))
+    return says.to("cpu", copy=True).expand(shape)
 
 
-def modified(mod: Callable[..., Tensor], shape: tuple[int, ...]) -> ScoreMod:
-    """A score_mod of flex_attention on scores of ``shape`` ``[B, Hq, Q, S]``."""
-    indices = [torch.arange(n) for n in shape]
+def modified(mod: Callable[..., Tensor], shape: tuple[int, ...], device: torch.device) -> ScoreMod:
+    """A score_mod of flex_attention on scores of ``shape`` ``[B, Hq, Q, S]``, evaluated on the
+    ``device`` of what it may read."""
+    indices = [torch.arange(n, device=device) for n in shape]
 
     def score_mod(score: Tensor) -> tuple[Tensor, Tensor]:
         function = mod
@@ -72,7 +74,7 @@ def modified(mod: Callable[..., Tensor], shape: tuple[int, ...]) -> ScoreMod:
             dims = [None] * 4
             dims[axis] = 0  # type: ignore[call-overload]
             function = torch.vmap(function, in_dims=(0, *dims))
-        changed = function(score, *indices)
+        changed = function(score.to(device), *indices).cpu()
         # What lies between is the model's own affair; twice either side of it is ample.
         return changed, 2 * (score.abs() + changed.abs())
 
@@ -88,3 +90,23 @@ def softcapped(softcap: float, then: ScoreMod | None) -> ScoreMod:
         return changed, size + 4 * softcap
 
     return score_mod
+
+
+def four(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Query, key, value ``[..., S, D]`` and mask of SDPA, with as many dims and such batches as it
+    takes, as ``[B, H, ..., ...]`` each; the same objects where they are so already."""
+    if query.dim() == key.dim() == value.dim() == 4 and query.size(0) == key.size(0):
+        return query, key, value, mask
+    dims = max(query.dim(), key.dim(), value.dim(), 4)
+    if query.dim() == 3 and mask is not None and mask.dim() == 3:
+        mask = mask.unsqueeze(1)
+    # Without a dim of heads, the first is the batch.
+    tensors = [x.unsqueeze(-3) if x.dim() == 3 else x for x in (query, key, value)]
+    tensors = [x.reshape(*(1,) * (dims - x.dim()), *x.shape) for x in tensors]
+    batch = torch.broadcast_shapes(*(x.shape[:-3] for x in tensors))
+    if mask is not None:
+        mask = mask.expand(*batch, tensors[0].size(-3), *mask.shape[-2:]).flatten(0, -4)
+    query, key, value = (x.expand(*batch, *x.shape[-3:]).flatten(0, -4) for x in tensors)
+    return query, key, value, mask

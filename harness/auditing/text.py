@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.auditing.remedies import remedy
 from harness.auditing.run import Audit
+from harness.support.strict_json import JsonError, parse, to_text
 from harness.support.text import table
 from harness.verdict import Verdict
 
 WIDTH = 100
-WORST = (Verdict.WRONG, Verdict.ERROR, Verdict.OK, Verdict.UNSUPPORTED)
+WORST = (Verdict.WRONG, Verdict.NONFINITE, Verdict.ERROR, Verdict.OK, Verdict.UNSUPPORTED)
 
 
 def worst(audits: Sequence[Audit]) -> Verdict:
-    """The verdict over all: WRONG or ERROR where there is one, UNSUPPORTED where all are."""
+    """The verdict over all: the first of ``WORST`` that there is; UNSUPPORTED where all are."""
     found = {audit.verdict for audit in audits}
     return next((verdict for verdict in WORST if verdict in found), Verdict.UNSUPPORTED)
 
@@ -104,7 +104,7 @@ def _wrong(audit: Audit) -> Iterator[str]:
 def to_json(audits: Sequence[Audit], versions: dict[str, Any]) -> str:
     """The results as JSON."""
     document = {"versions": versions, "audits": [_entry(audit) for audit in audits]}
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return to_text(document)
 
 
 def _entry(audit: Audit) -> dict[str, Any]:
@@ -136,9 +136,9 @@ def changes(recorded: str, audits: Sequence[Audit]) -> Iterator[str]:
     try:
         before = {
             (entry["configuration"], entry["scenario"]): _came_out(entry)
-            for entry in json.loads(recorded)["audits"]
+            for entry in parse(recorded)["audits"]
         }
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, JsonError) as error:
         raise ValueError(f"no audits: {type(error).__name__}: {error}") from None
     both = [(before.get((a.configuration, a.scenario.name)), a) for a in audits]
     known = [(was, a) for was, a in both if was is not None]

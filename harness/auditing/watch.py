@@ -1,165 +1,168 @@
-"""Watching the attention calls of any PyTorch model: each against its own mask in float64, and its
-mask against the slots that were written."""
+"""Watching attention calls, of any PyTorch model or of none: each against its own mask in float64,
+a model's masks against the slots that were written, and calls against earlier ones on the same keys
+and values."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from harness.auditing.blame import Blame, Cause, few
 from harness.auditing.call import AttentionCall
-from harness.auditing.deciding import kernel_blame
+from harness.auditing.coverage import Coverage
+from harness.auditing.differing import Comparing
 from harness.auditing.observe import observed
+from harness.auditing.placed import misplaced, own_slots
 from harness.auditing.recorder import Recorder
-from harness.auditing.remedies import remedy
+from harness.auditing.report import Report
+from harness.auditing.sighting import Sighting
 from harness.oracle.budget import Precision
-from harness.verdict import Verdict
+from harness.support.frames import where
 
-
-@dataclass
-class Report:
-    """What the calls in a block showed.
-
-    ``calls`` were made in forwards of the model, taken to be as many in one that was not watched as
-    in the last that was; ``judged`` of them were judged; of ``placed`` it was known in which slots
-    their tokens lie. ``blame`` is of the first that was off, or None;
-    ``forward`` counts from 0.
-    """
-
-    calls: int = 0
-    judged: int = 0
-    placed: int = 0
-    blame: Blame | None = None
-    forward: int = 0
-
-    @property
-    def verdict(self) -> Verdict:
-        """WRONG, OK, or UNSUPPORTED where no call was judged, as within ``torch.compile``."""
-        if self.blame is not None:
-            return Verdict.WRONG
-        return Verdict.OK if self.judged else Verdict.UNSUPPORTED
-
-    def __str__(self) -> str:
-        text = (
-            f"{self.verdict} {self.judged} of {self.calls} attention calls judged, {self.placed} of"
-            " them by the slots that were written"
-        )
-        if self.blame is None:
-            return text
-        where = (
-            f"{self.blame.what}, first in forward {self.forward}, layer {self.blame.layer},"
-            f" sequence {self.blame.sequence}"
-        )
-        return "\n  ".join([text, where, *self.blame.evidence, f"remedy: {remedy(self.blame)}"])
+# Of scores that are judged, several copies are needed in float64.
+_LARGEST = 1 << 28
 
 
 @contextlib.contextmanager
 def audit(
-    model: nn.Module, *, every: int = 1, precision: Precision | None = None
+    model: nn.Module | None = None, *, every: int = 1, precision: Precision | None = None
 ) -> Iterator[Report]:
-    """Judge attention calls of ``model`` in the block, whatever it calls attention by:
-    ``flex_attention``, SDPA, or transformers' table of attention functions.
+    """Judge attention calls in the block, of ``model`` or of all that runs, whatever they are
+    called by: ``flex_attention``, SDPA, or transformers' table of attention functions.
 
-    A call is judged against float64 over the slots that its mask shows. Where it can be seen in
+    A call is judged against float64 over the slots that its mask shows. Calls on the same keys and
+    values with the same queries are compared with each other. With a model, where it can be seen in
     which slots the newest tokens lie (as many keys changed since the layer's last call as there are
-    queries), a query must see its own slot, and none after it. Padding and windows are the mask's
-    own affair.
+    queries), a query must see its own slot, and none after it; and layers are named in which no
+    call was seen. Padding and windows are the mask's own affair. Calls within code that is compiled
+    in the block are seen too.
 
     Args:
-        every: judge each so many forwards; the one before each of them costs a copy of its calls.
+        every: judge each so many forwards of the model; the one before each of them costs a copy of
+            its calls.
         precision: what attention declares, by default float32 arithmetic on its inputs' dtype.
 
     Raises:
-        ValueError: for ``every`` below 1.
+        ValueError: for ``every`` below 1, or above it without a model.
     """
     if every < 1:
         raise ValueError(f"every: {every} is not a whole number >= 1")
-    report, forwards = Report(), _Forwards()
-    keys: dict[int, Tensor] = {}
-
-    def receive(call: AttentionCall) -> None:
-        if not forwards.running:
-            return
-        report.calls += 1
-        before, keys[call.layer] = keys.get(call.layer), call.key
-        if report.blame is not None or forwards.count % every:
-            return
-        report.judged += 1
-        own = _own_slots(before, call)
-        report.placed += own is not None
-        report.blame = (None if own is None else _misplaced(call, own)) or kernel_blame(
-            call, precision
-        )
-        report.forward = forwards.count
-
-    recorder = Recorder(receive)
-
-    def starts(*_: object) -> None:
-        forwards.count, forwards.running = forwards.count + 1, True
-        recorder.forward()
-        # The forward before one that is judged is watched too, since it shows what the keys were.
-        recorder.asleep = forwards.count % every not in (0, every - 1)
-        report.calls += forwards.calls if recorder.asleep else 0
-
-    def ends(*_: object) -> None:
-        forwards.running = False
-        if not recorder.asleep:
-            forwards.calls = recorder.layer
-
-    before = model.register_forward_pre_hook(starts)
-    after = model.register_forward_hook(ends, always_call=True)
+    if model is None and every > 1:
+        raise ValueError("every: counts the forwards of a model, which is not given")
+    watch = _Watch(Report(model), every, precision)
     try:
-        with observed(recorder):
-            yield report
+        with contextlib.ExitStack() as stack:
+            if model is not None:
+                stack.enter_context(watch.hooked(model))
+            stack.enter_context(observed(watch.recorder, [] if model is None else model.modules()))
+            yield watch.report
     finally:
-        before.remove()
-        after.remove()
+        watch.report.left_out = watch.comparing.left_out
 
 
-@dataclass
-class _Forwards:
-    count: int = field(default=-1)
-    running: bool = False
-    calls: int = 0
+class _Watch:
+    """What an audit does with each call."""
 
+    def __init__(self, report: Report, every: int, precision: Precision | None) -> None:
+        self.report, self.every, self.precision = report, every, precision
+        self.recorder = Recorder(self.receive, in_graph=True, passed_over=self.pass_over)
+        self.comparing = Comparing()
+        self.keys: dict[int, Tensor] = {}
+        # The number of the forward that runs, and how many of a model's forwards run, nested.
+        self.forward, self.running = [-1], 0
+        self.calls = 0
 
-def _own_slots(before: Tensor | None, call: AttentionCall) -> Tensor | None:
-    """The slots ``[Q]`` into which the tokens of the queries were written, or None where that
-    cannot be told: keys that were there have moved, or more changed than there are queries."""
-    key, count = call.key, call.query.size(2)
-    old = torch.zeros_like(key)
-    if before is not None:
-        if before.shape[:2] != key.shape[:2] or before.size(2) > key.size(2):
-            return None
-        old[:, :, : before.size(2)] = before
-    changed = (key != old).any(-1).any(1)
-    if not (changed == changed[0]).all():
-        return None
-    slots = changed[0].nonzero().flatten()
-    return slots if slots.numel() == count else None
+    @property
+    def counts(self) -> bool:
+        """Whether a call is one of those that are to be judged."""
+        if self.report.model is None or self.running:
+            return True
+        self.report.elsewhere += 1
+        return False
 
+    def pass_over(self, function: str, reason: str) -> None:
+        if self.counts:
+            self.report.calls += 1
+            self.report.passed_over[function, reason] += 1
 
-def _misplaced(call: AttentionCall, own: Tensor) -> Blame | None:
-    later = torch.arange(call.key.size(2)) > own.unsqueeze(1)
-    for b in range(call.query.size(0)):
-        visible = call.visible[b].any(0)
-        beyond, blind = visible & later, ~visible.gather(1, own.unsqueeze(1)).squeeze(1)
-        # A row that sees nothing is padding.
-        wrong = beyond.any(-1) | (blind & visible.any(-1))
-        if not wrong.any():
-            continue
-        row = int(wrong.nonzero()[0])
-        slots = beyond[row].nonzero().flatten().tolist()
-        evidence = f"the query whose key lies in slot {int(own[row])} "
-        if slots:
-            name = "offset-one-high" if len(slots) == 1 else "offset-high"
-            evidence += f"sees slots {few(slots)} after it"
+    @torch.no_grad()
+    def receive(self, call: AttentionCall) -> None:
+        """Judge a call; nothing that goes wrong with that is the model's affair."""
+        if not self.counts:
+            return
+        report, model = self.report, self.report.model
+        report.calls += 1
+        before = None
+        if model is not None:
+            before, self.keys[call.layer] = self.keys.get(call.layer), call.key
+            if report.blame is not None or self.forward[0] % self.every:
+                return
+        try:
+            self._judge(call, before)
+        except Exception as error:
+            text = (str(error).strip().splitlines() or [""])[0]
+            report.passed_over[call.named, text or type(error).__name__] += 1
+
+    def _judge(self, call: AttentionCall, before: Tensor | None) -> None:
+        report = self.report
+        if call.visible.numel() > _LARGEST:
+            size = call.visible.numel() * 8 / 2**30
+            raise ValueError(
+                f"its scores take {size:.1f} GiB in float64: audit fewer rows or slots"
+            )
+        sighting = Sighting.of(call, report.calls, _place(), self.precision)
+        blame = sighting.blame
+        if sighting.reason:
+            report.passed_over[call.named, sighting.reason] += 1
         else:
-            name = ""
-            evidence += "does not see it"
-        return Blame(Cause.MASK, name, (evidence,), call.layer, b, int(own[row]), row)
-    return None
+            report.judged += 1
+        if report.model is not None:
+            own = own_slots(before, call)
+            report.placed += own is not None
+            blame = (None if own is None else misplaced(call, own)) or blame
+        if report.blame is None:
+            report.blame, report.forward = blame, self.forward[0]
+        report.add(sighting, self.comparing.add(sighting))
+
+    @contextlib.contextmanager
+    def hooked(self, model: nn.Module) -> Iterator[None]:
+        """Count forwards of the model in the block, and look for layers without calls."""
+        recorder, report = self.recorder, self.report
+        report.coverage = Coverage(model)
+
+        def starts(*_: object) -> None:
+            if self.running:
+                self.running += 1
+                return
+            self.forward[0], self.running = self.forward[0] + 1, 1
+            recorder.forward()
+            # The forward before one that is judged is watched too: it shows what the keys were.
+            recorder.asleep = self.forward[0] % self.every not in (0, self.every - 1)
+            report.calls += self.calls if recorder.asleep else 0
+
+        def ends(*_: object) -> None:
+            self.running -= 1
+            if not self.running and not recorder.asleep:
+                self.calls = recorder.layer
+                report.silent += [] if recorder.layer else [self.forward[0]]
+
+        before = model.register_forward_pre_hook(starts)
+        after = model.register_forward_hook(ends, always_call=True)
+        try:
+            with report.coverage.hooked(recorder, self.forward):
+                yield
+        finally:
+            before.remove()
+            after.remove()
+            report.forwards = self.forward[0] + 1
+
+
+def _place() -> str:
+    """Where in the user's own code the call was made."""
+    stack = traceback.walk_stack(sys._getframe())
+    frames = [(f.f_code.co_filename, line, f.f_code.co_name) for f, line in stack]
+    return where(frames[::-1])

@@ -4,7 +4,6 @@ It has the id of the case, its source, and the path and known failure where ther
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from harness.case import CaseError, DecodeCase
 from harness.support.files import write_atomically
-from harness.support.strict_json import any_text, fields, read_file, text
+from harness.support.strict_json import any_text, fields, read_file, text, to_line, to_text
 
 FOLDER = Path("fixtures") / "cases"
 _OPTIONAL = ("path", "known_failure")
@@ -56,7 +55,7 @@ def load(file: Path) -> KeptCase:
 def _case(value: Any) -> DecodeCase:
     """A reader of a case: its id, or, in older files, an object with its fields."""
     if isinstance(value, dict):
-        return DecodeCase.from_json(json.dumps(value))
+        return DecodeCase.from_json(to_line(value))
     return DecodeCase.from_text(text(value))
 
 
@@ -75,5 +74,5 @@ def keep(kept: KeptCase, folder: Path = FOLDER) -> Path:
     values = {"case": str(kept.case), "source": kept.source}
     values |= {name: getattr(kept, name) for name in _OPTIONAL if getattr(kept, name)}
     file = folder / f"{kept.name}.json"
-    write_atomically(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(file, to_text(values, 1))
     return file

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.case.errors import CaseError
 from harness.case.fields import FieldError, Integer
-from harness.support.strict_json import JsonError, anything, fields, parse
+from harness.support.strict_json import JsonError, anything, fields, parse, to_line
 from harness.support.text import not_one_of
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Written:
     def to_json(self) -> str:
         """A JSON object with every field by its full name, so that a change of defaults changes no
         kept case."""
-        return json.dumps(dataclasses.asdict(self))
+        return to_line(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -1,4 +1,5 @@
-"""``python -m harness audit``: a model that decodes, against one uncached forward in float64."""
+"""``python -m harness audit``: a model that decodes, against one uncached forward in float64, or a
+script, each of its attention calls against its own mask."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.commands.audit_script import audit_script
+from harness.commands.kinds import PROJECTS, refuse_other_kinds
 from harness.commands.options import (
     INTERRUPTED,
     NOT_OK,
@@ -32,7 +35,18 @@ if TYPE_CHECKING:
     from harness.auditing.scenario import Scenario
     from harness.script.package import Package
 
-PROJECTS = ("transformers", "gpt-fast")
+_OF_PROJECTS = (
+    "seed",
+    "models",
+    "caches",
+    "attention",
+    "checkout",
+    "scenarios",
+    "against",
+    "scripts",
+    "jobs",
+    "compile",
+)
 
 
 def add(commands: Any) -> None:
@@ -40,12 +54,19 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "audit",
         help="which layer and step of a model's decoding is wrong, and whose fault it is",
-        description="Runs tiny models with random weights through prefill, decoding, chunks,"
-        " rollbacks and padding, and judges every attention call (docs/audit.md).",
+        description="Of a project: runs tiny models with random weights through prefill, decoding,"
+        " chunks, rollbacks and padding, and judges every attention call. Of a script: runs it,"
+        " judges every attention call against its own mask, and says which slots each attends"
+        " and where two calls on the same keys and values differ (docs/audit.md).",
+        usage="%(prog)s [OPTIONS] {transformers,gpt-fast}\n       %(prog)s [--json FILE]"
+        " SCRIPT.py [ARGS]",
         parents=sharing("--seed", "--json"),
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("project", choices=PROJECTS)
+    parser.set_defaults(run=run, parser=parser)
+    of = f"{' or '.join(PROJECTS)}, or a script, path/to/SCRIPT.py"
+    parser.add_argument("target", metavar="TARGET", help=of)
+    of = "after a script: all that follows is its own; options of the audit come before it"
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="ARGS", help=of)
     parser.add_argument("--models", type=names, metavar="NAMES", help="of transformers")
     parser.add_argument("--caches", type=names, metavar="NAMES", help="of transformers")
     parser.add_argument("--attention", type=names, metavar="NAMES", help="of transformers")
@@ -79,12 +100,40 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the audit, print its table and return the exit code."""
-    transformers = arguments.project == "transformers"
+    parser = vars(arguments).pop("parser")  # which does not travel to other processes
+    if arguments.target.endswith(".py"):
+        for flag in _OF_PROJECTS:
+            if getattr(arguments, flag) != parser.get_default(flag):
+                raise UsageError(f"--{flag}: is for {' and '.join(PROJECTS)}, not for a script")
+        return audit_script(arguments.target, arguments.rest, arguments.json)
+    _read_further(arguments, parser)
+    _refuse(arguments)
+    return _audit_project(arguments)
+
+
+def _read_further(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Read what follows a project, which are options; what follows a script was left alone."""
+    if arguments.rest:
+        parser.parse_args([*arguments.rest, arguments.target], arguments)
+        del arguments.parser
+    for word in (arguments.target, *arguments.rest):
+        refuse_other_kinds("audit", word)
+    if arguments.rest or arguments.target not in PROJECTS:
+        word = " ".join([arguments.target, *arguments.rest])
+        allowed = f"one of {' '.join(PROJECTS)}, nor a script, path/to/SCRIPT.py"
+        raise UsageError(f"TARGET: {word!r} is not {allowed}")
+
+
+def _refuse(arguments: argparse.Namespace) -> None:
+    """Raise where an option is for another project, or the project's package is missing."""
+    transformers = arguments.target == "transformers"
     _only("--checkout", arguments.checkout, not transformers, "gpt-fast")
     for option in ("models", "caches", "attention"):
         flag = f"--{option}"
         _only(flag, getattr(arguments, option), transformers, "transformers")
 
+
+def _audit_project(arguments: argparse.Namespace) -> int:
     import torch
 
     from harness.auditing.scenario import SCENARIOS
@@ -174,11 +223,13 @@ def _audited(
     scenarios: list[Scenario],
     arguments: argparse.Namespace,
 ) -> Iterator[Audit]:
+    from harness.auditing.reference import References
     from harness.auditing.run import audit
 
+    references = References()
     for configuration, scenario in itertools.product(configurations, scenarios):
         with contextlib.nullcontext() if arguments.compile else _eagerly():
-            found = audit(configuration, scenario, arguments.seed)
+            found = audit(configuration, scenario, arguments.seed, references)
         yield found
 
 
@@ -230,7 +281,7 @@ class _Project:
 def _project(arguments: argparse.Namespace) -> _Project:
     from harness.script.package import gpt_fast_package, transformers_package
 
-    if arguments.project == "transformers":
+    if arguments.target == "transformers":
         import transformers
 
         from harness.auditing import transformers_models as here

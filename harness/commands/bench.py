@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness.commands.options import INTERRUPTED, OK, USAGE, UsageError, sharing, whole
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
+from harness.support.strict_json import to_text
 
 if TYPE_CHECKING:
     from harness.benching.measure import Times
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             "steps": [one.to_values() for one in times],
             "verdicts": [dataclasses.asdict(one) for one in speeds],
         }
-        write_atomically(arguments.json, json.dumps(document, indent=1) + "\n")
+        write_atomically(arguments.json, to_text(document, 1))
     if interrupted:
         return INTERRUPTED
     return OK if times or speeds else USAGE

@@ -13,6 +13,7 @@ from harness.case.domain import CACHE_LEN, HEAD_DIMS, Domain, DomainError, known
 from harness.case.features import FEATURES
 from harness.case.loop import STEPS, Loop, loops_from_text
 from harness.case.program import ACTIONS
+from harness.commands.kinds import refuse_other_kinds
 from harness.commands.options import (
     INTERRUPTED,
     NOT_OK,
@@ -93,6 +94,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check a function and return the exit code."""
+    refuse_other_kinds("check", arguments.target)
     _contradictions(arguments)
     case = None if arguments.case is None else DecodeCase.from_text(arguments.case)
     if case is not None and arguments.compile:

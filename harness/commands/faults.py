@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from harness.commands import leave_one_out
 from harness.commands.options import NOT_OK, OK, UsageError, sharing, whole
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
-from harness.support.strict_json import with_rows
+from harness.support.strict_json import to_text, with_rows
 
 if TYPE_CHECKING:
     from harness.faults import Fault
@@ -107,8 +106,7 @@ def _of_state(arguments: argparse.Namespace) -> int:
         rows.append(measure(fault, min(arguments.max_examples, _PROGRAMS), arguments.seed))
     print("\n".join(markdown(rows)))
     if arguments.json is not None:
-        text = json.dumps([vars(row) for row in rows], indent=1)
-        write_atomically(arguments.json, f"{text}\n")
+        write_atomically(arguments.json, to_text([vars(row) for row in rows], 1))
     return OK if all(row.program for row in rows) else NOT_OK
 
 

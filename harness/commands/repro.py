@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from harness.case import DTYPES, DecodeCase
+from harness.commands.kinds import refuse_other_kinds
 from harness.commands.options import NOT_OK, OK, USAGE, UsageError, sharing
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
@@ -56,6 +57,7 @@ def _compiled(arguments: argparse.Namespace) -> bool:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer the report or run the case, and return the exit code."""
+    refuse_other_kinds("repro", arguments.case)
     from harness.issue233.answer import REPORT_ID, answer_case, answer_report
     from harness.issue233.text import render, to_json
     from harness.script.case_script import case_script, report_script

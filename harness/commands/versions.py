@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import re
 import signal
@@ -30,6 +29,7 @@ from harness.commands.options import (
 )
 from harness.support.files import write_atomically
 from harness.support.progress import Progress, progress_to_stderr
+from harness.support.strict_json import parse, to_text
 from harness.support.text import table
 
 HERE = "here"
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"{f'{script}: ' if several else ''}{what}: torch {', '.join(of)}")
     if arguments.json is not None:
         document = {"versions": [vars(r) for r in rows]}
-        write_atomically(arguments.json, json.dumps(document, indent=1) + "\n")
+        write_atomically(arguments.json, to_text(document, 1))
     if interrupted:
         return INTERRUPTED
     if all(r.shows is None for r in rows):
@@ -135,7 +135,7 @@ _Shown = dict[tuple[str, str], bool | None]
 def _earlier(file: Path) -> _Shown:
     """What scripts showed in an earlier run, by script and version."""
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["versions"]
+        rows = parse(file.read_text(encoding="utf-8"))["versions"]
         return {(row["script"], row["torch"]): row["shows"] for row in rows}
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"--since: {file}: is not what --json writes") from None

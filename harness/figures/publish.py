@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from harness.figures.values import Figure, as_plain, name_of
 from harness.support.environment import environment
 from harness.support.files import UnwritableFile, write_atomically
 from harness.support.progress import Progress
+from harness.support.strict_json import to_line
 
 PAGE, DATA = "figures.html", "figures.json"
 TITLE = "KV-cache decoding with FlexAttention: what was measured"
@@ -47,7 +47,7 @@ def publish(
     facts = environment(device)
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     document = {"date": date, "environment": facts, "figures": as_plain(figures)}
-    files[DATA] = json.dumps(document) + "\n"
+    files[DATA] = to_line(document) + "\n"
     files[PAGE] = page(TITLE, LEAD, sections, facts, date, commands)
     return files
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
-import json
 import mmap
 import os
 import resource
@@ -22,6 +21,7 @@ from harness.function.load import TargetError
 from harness.function.outcome import Outcome
 from harness.function.run import LocalRunner, TargetSpec, poisoned
 from harness.support.failure import described
+from harness.support.strict_json import to_line
 from harness.verdict import Verdict
 
 MARK = 12  # digits of the number of a call
@@ -52,7 +52,7 @@ def nursery(fd: int, mark: int) -> None:
             return
         if leaves[0] == _AT_WORK:
             os.write(2, END_OF_STDERR)
-            channel.send_bytes(json.dumps({"died": status}).encode())
+            channel.send_bytes(to_line({"died": status}).encode())
 
 
 def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap, mark: int) -> None:
@@ -64,7 +64,7 @@ def _child(channel: Connection, spec: TargetSpec, leaves: mmap.mmap, mark: int) 
     faulthandler.enable()
 
     def send(reply: dict[str, Any]) -> None:
-        channel.send_bytes(json.dumps(reply).encode())
+        channel.send_bytes(to_line(reply).encode())
 
     def leave(why: int) -> NoReturn:
         leaves[0] = why

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 
 from harness.case.program import ACTIONS
@@ -11,6 +9,7 @@ from harness.function.programs import ProgramResult
 from harness.function.text import counted, wrapped
 from harness.serving.contract import METHODS
 from harness.support.environment import one_line
+from harness.support.strict_json import to_text
 from harness.verdict import Verdict
 
 
@@ -97,7 +96,7 @@ def to_json(result: ProgramResult) -> str:
         "features": list(result.facts.domain.features),
         "unsupported": dict(tally.unsupported),
         "seconds": round(result.seconds, 3),
-        "max_utilisation": worst if worst is not None and math.isfinite(worst) else None,
+        "max_utilisation": worst,
         "environment": result.facts.environment,
     }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return to_text(document)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -31,6 +30,7 @@ from harness.paths import PATHS, Path, Result
 from harness.serving.contract import Abilities
 from harness.support import extras
 from harness.support.environment import environment
+from harness.support.strict_json import from_text, to_line
 from harness.verdict import (
     Finding,
     Judgement,
@@ -66,12 +66,12 @@ class TargetSpec:
 
     def to_json(self) -> str:
         """The specification as JSON text."""
-        return json.dumps(dataclasses.asdict(self))
+        return to_line(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> TargetSpec:
         """Read what ``to_json`` wrote."""
-        values = json.loads(text)
+        values = from_text(text)
         values["declared"] = Declarations(**values["declared"])
         return cls(**values | {"cache_len": tuple(values["cache_len"])})
 

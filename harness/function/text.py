@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import textwrap
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from harness.function.covered import coverage_values, coverage_words
 from harness.function.item import Item
 from harness.function.search import SearchResult
 from harness.support.environment import one_line
+from harness.support.strict_json import to_text
 from harness.verdict import Verdict
 from harness.verdict.imprecise import evidence, precise, shares
 
@@ -173,7 +172,7 @@ def to_json(result: SearchResult) -> str:
         "stderr": list(outcome.stderr),
         "diagnosis": list(outcome.names),
         "diagnosis_text": list(outcome.sentences),
-        "weights": None if outcome.weights is None else _weights(outcome.weights),
+        "weights": outcome.weights,
         "repro": result.repro,
         "examples": tally.examples,
         "mostly_unsupported": tally.mostly_unsupported,
@@ -189,20 +188,11 @@ def to_json(result: SearchResult) -> str:
         "seconds": round(result.seconds, 3),
         "items_by_source": result.counts,
         "seconds_by_source": {name: round(spent, 3) for name, spent in result.spent.items()},
-        "max_utilisation": _finite(tally.max_utilisation),
+        "max_utilisation": tally.max_utilisation,
         "worst_case": None if tally.worst_case is None else str(tally.worst_case),
         "precision": {dtype.dtype: dtype.to_values() for dtype in precise(tally.precision)},
         "graphs": sum(tally.graphs.values()),
         "geometries_compiled": len(tally.graphs),
         "environment": result.facts.environment,
     }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
-
-
-def _weights(weights: dict[str, Any]) -> dict[str, Any]:
-    rows = {name: [[*map(_finite, row)] for row in weights[name]] for name in ("got", "due")}
-    return {**weights, **rows}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return to_text(document)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -34,6 +33,7 @@ from harness.function.outcome import Outcome
 from harness.function.run import Facts, LocalRunner, TargetSpec
 from harness.support.failure import HarnessFailed
 from harness.support.frames import where
+from harness.support.strict_json import from_text, to_line
 from harness.verdict import Finding, Verdict
 
 _LOAD_TIMEOUT = 300.0
@@ -73,7 +73,7 @@ class Worker:
         self._channel = ours
         # The child writes into this file which call of a loop it makes.
         self._mark = tempfile.TemporaryFile()  # noqa: SIM115  # close() ends it.
-        arguments = json.dumps([theirs.fileno(), self._mark.fileno(), sys.path])
+        arguments = to_line([theirs.fileno(), self._mark.fileno(), sys.path])
         # The processes get a session of their own, so that Ctrl-C does not reach them and all of
         # them can be ended as one group.
         self._process = subprocess.Popen(
@@ -243,7 +243,7 @@ class Worker:
             while not self._channel.poll(timeout):
                 if mark == (mark := self._marked()):
                     return None
-            reply: dict[str, Any] = json.loads(self._channel.recv_bytes())
+            reply: dict[str, Any] = from_text(self._channel.recv_bytes())
         except (EOFError, OSError, ValueError):
             raise TargetError("the worker process is gone") from None
         if "died" in reply:

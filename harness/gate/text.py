@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator
 from xml.etree import ElementTree
@@ -11,6 +10,7 @@ from xml.etree import ElementTree
 from harness.gate.item import Item
 from harness.gate.steps import Gate
 from harness.support.environment import environment, one_line
+from harness.support.strict_json import to_text
 
 SHOWN = 10
 
@@ -149,4 +149,4 @@ def to_json(gate: Gate, command: str, interrupted: bool) -> str:
             for step in gate.steps
         ],
     }
-    return json.dumps(document, indent=1) + "\n"
+    return to_text(document, 1)

@@ -3,12 +3,12 @@ it stops, and it can go on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.hunting.failure import Found
+from harness.support.strict_json import from_text, to_line
 
 
 class JournalError(ValueError):
@@ -45,7 +45,7 @@ class Journal:
     def add(self, kind: str, values: dict[str, Any]) -> None:
         """Append a line, which is on disk afterwards."""
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, **values}) + "\n")
+            file.write(to_line({"kind": kind, **values}) + "\n")
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The lines, but for one that was cut off."""
@@ -53,7 +53,7 @@ class Journal:
             return
         for text in self._file.read_text(encoding="utf-8").splitlines():
             try:
-                line = json.loads(text)
+                line = from_text(text)
             except ValueError:
                 continue
             if isinstance(line, dict) and "kind" in line:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from harness.hunting.failure import Found
 from harness.hunting.hunt import Hunt
 from harness.hunting.traps import Trap
 from harness.support.environment import environment, one_line
+from harness.support.strict_json import to_text
 
 _SHOWN = 160
 
@@ -160,4 +160,4 @@ def to_json(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> s
         "not_made_small": dict(hunt.waiting),
         "not_judged": hunt.lost,
     }
-    return json.dumps(document, indent=1) + "\n"
+    return to_text(document, 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +11,7 @@ from harness.issue233.answer import REPORT_URL, Answer
 from harness.oracle.golden import without_second_opinion
 from harness.paths import PATHS
 from harness.support.environment import environment, one_line
+from harness.support.strict_json import to_text
 from harness.support.text import table
 from harness.verdict import Judgement
 
@@ -123,7 +122,7 @@ def outcome(answer: Answer) -> str:
 
 
 def to_json(answer: Answer) -> str:
-    """The whole answer as JSON; a number that is not finite is null."""
+    """The whole answer as JSON; numbers that are not finite as strict_json spells them."""
     document: dict[str, Any] = {
         "case": str(answer.case),
         "device": answer.device,
@@ -142,7 +141,7 @@ def to_json(answer: Answer) -> str:
         "finding": list(answer.finding),
         "claims": [vars(c) for c in answer.claims],
     }
-    return json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
+    return to_text(document)
 
 
 def _judgement(judgement: Judgement) -> dict[str, Any]:
@@ -154,11 +153,3 @@ def _judgement(judgement: Judgement) -> dict[str, Any]:
         "error": vars(judgement.error) if judgement.error else None,
         "logsumexp_error": vars(judgement.logsumexp_error) if judgement.logsumexp_error else None,
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

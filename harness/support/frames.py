@@ -15,6 +15,8 @@ _PACKAGE = f"{Path(__file__).resolve().parents[1]}/"
 _LIBRARIES = tuple(
     f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+# Of any environment, whose packages another one may use.
+_INSTALLED = "/site-packages/"
 
 
 def where(frames: Sequence[Frame]) -> str:
@@ -27,7 +29,7 @@ def where(frames: Sequence[Frame]) -> str:
     outside = [frame for frame in frames if not frame[0].startswith((_PACKAGE, "<"))]
     if not outside:
         return ""
-    own = [frame for frame in outside if not frame[0].startswith(_LIBRARIES)]
+    own = [f for f in outside if not f[0].startswith(_LIBRARIES) and _INSTALLED not in f[0]]
     called = [frame for frame in outside if frame[0] == outside[0][0]]
     file, line, function = (own or called)[-1]
     within = "" if function == "<module>" else f", in {function}"

@@ -1,5 +1,8 @@
-"""Strict reading of JSON files: a field that is unknown, missing or of the wrong type raises; and
-writing of those that have a row on each line.
+"""Strict JSON: what is written has no number that JSON does not have, and what is read raises for a
+field that is unknown, missing or of the wrong type.
+
+NaN and infinities are written as the texts ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, which
+``from_text`` and ``any_number`` read back.
 
 A reader is a function from a decoded value to the value that is wanted. ``fields`` and ``list_of``
 build on other readers. The JsonError that a reader raises says where in the document the value is.
@@ -15,6 +18,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 Reader = Callable[[Any], T]
+_SPELLED = ("NaN", "Infinity", "-Infinity")
 
 
 class JsonError(ValueError):
@@ -34,7 +38,7 @@ class JsonError(ValueError):
         return JsonError(self.reason, step, *self.place)
 
 
-def parse(text: str) -> Any:
+def parse(text: str | bytes) -> Any:
     """Decode JSON text; NaN and infinities, which Python would take, are no JSON.
 
     Raises:
@@ -48,6 +52,43 @@ def parse(text: str) -> Any:
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is no JSON number")
+
+
+def to_text(document: Any, indent: int = 2) -> str:
+    """A document as JSON text that ends in a newline."""
+    return json.dumps(_spelled(document), indent=indent, allow_nan=False) + "\n"
+
+
+def to_line(document: Any) -> str:
+    """A document as JSON text on one line, without a newline."""
+    return json.dumps(_spelled(document), allow_nan=False)
+
+
+def from_text(text: str | bytes) -> Any:
+    """What ``to_text`` or ``to_line`` was given: texts that spell a number are numbers again.
+
+    Raises:
+        JsonError: for text that is not JSON.
+    """
+    return _unspelled(parse(text))
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: _spelled(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelled(item) for item in value]
+    return value
+
+
+def _unspelled(value: Any) -> Any:
+    if isinstance(value, str) and value in _SPELLED:
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _unspelled(item) for key, item in value.items()}
+    return [_unspelled(item) for item in value] if isinstance(value, list) else value
 
 
 def read_file(file: Path, reader: Reader[T], failure: type[ValueError]) -> T:
@@ -177,11 +218,14 @@ def number(low: float = -math.inf, high: float = math.inf) -> Reader[float]:
     return read
 
 
-def with_rows(head: Mapping[str, Any], name: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """JSON text of ``head``, which is not empty, and under ``name`` of the rows, one on each line.
+def any_number(value: Any) -> float:
+    """A reader of a number, NaN and infinities among them as ``to_text`` writes them."""
+    if isinstance(value, str) and value in _SPELLED:
+        return float(value)
+    return number()(value)
 
-    Raises:
-        ValueError: a row has NaN or infinity.
-    """
-    lines = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in rows)
-    return f'{json.dumps(head, indent=1)[:-2]},\n "{name}": [\n{lines}\n ]\n}}\n'
+
+def with_rows(head: Mapping[str, Any], name: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """JSON text of ``head``, which is not empty, and under ``name`` of the rows, a line each."""
+    lines = ",\n".join("  " + to_line(row) for row in rows)
+    return f'{to_text(head, 1).strip()[:-2]},\n "{name}": [\n{lines}\n ]\n}}\n'

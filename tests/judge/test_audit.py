@@ -261,7 +261,7 @@ def decode(model: torch.nn.Module, count: int) -> None:
         ("gpt-fast --models llama", "--models: is for transformers"),
         ("transformers --checkout .", "--checkout: is for gpt-fast"),
         ("gpt-fast --scenarios naps", "--scenarios: 'naps' is not one of tokens"),
-        ("torchtune", "'torchtune' is not one of transformers gpt-fast"),
+        ("torchtune", "audit takes transformers or gpt-fast, or path/to/SCRIPT.py"),
     ],
 )
 def test_a_wrong_command_line_is_refused(

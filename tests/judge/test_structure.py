@@ -45,6 +45,18 @@ def test_no_test_reaches_for_a_private_name() -> None:
         assert not re.search(r"\"harness\.[\w.]*\._[a-z]", text), module
 
 
+def test_json_is_written_and_read_in_one_place() -> None:
+    """So that NaN and infinities have one spelling, and are never written bare."""
+    apart = {
+        "support/strict_json.py",
+        "script/text.py",  # a string of Python
+    }
+    for module in MODULES:
+        if "/".join(module.parts[-2:]) not in apart:
+            assert "json.dump" not in (text := module.read_text(encoding="utf-8")), module
+            assert "json.load" not in text.replace("= json.loads(sys.argv[1])", ""), module
+
+
 def test_no_module_outgrows_one_noun() -> None:
     """About 300 lines; a longer one holds two."""
     lengths = {
