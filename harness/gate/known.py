@@ -62,7 +62,8 @@ def _item(name: str, script: Path, seconds: float) -> Item:
         return Item(name, evidence=fixed, notice=True, seconds=took)
     repro = f"python {script}"
     if ran.showing is Showing.BROKEN:
-        text = f"its script could not run: it ended with {ran.ended}: {ran.says}"
+        says = f": {ran.says}" if ran.says else ""
+        text = f"its script could not run: it ended with {ran.ended}{says}"
         return Item(name, Verdict.ERROR, text, repro=repro, seconds=took)
     if seconds < TIMEOUT:
         return Item(name, not_run=_NO_TIME, seconds=took)

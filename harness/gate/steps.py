@@ -48,7 +48,7 @@ LONG = (
     "S=131072,pos=131000/70000,D=32,mask=window:4096,tail=poison",
 )
 # What runs over the time is ended after a tenth of it, 15 s at least, less some for the report.
-_OVER, _LEAST_OVER, _REPORT = 0.1, 15.0, 5.0
+OVER, LEAST_OVER, REPORT = 0.1, 15.0, 5.0
 _FUZZ_BATCH = 50
 _DATA = 8  # cases of a compiled geometry and path
 _Work = TypeVar("_Work")
@@ -101,7 +101,7 @@ class Gate:
         ``steps`` holds what was done, even where the run is interrupted.
         """
         names = order(list(PLAN), self.changed) if PLAN else []
-        over = max(self.seconds * _OVER, _LEAST_OVER) - _REPORT
+        over = max(self.seconds * OVER, LEAST_OVER) - REPORT
         try:
             with time_limit(self._end + over - time.monotonic()):
                 self._run(names)

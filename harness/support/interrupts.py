@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SOON = 0.05
+_SOON = 0.01
 # An import that takes longer is interrupted all the same.
 _PATIENCE = 30.0
 # After so many seconds an end of the time that somebody swallowed is raised again.
