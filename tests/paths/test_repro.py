@@ -137,7 +137,7 @@ def test_what_is_known_is_printed_first_and_an_interrupt_keeps_it() -> None:
 
 def test_what_is_known_after_each_step_stays_as_it_was_told() -> None:
     """Each answer begins with the lines of those before it."""
-    told = [*answer_report(REPORT_CASE.replace(heads=2, cache_len=128), "cpu", quiet)]
+    told = [*answer_report(REPORT_CASE.replace(heads=2, kv_heads=2, cache_len=128), "cpu", quiet)]
     texts = [[*lines(one)] for one in told]
     assert all(later[: len(text)] == text for text, later in itertools.pairwise(texts))
     assert len(texts) > len(PATHS)
