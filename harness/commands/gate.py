@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import time
 from typing import Any
 
 from harness.case.kept import FOLDER
@@ -23,6 +22,7 @@ from harness.commands.options import (
 from harness.commands.record import read_or_error
 from harness.ledger.entries import ledger_file
 from harness.support.files import write_atomically
+from harness.support.interrupts import began
 from harness.support.progress import progress_to_stderr
 
 
@@ -55,7 +55,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the gate and return the exit code."""
-    start = time.monotonic()
+    start = began()
     device = arguments.device
     if not FOLDER.is_dir():
         raise UsageError(f"{FOLDER}: not here; run the gate in the project's folder")

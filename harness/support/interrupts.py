@@ -33,11 +33,13 @@ class OutOfTime(KeyboardInterrupt):
 
 @dataclass
 class _State:
-    """What is to be raised as soon as it may be, since when, and when the time limit is over."""
+    """What is to be raised as soon as it may be, since when, and when the time limit is over; when
+    the command began."""
 
     waits: type[BaseException] | None = None
     since: float = 0.0
     due: float = math.inf
+    began: float | None = None
 
 
 _state = _State()
@@ -48,11 +50,18 @@ def interrupts() -> Iterator[None]:
     """Here SIGINT and SIGTERM raise KeyboardInterrupt, once it can arrive; a second one does so at
     once. One that this process ignores stays ignored."""
     with contextlib.ExitStack() as stack:
+        _state.began = time.monotonic()
+        stack.callback(setattr, _state, "began", None)
         stack.enter_context(_alarms())
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 stack.enter_context(_handled(number, _on_signal))
         yield
+
+
+def began() -> float:
+    """When ``interrupts`` began, before all imports, by ``time.monotonic``; or else now."""
+    return time.monotonic() if _state.began is None else _state.began
 
 
 @contextlib.contextmanager
