@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from harness.script.call_script import NoScriptError, call_script
 from harness.script.model_script import model_script
 from harness.script.package import Package
 from harness.support.files import write_atomically
+from harness.support.scripts import Showing, run_script
 
 _SECONDS = 300
 
@@ -44,17 +43,15 @@ def written(
 
 
 def _run(file: Path, arguments: list[str], audit: Audit) -> str:
-    """What the exit code of a script says; it is run apart, as its reader would run it."""
-    command = [sys.executable, str(file), *arguments]
-    try:
-        ran = subprocess.run(command, capture_output=True, check=False, text=True, timeout=_SECONDS)
-    except subprocess.TimeoutExpired:
+    """What the ending of a script says; it is run apart, as its reader would run it."""
+    ran = run_script(file, *arguments, seconds=_SECONDS)
+    if ran.showing is Showing.HANGS:
         return f"no exit code within {_SECONDS} s"
-    if ran.returncode == 0:
+    if ran.showing is Showing.GONE:
         return "exit code 0: alone it does not show it"
-    # An exception that nobody caught ends with 1 as well.
-    raised = ran.stderr.strip().splitlines()[-1:] if "Traceback" in ran.stderr else []
-    expected = [] if audit.blame is not None else audit.refusal.split(": ")[1:2]
-    if ran.returncode == 1 and [line.split(":")[0].split(".")[-1] for line in raised] == expected:
+    # A call that is refused ends with its exception, which nobody caught.
+    expected = "" if audit.blame is not None else "".join(audit.refusal.split(": ")[1:2])
+    raised = ran.raised.split(":")[0].split(".")[-1]
+    if ran.code == 1 and raised == expected:
         return "exit code 1, so it shows it alone"
-    return f"exit code {ran.returncode}: {''.join(raised)}"
+    return f"exit code {ran.ended}: {ran.raised}"

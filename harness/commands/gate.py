@@ -22,6 +22,7 @@ from harness.commands.options import (
 from harness.commands.record import read_or_error
 from harness.ledger.entries import ledger_file
 from harness.support.files import write_atomically
+from harness.support.interrupts import began
 from harness.support.progress import progress_to_stderr
 
 
@@ -54,6 +55,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the gate and return the exit code."""
+    start = began()
     device = arguments.device
     if not FOLDER.is_dir():
         raise UsageError(f"{FOLDER}: not here; run the gate in the project's folder")
@@ -77,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         isolated=not arguments.no_isolation,
         kernels=arguments.kernels,
         changed=tuple(arguments.changed),
+        start=start,
     )
     interrupted = False
     try:
@@ -96,11 +99,12 @@ def run(arguments: argparse.Namespace) -> int:
         "json": gate_report.to_json,
         "markdown": gate_report.to_markdown,
     }
+    # What is known is told first: the disk may be full.
+    print(gate_report.to_markdown(gate, command, interrupted), end="", flush=True)
     for name, text_of in written.items():
         file = getattr(arguments, name)
         if file is not None:
             write_atomically(file, text_of(gate, command, interrupted))
-    print(gate_report.to_markdown(gate, command, interrupted), end="")
     if interrupted:
         return INTERRUPTED
     if gate.failures:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.commands.options import (
+    INCOMPLETE,
     INTERRUPTED,
     NOT_OK,
     OK,
@@ -20,11 +21,12 @@ from harness.commands.options import (
     some_of,
     whole,
 )
-from harness.support.files import write_atomically
-from harness.support.progress import progress_to_stderr
+from harness.support.files import UnwritableFile, write_atomically
+from harness.support.progress import Progress, progress_to_stderr
 
 if TYPE_CHECKING:
     from harness.hunting.hunt import Hunt
+    from harness.hunting.traps import Trap
 
 _OUT = Path("hunt")
 _CONNECT = 30  # seconds
@@ -36,8 +38,9 @@ def add(commands: Any) -> None:
         "hunt",
         help="search the compiled kernels of FlexAttention for what is wrong",
         description="Geometries that cover every pair of what kernels are specialised to, many"
-        " cases each; what fails is made small, told apart and written as a script. Exit 1 where"
-        " something was found that is no known failure of torch.",
+        " cases each; what fails is shrunk, told apart and written as a script. Exit 1 where"
+        " something was found that is no known failure of torch, 3 where something was seen that"
+        " is not settled, or work was lost.",
         parents=sharing("--seed"),
     )
     parser.set_defaults(run=run)
@@ -58,62 +61,84 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Hunt, write what was found, print it and return the exit code."""
-    from harness.hunting import text
-    from harness.hunting.hunt import Hunt
-    from harness.hunting.journal import Journal, JournalError
     from harness.hunting.traps import TRAPS, spring
     from harness.hunting.work import close_workers
     from harness.interpreter.gpu import missing
     from harness.paths.compile import why_not
-    from harness.support.environment import environment
 
     here = arguments.scheduler is None
     for name, reason in (("cpp", why_not("cpu")), ("triton", missing()), ("cuda", _no_gpu())):
         if name in arguments.kernels and reason and (here or name != "cuda"):
             raise UsageError(f"--kernels {name}: {reason}")
+    progress = progress_to_stderr()
+    hunt = _begun(arguments, progress)
+    traps: list[Trap] = []
+    interrupted, unwritable = False, None
+    executor, jobs = executor_of(arguments)
+    try:
+        hunt.run(executor, jobs)
+        progress("errors of the caller")
+        traps += map(spring, TRAPS)
+    except KeyboardInterrupt:
+        interrupted = True
+    except UnwritableFile as error:
+        # The disk may be full: what is known is told all the same.
+        unwritable = error
+    finally:
+        # What still runs ends with its worker.
+        executor.shutdown(wait=False, cancel_futures=True)
+        close_workers()
+    _tell(arguments, hunt, traps, interrupted, unwritable)
+    return _code(hunt, interrupted)
+
+
+def _begun(arguments: argparse.Namespace, progress: Progress) -> Hunt:
+    """The hunt with its journal, which another one may have begun."""
+    from harness.hunting.hunt import Hunt
+    from harness.hunting.journal import Journal, JournalError
+    from harness.support.environment import environment
+
     settings = {
         "kernels": list(arguments.kernels),
         "seed": arguments.seed,
         "torch": str(environment("cpu")["torch"]),
     }
+    file = arguments.out / "journal.jsonl"
     try:
-        journal = Journal(arguments.out / "journal.jsonl", settings, resume=arguments.resume)
+        journal = Journal(file, settings, resume=arguments.resume)
     except JournalError as error:
         raise UsageError(str(error)) from None
-    progress = progress_to_stderr()
-    hunt = Hunt(
-        arguments.kernels,
-        arguments.seed,
-        journal,
-        progress,
-        arguments.seconds,
-        arguments.geometries,
-    )
-    interrupted = False
-    executor, jobs = executor_of(arguments)
+    given = arguments.kernels, arguments.seed, journal, progress
     try:
-        hunt.run(executor, jobs)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        # What still runs ends with its worker.
-        executor.shutdown(wait=False, cancel_futures=True)
-        close_workers()
-    progress("errors of the caller")
-    traps = [] if interrupted else [spring(name) for name in TRAPS]
+        return Hunt(*given, arguments.seconds, arguments.geometries)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{file}: is not a journal of this version: {what}") from None
+
+
+def _tell(
+    arguments: argparse.Namespace,
+    hunt: Hunt,
+    traps: list[Trap],
+    interrupted: bool,
+    unwritable: UnwritableFile | None,
+) -> None:
+    from harness.hunting import text
+
     words = ["python", "-m", "harness", "hunt", "--kernels", ",".join(arguments.kernels)]
     words += ["--seconds", f"{arguments.seconds:g}s", "--jobs", str(arguments.jobs)]
     words += ["--seed", str(arguments.seed)]
     words += ["--geometries", str(arguments.geometries)] if arguments.geometries < 10**9 else []
     command = shlex.join(words)
+    told = text.to_markdown(hunt, traps, command, interrupted)
+    print(told, end="", flush=True)
+    if unwritable is not None:
+        raise unwritable
     for number, one in enumerate(text.failures(hunt), 1):
         if one.script:
             write_atomically(arguments.out / text.script_name(number, one), one.script)
-    told = text.to_markdown(hunt, traps, command, interrupted)
     write_atomically(arguments.out / "report.md", told)
     write_atomically(arguments.out / "report.json", text.to_json(hunt, traps, command, interrupted))
-    print(told, end="")
-    return _code(hunt, interrupted)
 
 
 def executor_of(arguments: argparse.Namespace) -> tuple[Executor, int]:
@@ -143,8 +168,12 @@ def _no_gpu() -> str | None:
 
 
 def _code(hunt: Hunt, interrupted: bool) -> int:
+    from harness.hunting.text import unsettled
+
     if interrupted:
         return INTERRUPTED
-    if not any(counts.cases for counts in hunt.counts.values()):
-        return USAGE
-    return NOT_OK if any(not (one.loud or one.known) for one in hunt.found) else OK
+    if any(not (one.loud or one.known) for one in hunt.found):
+        return NOT_OK
+    if unsettled(hunt) or hunt.lost:
+        return INCOMPLETE
+    return OK if any(counts.cases for counts in hunt.counts.values()) else USAGE

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from harness.case import DTYPES, DecodeCase
 from harness.commands.kinds import refuse_other_kinds
 from harness.commands.options import NOT_OK, OK, USAGE, UsageError, sharing
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
+
+if TYPE_CHECKING:
+    from harness.issue233.answer import Answer
 
 
 def add(commands: Any) -> None:
@@ -59,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer the report or run the case, and return the exit code."""
     refuse_other_kinds("repro", arguments.case)
     from harness.issue233.answer import REPORT_ID, answer_case, answer_report
-    from harness.issue233.text import render, to_json
+    from harness.issue233.text import to_json
     from harness.script.case_script import case_script, report_script
 
     device, progress = arguments.device, progress_to_stderr()
@@ -67,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--script: what needs torch alone cannot interpret Triton kernels")
     if arguments.case == REPORT_ID:
         case = _report_case(arguments)
-        answer, script = answer_report(case, device, progress), report_script
+        answers, script = answer_report(case, device, progress), report_script
     else:
         for option in ("dtype", "seed", "position", "cache_len"):
             if getattr(arguments, option) is not None:
@@ -78,9 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
             case = case.replace(mode="compiled")
         if arguments.kernels != "cpp":
             case = case.replace(kernels=arguments.kernels)
-        answer, script = answer_case(case, device, progress), case_script
+        answers, script = answer_case(case, device, progress), case_script
+    answer = _printed(answers)
     progress("done")
-    print(render(answer), end="")
     if arguments.json is not None:
         write_atomically(arguments.json, to_json(answer))
     if arguments.script is not None:
@@ -88,3 +92,16 @@ def run(arguments: argparse.Namespace) -> int:
     if answer.nothing_judged:
         return USAGE
     return NOT_OK if answer.unexpected else OK
+
+
+def _printed(answers: Iterator[Answer]) -> Answer:
+    """The complete answer; what is known of it is printed as soon as it is, also to a pipe."""
+    from harness.issue233.text import lines
+
+    printed = 0
+    for answer in answers:
+        new = [*lines(answer)][printed:]
+        printed += len(new)
+        if new:
+            print(*new, sep="\n", flush=True)
+    return answer

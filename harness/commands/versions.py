@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import re
-import signal
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -29,6 +27,7 @@ from harness.commands.options import (
 )
 from harness.support.files import write_atomically
 from harness.support.progress import Progress, progress_to_stderr
+from harness.support.scripts import Showing, run_script
 from harness.support.strict_json import parse, to_text
 from harness.support.text import table
 
@@ -55,7 +54,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "versions",
         help="run scripts with several versions of torch, each in an environment of its own",
-        description="A script shows something by exit code 1, or by a signal that ends it, and"
+        description="A script shows something by exit code 1, or by a crash, and"
         " ends with 0 where it is fixed. pip installs each version as it is configured, which for"
         " CPU builds may need PIP_INDEX_URL.",
         parents=sharing("--json"),
@@ -191,22 +190,8 @@ def _environment(folder: Path, version: str) -> tuple[Path, str]:
 
 
 def _run(name: str, python: Path, version: str, script: Path, timeout: float) -> Ran:
-    # Whatever this process imports from is not for another version.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [str(python), "-W", "ignore", str(script)]
-    try:
-        ran = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        return Ran(name, version, None, "no exit code", f"not within {timeout:g} s")
-    # What sys.exit says goes to stderr, where there may be warnings as well.
-    said = ran.stdout.strip() or ran.stderr.strip()
-    lines = said.splitlines() or [""]
-    if ran.returncode < 0:
-        return Ran(name, version, True, signal.Signals(-ran.returncode).name, lines[-1])
-    # An exception that nobody caught ends with 1 as well.
-    known = ran.returncode in (0, 1) and "Traceback (most recent call last)" not in ran.stderr
-    return Ran(
-        name, version, bool(ran.returncode) if known else None, str(ran.returncode), lines[-1]
-    )
+    other = None if version == HERE else python
+    ran = run_script(script.resolve(), seconds=timeout, python=other)
+    says = f"not within {timeout:g} s" if ran.showing is Showing.HANGS else ran.says
+    known = {Showing.SHOWS: True, Showing.GONE: False}
+    return Ran(name, version, known.get(ran.showing), ran.ended, says)

@@ -18,7 +18,7 @@ from harness.diagnosis.observation import BIG, Observation, Observer, observe
 from harness.diagnosis.pattern import pattern, sightings
 from harness.diagnosis.smaller import fits_dense_model, smaller
 from harness.diagnosis.suspects import MAX_TOGETHER, Suspect, culprits
-from harness.diagnosis.variations import variations
+from harness.diagnosis.variations import fewer_heads, variations
 from harness.diagnosis.weights import EffectiveWeights, effective_weights
 from harness.faults import FAULTS, Fault, FaultKind
 from harness.paths import Path, Result
@@ -28,6 +28,9 @@ from harness.verdict.junk import JUNK, junk_memory
 BIG_VARIATIONS = 3  # with caches of more elements than BIG
 MOST_LINES, LINE = 12, 88  # of a diagnosis, as it is printed
 UNEXPLAINED = "not explained by any known fault"
+# Where the output is wrong, the logsumexp may be wrong because of it, but not the other way round,
+# so the output comes first.
+_KINDS = (FaultKind.OUTPUT, FaultKind.AUXILIARY)
 
 
 @dataclass(frozen=True)
@@ -89,21 +92,55 @@ def diagnose(
     first = observer.problem(problem)
     if first is None:
         return Diagnosis((), ())
-    seen = [first]
-    big = problem.inputs.key_cache.numel() > BIG
-    for case in itertools.islice(variations(problem.case), BIG_VARIATIONS if big else None):
+    asked = _Asked(path, problem, device, tuple(further), tuple(faults), observer, names_alone)
+    for few in fewer_heads(problem.case) if asked.big else ():
+        # The call with fewer heads costs as much less. Where it fails too, a fault that explains
+        # it is named if it explains this call as well.
+        alike = observer.case(few)
+        if any(o.wrong(kind).any() for o in alike for kind in _KINDS):
+            found = _searched(asked, few, alike, first)
+            if found.names:
+                return found
+    return _searched(asked, problem.case, [first])
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What ``diagnose`` was asked."""
+
+    path: Path
+    problem: Problem
+    device: str
+    further: tuple[DecodeCase, ...]
+    faults: tuple[Fault, ...]
+    observer: Observer
+    names_alone: bool
+
+    @property
+    def big(self) -> bool:
+        """Whether each call takes long."""
+        return self.problem.inputs.key_cache.numel() > BIG
+
+
+def _searched(
+    asked: _Asked, case: DecodeCase, before: list[Observation], *after: Observation
+) -> Diagnosis:
+    """The diagnosis from what was seen of a case, from variations of it and, where suspects are few
+    by then, from more that was seen."""
+    path, observer, seen = asked.path, asked.observer, [*before]
+    for other in itertools.islice(variations(case), BIG_VARIATIONS if asked.big else None):
         # A path that is not static compiles another kernel for another position, and compiling one
         # for each variation would take minutes.
-        if path.static or case.mode == "eager" or case.input_pos == problem.case.input_pos:
-            seen += observer.case(case)
-    # Where the output is wrong, the logsumexp may be wrong because of it, but not the other way
-    # round, so the output comes first.
-    for kind in (FaultKind.OUTPUT, FaultKind.AUXILIARY):
+        if path.static or case.mode == "eager" or other.input_pos == case.input_pos:
+            seen += observer.case(other)
+    seen += after
+    for kind in _KINDS:
         if any(o.wrong(kind).any() for o in seen):
             # A fault of the output may show in the logsumexp alone, where one slot is attended.
-            possible = [f for f in faults if f.path is None and f.kind in (FaultKind.OUTPUT, kind)]
-            best = culprits(possible, observer, kind, further, seen)
-            brief = names_alone or big
+            kinds = (FaultKind.OUTPUT, kind)
+            possible = [f for f in asked.faults if f.path is None and f.kind in kinds]
+            best = culprits(possible, observer, kind, asked.further, seen)
+            brief = asked.names_alone or asked.big
             first = next(o for o in seen if o.wrong(kind).any())
             weights = None if brief else effective_weights(observer.path, first, observer.device)
             found = (
@@ -112,7 +149,7 @@ def diagnose(
                 else _located(observer, seen, kind, weights, brief=brief)
             )
             return dataclasses.replace(found, weights=weights)
-    return Diagnosis((), _unexplained(path, problem, device))
+    return Diagnosis((), _unexplained(path, asked.problem, asked.device))
 
 
 def _of_a_smaller_case(

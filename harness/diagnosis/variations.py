@@ -8,6 +8,7 @@ from typing import Any
 from harness.case import CaseError, DecodeCase
 
 WIDER = 4  # slots seen beside a token's own
+FEW_HEADS = 4  # of a query
 LONG = 4  # blocks of a cache in which the newest, first and second block are three
 
 
@@ -31,6 +32,15 @@ def variations(case: DecodeCase) -> Iterator[DecodeCase]:
         moved = tuple(min(max(p + step, 0), last) if p >= 0 else p for p in case.input_pos)
         if moved != case.input_pos:
             yield case.replace(input_pos=moved, tail="poison", probe="none")
+
+
+def fewer_heads(case: DecodeCase) -> Iterator[DecodeCase]:
+    """An eager call with a few of its heads, where it has many: two heads of keys at least, so that
+    a wrong one of them shows. A compiled one would be another kernel."""
+    group = case.heads // case.kv_heads
+    kv_heads = min(case.kv_heads, max(2, FEW_HEADS // group))
+    if case.mode == "eager" and 2 * kv_heads <= case.kv_heads:
+        yield from _valid(case, heads=group * kv_heads, kv_heads=kv_heads)
 
 
 def structures(case: DecodeCase) -> Iterator[DecodeCase]:

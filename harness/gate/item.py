@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from harness.case import DecodeCase
+from harness.function.load import TargetError
 from harness.function.outcome import Outcome
 from harness.function.run import LocalRunner, TargetSpec
 from harness.function.worker import Worker
@@ -44,14 +45,15 @@ class Item:
 class Step:
     """One step of the gate: items of one kind, and the number of verdicts behind them.
 
-    It is to end ``until`` then, by ``time.monotonic``; ``cut`` says what of it was left out for
-    want of time, or ""."""
+    It is to end ``until`` then, by ``time.monotonic``; ``doing`` is the name of what it runs, and
+    ``cut`` says what of it was left out for want of time, or ""."""
 
     name: str
     until: float = math.inf
     items: list[Item] = field(default_factory=list)
     counted: int = 0
     seconds: float = 0.0
+    doing: str = ""
     cut: str = ""
 
     @property
@@ -82,10 +84,16 @@ class Paths:
     def judge(self, name: str, case: DecodeCase, *, explain: bool) -> Item:
         """Judge one path on one case; with ``explain``, with a diagnosis where it fails."""
         start = time.monotonic()
-        runner = self.of(name)
-        outcome = runner.run(case)
-        if explain and not outcome.verdict.passes:
-            outcome = runner.diagnosed(case, outcome)
+        try:
+            runner = self.of(name)
+            outcome = runner.run(case)
+            if explain and not outcome.verdict.passes:
+                outcome = runner.diagnosed(case, outcome)
+        except TargetError as error:
+            # Its processes are gone; the next case gets others.
+            if isinstance(gone := self._runners.pop(name, None), Worker):
+                gone.close()
+            outcome = Outcome.found(Verdict.ERROR, str(error))
         return _item_of(name, case, self.device, outcome, time.monotonic() - start)
 
     def close(self) -> None:

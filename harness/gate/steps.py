@@ -10,13 +10,10 @@ share, and does one item at least.
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path as File
 from typing import TypeVar
 
 from harness.case import DTYPES, DecodeCase
@@ -26,18 +23,17 @@ from harness.gate.apart import Ended, apart, broken_promises, eager_entries
 from harness.gate.changed import order, touched
 from harness.gate.geometries import Covered, compiled
 from harness.gate.item import TIMEOUT, Item, Paths, Step
+from harness.gate.known import known_failures
 from harness.gate.proof import COMPILED, PLANTED, proofs
-from harness.interpreter.gpu import missing
 from harness.ledger.entries import Change, Ledger
 from harness.ledger.measure import Unrecordable
 from harness.paths import PATHS, Path
 from harness.strategies.paths import decode_data, fitted, sampled_cases
-from harness.support import extras
+from harness.support.interrupts import OutOfTime, time_limit
 from harness.support.progress import Progress
 from harness.verdict import Finding, Verdict, contract
 from harness.verdict.known_failures import known_failure
 
-SCRIPTS = File("fixtures") / "repro"
 PROBED = (
     "S=200,pos=99,H=4,Hkv=2,D=16,block=32",
     "S=160,pos=100/31,H=2,D=32,block=64,mask=window:40",
@@ -51,8 +47,8 @@ LONG = (
     "S=65537,pos=65536,H=2,Hkv=1,dtype=fp16,probe=needle:65535",
     "S=131072,pos=131000/70000,D=32,mask=window:4096,tail=poison",
 )
-# What the scripts of findings in Triton kernels and in models lack, by the start of the name.
-_LACKS = {"flextriton-": missing, "model-": lambda: extras.missing("transformers")}
+# What runs over the time is ended after a tenth of it, 15 s at least, less some for the report.
+OVER, LEAST_OVER, REPORT = 0.1, 15.0, 5.0
 _FUZZ_BATCH = 50
 _DATA = 8  # cases of a compiled geometry and path
 _Work = TypeVar("_Work")
@@ -60,8 +56,8 @@ _Work = TypeVar("_Work")
 
 @dataclass
 class Gate:
-    """One run of the gate, which may take ``seconds`` from now; what is compiled on a CPU is
-    compiled to these ``kernels``.
+    """One run of the gate, which may take ``seconds`` from its ``start``, by ``time.monotonic``;
+    what is compiled on a CPU is compiled to these ``kernels``.
 
     ``ledger`` is the one to compare with, if any. ``excluded`` counts, by known failure, the cases
     left out because torch is known to be wrong there."""
@@ -76,9 +72,10 @@ class Gate:
     changed: tuple[str, ...] = ()
     steps: list[Step] = field(default_factory=list)
     excluded: Counter[str] = field(default_factory=Counter)
+    start: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self._end = time.monotonic() + self.seconds
+        self._end = self.start + self.seconds
         self.paths = Paths(self.device, self.isolated)
         self.sound = [path for path in PATHS.values() if not path.known_wrong]
 
@@ -98,26 +95,44 @@ class Gate:
         return [step for step in self.steps if step.cut]
 
     def run(self) -> None:
-        """Run all steps; drawn cases take the time that is left.
+        """Run all steps; drawn cases take the time that is left. What runs over it by more than a
+        tenth, or by 15 s where that is more, is ended, and what comes after it is left out.
 
         ``steps`` holds what was done, even where the run is interrupted.
         """
         names = order(list(PLAN), self.changed) if PLAN else []
-        shares = [PLAN[name][1] for name in names]
+        over = max(self.seconds * OVER, LEAST_OVER) - REPORT
         try:
-            for number, name in enumerate(names):
-                items, share = PLAN[name]
-                start = time.monotonic()
-                step = Step(name, start + self.left * share / sum(shares[number:]))
-                self.steps.append(step)
+            with time_limit(self._end + over - time.monotonic()):
+                self._run(names)
+        except OutOfTime:
+            self._ended(names)
+        finally:
+            self.paths.close()
+
+    def _run(self, names: list[str]) -> None:
+        shares = [PLAN[name][1] for name in names]
+        for number, name in enumerate(names):
+            items, share = PLAN[name]
+            start = time.monotonic()
+            step = Step(name, start + self.left * share / sum(shares[number:]))
+            self.steps.append(step)
+            try:
                 for item in items(self, step):
                     step.items.append(item)
                     if item.failed:
                         self.progress(f"{item.verdict}: {item.name}")
                     self.progress(f"{name}: {step.counted} verdicts, {self.left:.0f} s left")
+            finally:
                 step.seconds = time.monotonic() - start
-        finally:
-            self.paths.close()
+
+    def _ended(self, names: list[str]) -> None:
+        """Say what was ended and what was never begun."""
+        begun = self.steps[-1]
+        begun.items.append(Item(begun.doing or begun.name, not_run="ended, it ran over the time"))
+        begun.cut = begun.cut or "what it had left to do"
+        self.progress(f"{begun.name}: ended, the time is over")
+        self.steps += [Step(name, cut="any of it") for name in names[len(self.steps) :]]
 
     def _in_time(self, step: Step, work: Iterable[_Work], what: str) -> Iterator[_Work]:
         """The pieces of work for which there is time, the first one in any case; counts the others,
@@ -129,11 +144,13 @@ class Gate:
                 return
             yield piece
 
-    def _run(self, path: Path, case: DecodeCase, step: Step) -> Item:
+    def _judge(self, path: Path, case: DecodeCase, step: Step) -> Item:
         """Judge a path on a case; only the first failure of a path in each step is diagnosed."""
-        step.counted += 1
+        step.doing = f"{path.name} {case}"
         known = any(item.path == path.name for item in step.failures)
-        return self.paths.judge(path.name, case, explain=not known)
+        item = self.paths.judge(path.name, case, explain=not known)
+        step.counted += 1
+        return item
 
     def _kept(self, step: Step) -> Iterator[Item]:
         runs = [
@@ -144,7 +161,7 @@ class Gate:
             if not path.unsupported(kept.case, self.device)
         ]
         for path, case in self._in_time(step, runs, "kept cases"):
-            yield self._run(path, case, step)
+            yield self._judge(path, case, step)
 
     def _contract(self, step: Step) -> Iterator[Item]:
         # The compiled runs first: users run compiled kernels, and the promises take longer.
@@ -157,12 +174,13 @@ class Gate:
             elif reason := path.unsupported(compiled, self.device):
                 yield Item(f"{path.name} compiled", not_run=reason)
             else:
-                yield self._run(path, compiled, step)
+                yield self._judge(path, compiled, step)
 
     def _promises(self, path: Path, step: Step) -> Iterator[Item]:
         if reason := path.unsupported(path.contract_case, self.device):
             yield Item(f"contract of {path.name}", not_run=reason)
             return
+        step.doing = f"contract of {path.name}"
         broken = self._broken(path)
         for what in contract.PROMISES:
             step.counted += 1
@@ -202,12 +220,13 @@ class Gate:
             if known := known_failure(path, problem, self.device):
                 self.excluded[known.name] += 1
                 continue
-            item = self._run(path, problem.case, step)
+            item = self._judge(path, problem.case, step)
             if item.failed:
                 yield item
 
     def _proof(self, step: Step) -> Iterator[Item]:
         for planted in self._in_time(step, PLANTED, "planted faults"):
+            step.doing = planted
             for item in proofs(planted, self.paths, self.seed, self.kernels):
                 step.counted += not item.not_run
                 yield item
@@ -216,7 +235,7 @@ class Gate:
         if self.ledger is None:
             yield Item("ledger", not_run="there is no ledger for this device")
             return
-        measured = []
+        step.doing, measured = "ledger", []
         entries = apart(eager_entries, self.device, timeout=TIMEOUT)
         try:
             for entry in entries if self.isolated else eager_entries(self.device):
@@ -244,33 +263,7 @@ class Gate:
             yield Item("ledger", evidence="every entry has a record")
 
     def _known(self, step: Step) -> Iterator[Item]:
-        """Run the scripts of FINDINGS.md, which exit with 1 while the defect is there and with 0
-        once it is fixed; they are about torch, so that those left out leave this run complete."""
-        scripts = sorted(SCRIPTS.glob("*/script.py"))
-        # Another seed begins with another script.
-        first = self.seed % max(len(scripts), 1)
-        for script in scripts[first:] + scripts[:first]:
-            name = script.parent.name
-            if self.device != "cpu":
-                yield Item(name, not_run="a finding on the CPU")
-            elif reason := next((_LACKS[s]() for s in _LACKS if name.startswith(s)), None):
-                yield Item(name, not_run=reason)
-            elif step.counted and not step.left:
-                yield Item(name, not_run="no time left for it")
-            else:
-                step.counted += 1
-                yield self._script(name, script)
-
-    def _script(self, name: str, script: File) -> Item:
-        start = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, str(script)], capture_output=True, check=False, timeout=TIMEOUT
-        )
-        seconds = time.monotonic() - start
-        if done.returncode:
-            return Item(name, evidence="still there", seconds=seconds)
-        fixed = "FIXED in this torch: take it out of FINDINGS.md and known_failures.py"
-        return Item(name, evidence=fixed, notice=True, seconds=seconds)
+        return known_failures(step, self.device, self.seed)
 
     def _compiled(self, step: Step) -> Iterator[Item]:
         """Drawn positions and values on compiled geometries, in an order that the seed changes."""
@@ -284,7 +277,7 @@ class Gate:
         for number, one in enumerate(runs):
             if number and not step.left:
                 break
-            before = step.counted
+            before, step.doing = step.counted, f"{one.path.name} {one.geometry}"
             for case in sampled_cases(_DATA, self.seed, decode_data(one.geometry)):
                 yield from self._judged(case, step, [one.path])
             covered.add(one, step.counted - before)

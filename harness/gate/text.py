@@ -41,6 +41,9 @@ def _lines(gate: Gate, command: str, interrupted: bool) -> Iterator[str]:
     if interrupted:
         yield f"Stopped by hand with {gate.left:.0f} s left; this is what was done until then."
         yield ""
+    if (interrupted or gate.cut) and not gate.failures:
+        yield "No failure was seen."
+        yield ""
     told = [item for item in gate.failures if item.why or not item.path]
     told = told[:SHOWN] or gate.failures[:SHOWN]
     for item in told:

@@ -101,6 +101,24 @@ def kinds(case: DecodeCase) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A failure as a geometry showed it, on a case, and why it is not settled: neither shrunk nor
+    explained by one that was found."""
+
+    case: str
+    told: str
+    threads: int
+    device: str
+    geometry: str
+    why: str = "there was no time to shrink it"
+
+    @property
+    def loud(self) -> bool:
+        """Whether it is a refusal."""
+        return refused(self.told)
+
+
+@dataclass(frozen=True)
 class Found:
     """A failure at its smallest: a ``case`` with so many ``threads``, and what it shows.
 

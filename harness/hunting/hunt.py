@@ -13,13 +13,14 @@ from typing import Any
 
 from harness.case import DecodeCase, InvalidCase
 from harness.function.outcome import Outcome
-from harness.hunting.failure import Found, kernel, refused, stopped, told_by
+from harness.hunting.counts import Counts
+from harness.hunting.failure import Found, Seen, refused, stopped, told_by
 from harness.hunting.journal import Journal
 from harness.hunting.suspects import Suspects
 from harness.hunting.work import PATH, judge_cases, look_beside, make_small
 from harness.paths import PATHS
 from harness.strategies.corners import data_cases
-from harness.strategies.factors import SPLIT, Geometry, Pair, covering, device_of, possible_pairs
+from harness.strategies.factors import SPLIT, Geometry, covering, device_of, possible_pairs
 from harness.support.campaign import Lost, Work, campaign
 from harness.support.progress import Progress
 from harness.verdict import Problem, Verdict
@@ -32,22 +33,6 @@ _SECONDS_SMALL = 90.0
 _FINISHED = 3
 # After so many pools without a new geometry there is none.
 _MOST_ROUNDS = 50
-
-
-@dataclass
-class Counts:
-    """What was judged of one compiler's kernels: geometries, those of which every call is right,
-    cases and those that are OK, seconds of work, and pairs: of all geometries, and of those in
-    which at least one call was right."""
-
-    geometries: int = 0
-    right: int = 0
-    split: int = 0
-    cases: int = 0
-    ok: int = 0
-    seconds: float = 0.0
-    tried: set[Pair] = field(default_factory=set)
-    covered: set[Pair] = field(default_factory=set)
 
 
 @dataclass
@@ -76,6 +61,10 @@ class Hunt:
         self.counts = {name: Counts() for name in self.kernels}
         self._seen: set[tuple[str, int]] = set()
         self._small: deque[Work] = deque()
+        # What geometries showed; which of it is settled, and why some of it is not.
+        self._shown: list[tuple[Seen, Geometry]] = []
+        self._settled: set[tuple[str, str]] = set()
+        self._why: dict[tuple[str, str], str] = {}
         self._found: deque[Found] = deque()
         self._pending: dict[str, deque[Geometry]] = {name: deque() for name in self.kernels}
         self._round = dict.fromkeys(self.kernels, 0)
@@ -205,6 +194,9 @@ class Hunt:
             self._at_work[work.about[1]] -= 1
         if isinstance(result, Lost):
             self.lost.append(f"{work.arguments[0]}: {result.error}")
+            if work.function is self.small:
+                geometry, told = work.about
+                self._why[str(geometry.case), told] = "the work on it was lost"
         elif work.function is self.beside:
             self._looked(work.about, result)
         elif work.function is self.judge:
@@ -253,6 +245,8 @@ class Hunt:
         for what, text in told.items():
             if not self._explained(geometry, DecodeCase.from_text(text), what):
                 self._small.append(Work(self.small, (text,), (name, geometry, what)))
+                place = geometry.threads, geometry.device, str(geometry.case)
+                self._shown.append((Seen(text, what, *place), geometry))
 
     def _explained(self, geometry: Geometry, case: DecodeCase, told: str) -> bool:
         """Whether what a geometry shows is a failure that was found; it is counted then, once."""
@@ -266,9 +260,11 @@ class Hunt:
         return False
 
     def _made_small(self, geometry: Geometry, told: str, result: dict[str, Any]) -> None:
+        key = str(geometry.case), told
         if not result["again"]:
-            self.lost.append(f"{geometry.case}: {told}: did not show again")
+            self._why[key] = "it did not show again"
             return
+        self._settled.add(key)
         case = DecodeCase.from_text(result["case"])
         outcome = Outcome.from_values(result["outcome"])
         if self._explained(geometry, case, told):
@@ -283,7 +279,7 @@ class Hunt:
             known=_known(case, told, geometry.device),
             device=geometry.device,
         )
-        self._asked.add((str(geometry.case), told))
+        self._asked.add(key)
         self.found.append(one)
         self.journal.add("found", one.to_values())
         self._found.append(one)
@@ -291,22 +287,17 @@ class Hunt:
 
     def _count(self, name: str, geometry: Geometry, result: dict[str, Any]) -> None:
         self._seen.add((str(geometry.case), geometry.threads))
-        counts, verdicts = self.counts[name], result["verdicts"]
-        right = [verdict for verdict in verdicts if verdict == Verdict.OK]
-        counts.geometries += 1
-        counts.right += len(right) == len(verdicts)
-        counts.split += kernel(geometry.case, geometry.device) == "split"
-        counts.cases += len(verdicts) - result["invalid"]
-        counts.ok += len(right) - result["invalid"]
-        counts.seconds += result["seconds"]
-        counts.tried |= geometry.pairs
-        counts.covered |= geometry.pairs if right else set()
-        self._wide[str(geometry.case)] = not right
+        self._wide[str(geometry.case)] = not self.counts[name].add(geometry, result)
 
     @property
-    def waiting(self) -> Counter[str]:
-        """How many failures, of each kind, no failure explains that was found."""
-        return Counter(work.about[2] for work in self._small if not self._settles(work))
+    def unsettled(self) -> list[Seen]:
+        """Failures that geometries showed and that none of those found explains."""
+        return [
+            dataclasses.replace(one, why=self._why.get((one.geometry, one.told), one.why))
+            for one, geometry in self._shown
+            if (one.geometry, one.told) not in self._settled
+            and not self._explained(geometry, DecodeCase.from_text(one.case), one.told)
+        ]
 
     def pairs(self, name: str) -> tuple[int, int, int]:
         """How many pairs there are, how many were tried, and how many were in a geometry of which a

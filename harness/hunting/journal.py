@@ -3,11 +3,13 @@ it stops, and it can go on."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.hunting.failure import Found
+from harness.support.files import UnwritableFile
 from harness.support.strict_json import from_text, to_line
 
 
@@ -43,15 +45,28 @@ class Journal:
                 raise JournalError(f"{file}: has {name} {before.get(name)!r}, not {value!r}")
 
     def add(self, kind: str, values: dict[str, Any]) -> None:
-        """Append a line, which is on disk afterwards."""
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(to_line({"kind": kind, **values}) + "\n")
+        """Append a line, which is on disk afterwards; one that was cut off before it stays apart.
+
+        Raises:
+            UnwritableFile: where the system refuses.
+        """
+        line = to_line({"kind": kind, **values}).encode() + b"\n"
+        try:
+            with self._file.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read() == b"\n" else b"\n" + line
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UnwritableFile(f"{self._file}: {error.strerror}") from None
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The lines, but for one that was cut off."""
         if not self._file.exists():
             return
-        for text in self._file.read_text(encoding="utf-8").splitlines():
+        for text in self._file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 line = from_text(text)
             except ValueError:

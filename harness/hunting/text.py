@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from harness.case import DecodeCase
-from harness.hunting.failure import Found
+from harness.hunting.failure import NUMBERS, Found, Seen
 from harness.hunting.hunt import Hunt
 from harness.hunting.traps import Trap
 from harness.support.environment import environment, one_line
 from harness.support.strict_json import to_text
 
 _SHOWN = 160
+_CASES = 3  # that a line names
 
 
 def failures(hunt: Hunt) -> list[Found]:
@@ -41,11 +42,27 @@ def to_markdown(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) 
     return "\n".join(_lines(hunt, traps, command, interrupted)) + "\n"
 
 
+def unsettled(hunt: Hunt) -> list[Seen]:
+    """The failures that were seen and not settled, but for refusals."""
+    return [one for one in hunt.unsettled if not one.loud]
+
+
+def headline(hunt: Hunt, interrupted: bool) -> str:
+    """How many failures were found, and what keeps that from being all."""
+    seen, lost = len(unsettled(hunt)), len(hunt.lost)
+    word = "INTERRUPTED, " if interrupted else "INCOMPLETE, " if seen or lost else ""
+    rest = f", {seen} seen and not settled" if seen else ""
+    rest += f", {lost} pieces of work lost" if lost else ""
+    return f"{word}{len(failures(hunt))} failures found{rest}"
+
+
 def _lines(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> Iterator[str]:
     found = failures(hunt)
-    word = "INTERRUPTED, " if interrupted else ""
-    yield f"## Hunt: {word}{len(found)} failures found in {hunt.elapsed:.0f} s"
+    yield f"## Hunt: {headline(hunt, interrupted)} in {hunt.elapsed:.0f} s"
     yield ""
+    if (interrupted or hunt.lost) and not (found or unsettled(hunt)):
+        yield "No failure was seen."
+        yield ""
     yield from _covered(hunt)
     if found:
         yield "| failure | verdict | smallest case | beside it | geometries | after | known as |"
@@ -66,9 +83,8 @@ def _lines(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> It
         yield ""
         yield from (f"- {trap}" for trap in traps)
         yield ""
-    for told, count in sorted(hunt.waiting.items()):
-        yield f"- not made small in that time, of {count} geometries: {told}"
-    yield from (f"- not judged: {text}" for text in hunt.lost)
+    yield from _not_settled(hunt.unsettled)
+    yield from (f"- lost with its worker: {text}" for text in hunt.lost)
     yield f"- again: `{command}`"
     yield f"- {one_line(environment(_device(hunt)))}"
 
@@ -89,10 +105,26 @@ def _covered(hunt: Hunt) -> Iterator[str]:
     yield ""
 
 
+def _not_settled(seen: list[Seen]) -> Iterator[str]:
+    """A line for each kind, with the first cases, of which the JSON has all."""
+    kinds: dict[tuple[bool, str, str], list[Seen]] = {}
+    for one in seen:
+        kinds.setdefault((one.loud, one.told, one.why), []).append(one)
+    for (loud, told, why), some in sorted(kinds.items()):
+        word = "refused, not shrunk" if loud else "seen and not settled"
+        what = f"wrong {told}" if told.startswith(NUMBERS) else told
+        cases = ", ".join(f"`{one.case}`{_threads(one.threads)}" for one in some[:_CASES])
+        more = f", {len(some) - _CASES} more" if len(some) > _CASES else ""
+        yield f"- {word}, {why}: {what}: {cases}{more}"
+
+
+def _threads(count: int) -> str:
+    return f" ({count} threads)" if count > 1 else ""
+
+
 def _row(number: int, one: Found) -> str:
-    threads = f" ({one.threads} threads)" if one.threads > 1 else ""
     beside = ", ".join(f"{name} {verdict}" for name, verdict in one.beside.items())
-    cells = [str(number), str(one.outcome.verdict), f"`{one.case}`{threads}", beside]
+    cells = [str(number), str(one.outcome.verdict), f"`{one.case}`{_threads(one.threads)}", beside]
     cells += [str(one.geometries), f"{one.after:.0f} s", one.known or "-"]
     return f"| {' | '.join(cells)} |"
 
@@ -107,7 +139,7 @@ def _told(number: int, one: Found) -> Iterator[str]:
         shows = {True: "shows it", False: "does not show it", None: "was not run"}
         yield f"   script: {script_name(number, one)}, which {shows[one.shows]}"
     else:
-        yield "   sizes were not made small, and no script was written, in that time"
+        yield "   sizes were not shrunk, and no script was written, in that time"
     yield ""
 
 
@@ -157,7 +189,7 @@ def to_json(hunt: Hunt, traps: list[Trap], command: str, interrupted: bool) -> s
         "found": [one.to_values() for one in failures(hunt)],
         "refused": [one.to_values() for one in refusals(hunt)],
         "traps": [vars(trap) for trap in traps],
-        "not_made_small": dict(hunt.waiting),
-        "not_judged": hunt.lost,
+        "not_settled": [dataclasses.asdict(one) for one in hunt.unsettled],
+        "lost": hunt.lost,
     }
     return to_text(document, 1)

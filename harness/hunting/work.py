@@ -8,9 +8,6 @@ machine.
 from __future__ import annotations
 
 import atexit
-import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +25,7 @@ from harness.hunting.failure import kernel, sign, stopped, told_by
 from harness.interpreter import gpu
 from harness.script.case_script import case_script
 from harness.strategies.factors import FACTORS
+from harness.support.scripts import Showing, end_scripts, run_script
 from harness.verdict import Verdict
 
 PATH = "full-cache"
@@ -54,8 +52,9 @@ _workers: dict[tuple[int, bool, int, str], tuple[Worker, set[object]]] = {}
 
 @atexit.register
 def close_workers() -> None:
-    """End the processes of this one's workers, and take no more work."""
+    """End the processes of this one's workers and scripts, and take no more work."""
     _closed.set()
+    end_scripts()
     while _workers:
         _workers.popitem()[1][0].close()
 
@@ -146,7 +145,10 @@ def look_beside(
     interpreted = not case.cpp
     where = "cuda" if interpreted else device
     script = case_script(case.replace(kernels="cpp") if interpreted else case, where)
-    return found | {"script": script, "shows": None if interpreted else _shows(script, threads)}
+    return found | {
+        "script": script,
+        "shows": None if interpreted else _shows(script, threads, outcome),
+    }
 
 
 class _Still:
@@ -281,21 +283,14 @@ def _eager(case: DecodeCase) -> str:
     return "fresh" if case.recipe == "compiled" else case.recipe
 
 
-def _shows(script: str, threads: int) -> bool | None:
-    """Whether a script ends otherwise than with 0; None where it takes too long."""
+def _shows(script: str, threads: int, outcome: Outcome) -> bool | None:
+    """Whether a script shows a failure; None where that is not known. A failure that is an error
+    shows as one."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "script.py"
         file.write_text(script, encoding="utf-8")
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        try:
-            ended = subprocess.run(
-                [sys.executable, "-W", "ignore", str(file)],
-                capture_output=True,
-                check=False,
-                cwd=folder,
-                env=environment | {"OMP_NUM_THREADS": str(threads)},
-                timeout=_SCRIPT_TIMEOUT,
-            )
-        except subprocess.TimeoutExpired:
-            return None
-    return ended.returncode != 0
+        variables = {"OMP_NUM_THREADS": str(threads)}
+        ran = run_script(file, seconds=_SCRIPT_TIMEOUT, folder=Path(folder), variables=variables)
+    if outcome.verdict is Verdict.ERROR and ran.raised:
+        return ran.raised.split(":")[0].split(".")[-1] in outcome.findings[0].evidence
+    return {Showing.SHOWS: True, Showing.GONE: False}.get(ran.showing)

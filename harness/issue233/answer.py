@@ -8,6 +8,7 @@ slots, sees 101 % relative error, and takes the sliced side to be right.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,8 @@ REPORT_FIGURES = {
     "sliced cache std": 1.016770,
 }
 FIGURE_SEEDS = range(24)
+# What says which side is wrong.
+SIDES = (FULL, REPORTED, SLICED)
 
 
 @dataclass(frozen=True)
@@ -53,38 +56,47 @@ class Figure:
 
 @dataclass(frozen=True)
 class Answer:
-    """What ``repro`` found.
+    """What ``repro`` has found so far; of the report where ``report`` is set.
 
-    ``second_opinion`` is the largest difference of golden from float64 SDPA. ``diagnoses`` has the
-    faults that explain failing paths, and ``known_failures`` the names of known failures of torch
-    (FINDINGS.md) that may show on the case, both by path. ``unexpected`` says how the outcome
-    differs from the expected one. ``figures``, the report's numbers, ``finding``, sentences about
-    which side is wrong, and ``claims`` are for the report alone."""
+    ``finding``, sentences about which side is wrong, is there as soon as both sides are judged.
+    ``judged`` says that ``judgements`` are of all paths; then ``second_opinion`` is the largest
+    difference of golden from float64 SDPA, and ``known_failures`` are the names of known failures
+    of torch (FINDINGS.md) that may show on the case. ``diagnoses`` has the faults that explain
+    failing paths, by path, ``figures`` are the report's numbers, and ``claims`` its claims. Once it
+    is ``complete``, ``unexpected`` says how the outcome differs from the expected one."""
 
     case: DecodeCase
     device: str
-    second_opinion: float | None
-    judgements: tuple[Judgement, ...]
-    diagnoses: dict[str, Diagnosis]
-    known_failures: dict[str, str]
-    unexpected: tuple[str, ...]
-    figures: tuple[Figure, ...] = ()
+    report: bool = False
     finding: tuple[str, ...] = ()
+    judgements: tuple[Judgement, ...] = ()
+    judged: bool = False
+    second_opinion: float | None = None
+    known_failures: dict[str, str] = dataclasses.field(default_factory=dict)
+    diagnoses: dict[str, Diagnosis] = dataclasses.field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = ()
+    complete: bool = False
+    unexpected: tuple[str, ...] = ()
 
     @property
     def nothing_judged(self) -> bool:
         """Whether no path supports the case."""
         return all(j.verdict is Verdict.UNSUPPORTED for j in self.judgements)
 
+    @property
+    def by_path(self) -> dict[str, Judgement]:
+        """The judgements by path."""
+        return {j.path: j for j in self.judgements}
 
-def judge_all(problem: Problem, device: str, progress: Progress) -> tuple[Judgement, ...]:
-    """Judge every path on one problem."""
-    judgements = []
-    for path in PATHS.values():
-        progress(f"{path.name} on {problem.case}")
-        judgements.append(judge(path, problem, device))
-    return tuple(judgements)
+    @property
+    def to_explain(self) -> list[Judgement]:
+        """The judgements of paths that failed and returned an output."""
+        return [j for j in self.judgements if not j.verdict.passes and j.output is not None]
+
+
+# Answers, each of which knows more than those before it, and the last one as the result.
+_Steps = Generator[Answer, None, Answer]
 
 
 def unexpected_verdicts(judgements: tuple[Judgement, ...]) -> list[str]:
@@ -111,75 +123,91 @@ def golden_difference(problem: Problem) -> float | None:
     return difference.abs().max().item() if difference.numel() else 0.0
 
 
-def answer_case(case: DecodeCase, device: str, progress: Progress) -> Answer:
-    """Run all paths on one case.
-
-    Raises:
-        InvalidCase: where no implementation can be judged on the case.
-    """
-    return _answer(Problem.of(case), device, progress)
-
-
-def _answer(problem: Problem, device: str, progress: Progress) -> Answer:
-    judgements = judge_all(problem, device, progress)
-    return Answer(
-        problem.case,
-        device,
-        golden_difference(problem),
-        judgements,
-        _diagnoses(problem, judgements, device, progress),
-        known_by_path(problem, device),
-        tuple(unexpected_verdicts(judgements)),
-    )
-
-
-def _diagnoses(
-    problem: Problem, judgements: tuple[Judgement, ...], device: str, progress: Progress
-) -> dict[str, Diagnosis]:
-    """A diagnosis for each path that failed and returned an output, by path."""
-    found = {}
-    for judgement in judgements:
-        if not judgement.verdict.passes and judgement.output is not None:
-            progress(f"what explains {judgement.path}")
-            found[judgement.path] = diagnose(PATHS[judgement.path], problem, device)
-    return found
-
-
-def answer_report(case: DecodeCase, device: str, progress: Progress) -> Answer:
-    """Run the report's two computations and all paths, and judge each claim of the report.
+def answer_case(case: DecodeCase, device: str, progress: Progress) -> Iterator[Answer]:
+    """Run all paths on one case: what is known after each step; the last answer is complete.
 
     Raises:
         InvalidCase: where no implementation can be judged on the case.
     """
     problem = Problem.of(case)
-    answer = _answer(problem, device, progress)
-    by_path = {j.path: j for j in answer.judgements}
-    if by_path[FULL].output is None or by_path[REPORTED].output is None:
-        return answer
-    progress("the report's figures over seeds")
-    figures = report_figures(case, device)
-    unexpected = list(answer.unexpected)
+    answer = yield from _judged(problem, Answer(case, device), progress)
+    answer = yield from _explained(problem, answer, progress)
+    unexpected = tuple(unexpected_verdicts(answer.judgements))
+    yield dataclasses.replace(answer, complete=True, unexpected=unexpected)
+
+
+def answer_report(case: DecodeCase, device: str, progress: Progress) -> Iterator[Answer]:
+    """Run the report's two computations and all paths, and judge each claim of the report: what is
+    known after each step, which side is wrong first; the last answer is complete.
+
+    Raises:
+        InvalidCase: where no implementation can be judged on the case.
+    """
+    problem = Problem.of(case)
+    answer = yield from _judged(problem, Answer(case, device, report=True), progress)
+    answer = yield from _explained(problem, answer, progress)
+    by_path, unexpected = answer.by_path, unexpected_verdicts(answer.judgements)
+    if answer.finding:
+        progress("the report's figures over seeds")
+        answer = dataclasses.replace(answer, figures=report_figures(case, device))
+        yield answer
+        for claim in claims(problem, by_path, device, progress):
+            answer = dataclasses.replace(answer, claims=(*answer.claims, claim))
+            yield answer
+        unexpected += _unexpected_of_report(problem, answer)
+    yield dataclasses.replace(answer, complete=True, unexpected=tuple(unexpected))
+
+
+def _judged(problem: Problem, answer: Answer, progress: Progress) -> _Steps:
+    """Judge every path; of the report, those first that say which side is wrong."""
+    first = SIDES if answer.report else ()
+    for name in dict.fromkeys((*first, *PATHS)):
+        progress(f"{name} on {problem.case}")
+        judgement = judge(PATHS[name], problem, answer.device)
+        answer = dataclasses.replace(answer, judgements=(*answer.judgements, judgement))
+        if answer.report and len(answer.judgements) == len(SIDES):
+            by_path = answer.by_path
+            if by_path[FULL].output is not None and by_path[REPORTED].output is not None:
+                finding = finding_in_words(problem, by_path)
+                answer = dataclasses.replace(answer, finding=finding)
+        yield answer
+    answer = dataclasses.replace(
+        answer,
+        judged=True,
+        second_opinion=golden_difference(problem),
+        known_failures=known_by_path(problem, answer.device),
+    )
+    yield answer
+    return answer
+
+
+def _explained(problem: Problem, answer: Answer, progress: Progress) -> _Steps:
+    """Explain each path that failed."""
+    for judgement in answer.to_explain:
+        name = judgement.path
+        progress(f"what explains {name}")
+        found = diagnose(PATHS[name], problem, answer.device)
+        answer = dataclasses.replace(answer, diagnoses={**answer.diagnoses, name: found})
+        yield answer
+    return answer
+
+
+def _unexpected_of_report(problem: Problem, answer: Answer) -> Iterator[str]:
+    """How the outcome of the report differs from the recorded one, other than by verdicts of paths
+    that count."""
+    case, by_path = answer.case, answer.by_path
     if case == REPORT_CASE.replace(seed=case.seed, mode=case.mode, kernels=case.kernels):
-        unexpected += [
-            f"the report's {f.name}, {f.reported:g}, lies outside {f.low:g} to {f.high:g}"
-            for f in figures
-            if not f.reproduces
-        ]
-    first_value = equals_first_value(problem, by_path[REPORTED])
-    if not first_value:
-        unexpected.append("the report's slice does not equal v[:, :, :1]")
+        for f in answer.figures:
+            if not f.reproduces:
+                span = f"{f.low:g} to {f.high:g}"
+                yield f"the report's {f.name}, {f.reported:g}, lies outside {span}"
+    if not equals_first_value(problem, by_path[REPORTED]):
+        yield "the report's slice does not equal v[:, :, :1]"
     tail = case.cache_len > case.input_pos[0] + 1
     for name, wrong in ((REPORTED, case.input_pos[0] > 0), (UNMASKED, tail)):
         if by_path[name].verdict.passes == wrong:
             expected = "wrong" if wrong else "OK"
-            unexpected.append(f"{name} is {by_path[name].verdict}, expected {expected}")
-    return dataclasses.replace(
-        answer,
-        unexpected=tuple(unexpected),
-        figures=figures,
-        finding=finding_in_words(problem, by_path, answer.diagnoses.get(REPORTED), first_value),
-        claims=tuple(claims(problem, by_path, device, progress)),
-    )
+            yield f"{name} is {by_path[name].verdict}, expected {expected}"
 
 
 def _figures(full: Tensor, sliced: Tensor) -> tuple[float, float, float, float]:
@@ -216,13 +244,8 @@ def equals_first_value(problem: Problem, reported: Judgement) -> bool:
     return reported.output is not None and torch.equal(reported.output, first)
 
 
-def finding_in_words(
-    problem: Problem,
-    by_path: dict[str, Judgement],
-    diagnosis: Diagnosis | None,
-    first_value: bool,
-) -> tuple[str, ...]:
-    """Sentences about which side is wrong and why, from what was measured."""
+def finding_in_words(problem: Problem, by_path: dict[str, Judgement]) -> tuple[str, ...]:
+    """Sentences about which side is wrong, from what was measured."""
     position = problem.case.input_pos[0]
     full, reported, sliced = by_path[FULL], by_path[REPORTED], by_path[SLICED]
     assert full.error is not None and reported.error is not None
@@ -240,13 +263,11 @@ def finding_in_words(
         f" {full.error.relative_l2:.2%}, the report's slice by {reported.error.relative_l2:.2%}"
         f" ({full.error.utilisation:.2g} and {reported.error.utilisation:.3g} rounding budgets)."
     )
-    if first_value:
+    if equals_first_value(problem, reported):
         lines.append(
             "The report's slice equals v[:, :, :1] bit for bit (torch.equal): it attends slot 0"
             " alone."
         )
-    if diagnosis is not None:
-        lines += [f"Why: {'; '.join(diagnosis.evidence)}.", f"Remedy: {diagnosis.remedy}."]
     if sliced.error is not None and full.output is not None and sliced.output is not None:
         same = "the same bits as" if torch.equal(full.output, sliced.output) else "agreement with"
         lines.append(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.interpreter.gpu import chosen
-from harness.issue233.answer import REPORT_URL, Answer
+from harness.issue233.answer import REPORT_URL, SIDES, Answer, Figure
 from harness.oracle.golden import without_second_opinion
 from harness.paths import PATHS
 from harness.support.environment import environment, one_line
@@ -16,6 +16,8 @@ from harness.support.text import table
 from harness.verdict import Judgement
 
 WIDTH = 100
+# Of the columns of the table but the last; its rows are printed one after the other.
+WIDTHS = (max(map(len, PATHS)) + 2, 10, 16, 9, 9, 7)
 
 
 def _number(value: float) -> str:
@@ -43,9 +45,21 @@ def _wrapped(text: str, indent: str) -> Iterator[str]:
     yield from textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
-def _verdict_table(answer: Answer) -> Iterator[str]:
-    header = ["path", "rel. error", "worst at b,h,i,d", "got", "should be", "budgets", "verdict"]
-    yield from table(header, [_row(j) for j in answer.judgements])
+def _cells(cells: Sequence[str]) -> str:
+    path, *numbers, verdict = cells
+    padded = [number.rjust(width) for number, width in zip(numbers, WIDTHS[1:], strict=True)]
+    return "  ".join([path.ljust(WIDTHS[0]), *padded, verdict]).rstrip()
+
+
+def _verdicts(answer: Answer) -> Iterator[str]:
+    """The table, as far as paths are judged, then what was found about them all."""
+    yield _cells(
+        ["path", "rel. error", "worst at b,h,i,d", "got", "should be", "budgets", "verdict"]
+    )
+    yield _cells(["-" * width for width in (*WIDTHS, len("verdict"))])
+    yield from (_cells(_row(judgement)) for judgement in answer.judgements)
+    if not answer.judged:
+        return
     yield "* known wrong: there to be shown wrong, does not count"
     if answer.case.kernels == "triton" and answer.device == "cpu":
         yield from _interpreted(answer)
@@ -62,12 +76,18 @@ def _verdict_table(answer: Answer) -> Iterator[str]:
                 initial_indent="  ",
                 subsequent_indent="    ",
             )
-        if diagnosis := answer.diagnoses.get(judgement.path):
-            for line in diagnosis.lines:
-                yield from _wrapped(line, "    ")
         known = answer.known_failures.get(judgement.path)
         if known and not judgement.verdict.passes:
             yield f"  {judgement.path}: a known failure of torch: {known}, see FINDINGS.md"
+
+
+def _diagnoses(answer: Answer) -> Iterator[str]:
+    for judgement in answer.to_explain:
+        if judgement.path not in answer.diagnoses:
+            return
+        yield f"  {judgement.path}:"
+        for line in answer.diagnoses[judgement.path].lines:
+            yield from _wrapped(line, "    ")
 
 
 def _interpreted(answer: Answer) -> Iterator[str]:
@@ -83,33 +103,51 @@ def _interpreted(answer: Answer) -> Iterator[str]:
 
 def render(answer: Answer) -> str:
     """The whole answer as text for a terminal."""
-    lines = [f"case {answer.case}", one_line(environment(answer.device)), ""]
-    if answer.figures:
-        lines = [f"{REPORT_URL}: full cache against sliced cache", *lines]
-        lines.append("1. The report's figures")
-        rows = [
-            [
-                f.name,
-                f"{f.reported:.4f}",
-                f"{f.ours:.4f}",
-                f"{f.low:.4f} to {f.high:.4f}",
-                "yes" if f.reproduces else "no",
-            ]
-            for f in answer.figures
-        ]
-        lines += table(["", "report", "here", "over seeds", "reproduces"], rows)
-        lines += ["", "2. Every side against float64 attention over the filled slots"]
-    lines += _verdict_table(answer)
+    return "\n".join(lines(answer)) + "\n"
+
+
+def lines(answer: Answer) -> Iterator[str]:
+    """The lines of an answer; those of one that is not complete are the first of it."""
+    if answer.report:
+        yield f"{REPORT_URL}: full cache against sliced cache"
+    yield f"case {answer.case}"
+    yield one_line(environment(answer.device))
+    if len(answer.judgements) < (len(SIDES) if answer.report else 1):
+        return
     if answer.finding:
-        lines += ["", "3. The finding"]
+        yield from ("", "1. The answer")
         for sentence in answer.finding:
-            lines += _wrapped(sentence, "  ")
-        lines += ["", "4. The report's claims"]
+            yield from _wrapped(sentence, "  ")
+        yield from ("", "2. Every side against float64 attention over the filled slots")
+    else:
+        yield ""
+    yield from _verdicts(answer)
+    if not answer.judged:
+        return
+    if answer.to_explain:
+        yield from ("", "3. What explains them" if answer.finding else "What explains them")
+        yield from _diagnoses(answer)
+    if answer.figures:
+        yield from ("", f"{_section(answer, 3)}. The report's figures")
+        yield from table(
+            ["", "report", "here", "over seeds", "reproduces"], [*map(_figure, answer.figures)]
+        )
+        yield from ("", f"{_section(answer, 4)}. The report's claims")
         for claim in answer.claims:
-            lines.append(f'  "{claim.text}": {claim.verdict}')
-            lines += _wrapped(claim.evidence, "      ")
-    lines += ["", outcome(answer)]
-    return "\n".join(lines) + "\n"
+            yield f'  "{claim.text}": {claim.verdict}'
+            yield from _wrapped(claim.evidence, "      ")
+    if answer.complete:
+        yield from ("", outcome(answer))
+
+
+def _section(answer: Answer, number: int) -> int:
+    return number + bool(answer.to_explain)
+
+
+def _figure(figure: Figure) -> list[str]:
+    span = f"{figure.low:.4f} to {figure.high:.4f}"
+    reproduces = "yes" if figure.reproduces else "no"
+    return [figure.name, f"{figure.reported:.4f}", f"{figure.ours:.4f}", span, reproduces]
 
 
 def outcome(answer: Answer) -> str:

@@ -152,6 +152,11 @@ def processes(
     pool = _Pool(lambda: ProcessPoolExecutor(jobs, context, _begin, (begin, *arguments)))
     try:
         yield pool
+    except BaseException:
+        # What they run may take minutes, and nobody waits for it any more.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -159,7 +164,7 @@ def processes(
 def _begin(begin: Callable[..., object], *arguments: Any) -> None:
     import torch  # noqa: PLC0415  # Only in the processes.
 
-    # An interrupt is for the parent, which lets what runs come to its end.
+    # Ctrl-C is for the parent, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     begin(*arguments)

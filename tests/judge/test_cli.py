@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,16 +90,22 @@ def test_nothing_judged_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("repro", SMALL + ",mode=compiled") == cli.USAGE
 
 
-def test_an_interrupt_exits_130_and_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupt_exits_130_with_what_is_known_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C while it runs."""
+    """Ctrl-C once a path is judged: its row is printed."""
+    left = [answer.judge]
 
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupted(*arguments: Any) -> Any:
+        if not left:
+            raise KeyboardInterrupt
+        return left.pop()(*arguments)
 
-    monkeypatch.setattr(answer, "answer_case", interrupted)
+    monkeypatch.setattr(answer, "judge", interrupted)
     assert command("repro", SMALL, "--json", str(tmp_path / "a.json")) == cli.INTERRUPTED
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[-1][0] == next(iter(PATHS))
+    assert rows[-1][-1] == "OK"
     assert list(tmp_path.iterdir()) == []
 
 

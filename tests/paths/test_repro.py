@@ -1,16 +1,24 @@
 """The finding on gpt-fast#233, as a test."""
 
+import itertools
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from harness import cli
 from harness.case import DecodeCase
 from harness.inputs import make_inputs
 from harness.issue233.answer import REPORT_CASE, Answer, answer_report
 from harness.issue233.claims import ignores_nan_from, wasted
-from harness.issue233.text import render, to_json
+from harness.issue233.text import lines, render, to_json
+from harness.paths import PATHS
 from harness.verdict import Problem
+from tests.support import ROOT
+from tests.support.processes import PATIENCE, interruptible
 
 
 def quiet(text: str) -> None:
@@ -19,7 +27,8 @@ def quiet(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def answer() -> Answer:
-    return answer_report(REPORT_CASE, "cpu", quiet)
+    *_, complete = answer_report(REPORT_CASE, "cpu", quiet)
+    return complete
 
 
 def verdicts(answer: Answer) -> dict[str, str]:
@@ -105,9 +114,40 @@ def test_the_compiled_full_cache_reads_listed_blocks_alone() -> None:
     assert not ignores_nan_from(128, eager.inputs)
 
 
+def test_what_is_known_is_printed_first_and_an_interrupt_keeps_it() -> None:
+    """To a pipe too: which side is wrong, before anything is explained; then exit 130."""
+    command = [sys.executable, "-m", "harness", "repro", "--cache-len", "200"]
+    with interruptible():
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "The side at fault is the other one: the sliced cache." in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == cli.INTERRUPTED, errors
+    assert "1. The answer\n" in said
+    assert errors.endswith("interrupted\n")
+    assert "outcome" not in rest
+
+
+def test_what_is_known_after_each_step_stays_as_it_was_told() -> None:
+    """Each answer begins with the lines of those before it."""
+    told = [*answer_report(REPORT_CASE.replace(heads=2, kv_heads=2, cache_len=128), "cpu", quiet)]
+    texts = [[*lines(one)] for one in told]
+    assert all(later[: len(text)] == text for text, later in itertools.pairwise(texts))
+    assert len(texts) > len(PATHS)
+    assert "1. The answer" in texts[2]
+    assert not any("explains" in line for line in texts[2])
+
+
 def test_at_position_0_both_sides_are_right() -> None:
     """Only slot 0 is filled: the outcome that is expected there."""
-    answer = answer_report(REPORT_CASE.replace(input_pos=(0,), cache_len=200), "cpu", quiet)
+    *_, answer = answer_report(REPORT_CASE.replace(input_pos=(0,), cache_len=200), "cpu", quiet)
     assert verdicts(answer)["sliced-as-reported"] == "OK"
     assert answer.unexpected == ()
     assert answer.finding[0] == "On this case both sides are right."

@@ -28,6 +28,7 @@ def quick(
     monkeypatch.setattr(gate, "PATHS", {n: PATHS[n] for n in ("fixed", "sdpa-full")})
     monkeypatch.setattr(gate, "PROBED", ("S=40,pos=20,H=2,D=16,block=16",))
     monkeypatch.setattr(gate, "COMPILED", compiled)
+    monkeypatch.setattr(gate, "LEAST_OVER", 3600.0)
     monkeypatch.setattr(gate, "PLANTED", ("no-query-offset",))
     # What a test compiles, with a fault or without, is its own.
     monkeypatch.setattr("harness.paths.path._COMPILED", Recent())

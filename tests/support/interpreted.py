@@ -117,7 +117,7 @@ def served(program: str) -> dict[str, Any]:
 
 def report_answered(case: str) -> dict[str, Any]:
     """What is said of the bug report on a case: what was not expected, and each claim's verdict."""
-    answer = answer_report(DecodeCase.from_text(case), "cpu", lambda step: None)
+    *_, answer = answer_report(DecodeCase.from_text(case), "cpu", lambda step: None)
     claims = {claim.text: claim.verdict for claim in answer.claims}
     return {"unexpected": answer.unexpected, "claims": claims}
 
