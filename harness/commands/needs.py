@@ -38,5 +38,5 @@ def _needed(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield "--triton", "triton"
     if interprets(arguments) or (command == "hunt" and "triton" in arguments.kernels):
         yield "--kernels triton", "triton"
-    if command == "audit" and arguments.project == "transformers":
+    if command == "audit" and arguments.target == "transformers":
         yield "transformers", "transformers"

@@ -44,16 +44,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
 
-    def parse_args(self, words: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
-        arguments, rest = self.parse_known_args(words)
+    def parse_args(  # type: ignore[override]
+        self, words: Sequence[str], namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        arguments, rest = self.parse_known_args(words, namespace)
         if rest:
-            options = self._subcommands().choices[arguments.command]._option_string_actions
-            raise UsageError(not_one_of(rest[0], options))
+            parser = self._subcommands.get(getattr(arguments, "command", ""), self)
+            raise UsageError(not_one_of(rest[0], parser._option_string_actions))
         return arguments
 
     def commands(self) -> str:
         """What it can do, a line for each subcommand."""
-        helps = [(one.dest, one.help or "") for one in self._subcommands()._choices_actions]
+        (group,) = self._groups()
+        helps = [(one.dest, one.help or "") for one in group._choices_actions]
         width = max(len(name) for name, _ in helps)
         lines = [f"  {name.split()[0]:{width}}  {text}" for name, text in helps]
         usage = f"usage: {self.prog} COMMAND ...; {self.prog} COMMAND --help has its options"
@@ -66,9 +69,12 @@ class Parser(argparse.ArgumentParser):
         words = [str(choice) for choice in action.choices if not isinstance(choice, list)]
         raise argparse.ArgumentError(action, not_one_of(value, words))
 
-    def _subcommands(self) -> Any:
-        (found,) = (one for one in self._actions if isinstance(one, argparse._SubParsersAction))
-        return found
+    @property
+    def _subcommands(self) -> dict[str, Parser]:
+        return {name: parser for group in self._groups() for name, parser in group.choices.items()}
+
+    def _groups(self) -> list[Any]:
+        return [one for one in self._actions if isinstance(one, argparse._SubParsersAction)]
 
 
 def device(text: str) -> str:
