@@ -1,0 +1,118 @@
+"""``python -m tests.mutation --sample 300 --seed 0``: try mutants, write the record.
+
+A run that was stopped goes on where it was: the record is its session. ``--again`` tries those
+again that survived, after tests were added; ``--table`` prints the table of docs/power.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import signal
+import sys
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness.support.files import UnwritableFile, check_writable, write_atomically
+from tests.mutation import DAY, ROOT, SUBJECTS
+from tests.mutation.record import SCHEMA, as_json, markdown, name, read
+
+DEFAULT = ROOT / "fixtures" / "mutation.json"
+KEPT = ROOT / ".mutation"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0; 2 for bad usage; 130 where it was interrupted, with what was tried in the record."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser.add_argument("--sample", type=int, default=300, help="mutants, one of a place")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument(
+        "--json", type=Path, default=DEFAULT, help="default: fixtures/mutation.json"
+    )
+    parser.add_argument("--again", action="store_true", help="try those that survived again")
+    parser.add_argument("--table", action="store_true", help="print the record's table, no run")
+    arguments = parser.parse_args(argv)
+    try:
+        before = read(arguments.json) if arguments.table or arguments.json.exists() else {}
+        if arguments.sample < 1:
+            raise ValueError(f"--sample {arguments.sample}: allowed is 1 or more")
+        if not arguments.table:
+            check_writable(arguments.json)
+    except (ValueError, UnwritableFile) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if arguments.table:
+        print(markdown(before))
+        return 0
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has it ignored
+        signal.signal(number, signal.default_int_handler)
+    try:
+        run(arguments, before)
+    except KeyboardInterrupt:
+        print("interrupted: run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(arguments: argparse.Namespace, before: dict[str, Any]) -> None:
+    """Measure what is covered, then try mutant after mutant."""
+    # They take seconds to import, or are not installed where the table is printed.
+    from tests.mutation.covered import covered
+    from tests.mutation.forked import copied
+    from tests.mutation.mutants import sample
+    from tests.mutation.trial import changed_line, tried, unsound
+
+    with copied() as copy:
+        digests = {m: hashlib.sha256((copy / m).read_bytes()).hexdigest() for m in SUBJECTS}
+        known = {
+            (m["module"], m["operator"], m["occurrence"]): m
+            for m in before.get("mutants", ())
+            if m["outcome"]
+            and before["subjects"].get(m["module"]) == digests[m["module"]]
+            and not (arguments.again and m["outcome"] in ("survived", "untested"))
+        }
+        chosen = sample(copy, SUBJECTS, arguments.sample, arguments.seed)
+        cover = covered(copy, KEPT, say)
+        for test in unsound(copy, cover, KEPT):
+            cover.left_out[test] = "fails after others"
+            del cover.cost[test]
+        head = {
+            "schema": SCHEMA,
+            "seed": arguments.seed,
+            "day": DAY,
+            "tools": {tool: version(tool) for tool in ("cosmic-ray", "coverage", "torch")},
+            "tests": {"run": len(cover.cost), "left_out": left_out(cover.left_out)},
+            "subjects": digests,
+        }
+        texts = {module: (copy / module).read_text(encoding="utf-8") for module in SUBJECTS}
+        mutants: list[dict[str, Any]] = []
+        for mutant in chosen:
+            key = mutant.module, mutant.operator, mutant.occurrence
+            source = mutant.source(texts[mutant.module])
+            was, becomes = changed_line(texts[mutant.module], source or "")
+            row = {"module": mutant.module, "line": mutant.line, "operator": mutant.operator}
+            row |= {"occurrence": mutant.occurrence, "was": was, "becomes": becomes}
+            mutants.append(row | {"outcome": None} | known.get(key, {}))
+        for number, (mutant, row) in enumerate(zip(chosen, mutants, strict=True), 1):
+            if row["outcome"] is None:
+                row.update(tried(copy, mutant, cover))
+                write_atomically(arguments.json, as_json(head, mutants))
+                say(f"{number}/{len(chosen)} {name(row)}: {row['outcome']}, {row['cpu_s']} CPU s")
+        write_atomically(arguments.json, as_json(head, mutants))
+    print(markdown(read(arguments.json)))
+
+
+def left_out(why: dict[str, str]) -> dict[str, int]:
+    """How many tests are left out for each reason."""
+    return dict(Counter(why.values()).most_common())
+
+
+def say(line: str) -> None:
+    """One line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
