@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from harness.case import DTYPES, DecodeCase
 from harness.case.visible import visible_slots
 from harness.inputs import Inputs, make_inputs
+from harness.inputs.quantised import slack
 from harness.oracle.budget import Precision, budget
 from harness.oracle.error import measure
 from harness.oracle.golden import golden
@@ -25,6 +26,8 @@ GEOMETRIES = [
     "S=512,pos=511,logits=equal",
     "S=64,pos=60,D=3,Dv=200,logits=huge",
 ]
+# Of a dtype's mantissa: its unit roundoff is 2 to the power of less so many.
+BITS = {"float64": 53, "float32": 24, "tf32": 11, "float16": 11, "bfloat16": 8}
 
 
 def naive(inputs: Inputs, rounded: str = "float32", scaled: str | None = None) -> torch.Tensor:
@@ -151,3 +154,101 @@ def test_a_wider_dtype_has_a_smaller_budget() -> None:
         inputs = make_inputs(DecodeCase.from_text(f"S=64,pos=60,dtype={dtype}"))
         sizes.append(budget(inputs, golden(inputs)).output.mean().item())
     assert sizes == sorted(sizes)
+
+
+def restated(
+    inputs: Inputs, precision: Precision, roundoff: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The formula of harness/oracle/budget.py, each term as it stands there, over whole tensors
+    ``[B, Hq, Q, S]``: the bounds of output and logsumexp. ``roundoff`` is the accumulator's."""
+    case, gold = inputs.case, golden(inputs)
+    group = case.heads // case.kv_heads
+    query, key, value = (
+        t.double().repeat_interleave(n, dim=1)
+        for t, n in ((inputs.query, 1), (inputs.key_cache, group), (inputs.value_cache, group))
+    )
+    attended = torch.stack([visible_slots(case, b) for b in range(case.batch)])[:, None]
+    # How much larger than its number a code may be.
+    more = (slack(inputs, name) for name in ("key", "value"))
+    more_key, more_value = (
+        0.0
+        if m is None
+        else m.expand(*inputs.key_cache.shape[:3]).repeat_interleave(group, 1)[..., None]
+        for m in more
+    )
+    scaling = 4 if case.quantised else 0
+    w = query.abs() @ (key.abs() + more_key).mT * case.softmax_scale
+    score = query @ key.mT * case.softmax_scale
+    modified, b = {
+        "none": (score, 0.0),
+        "sink": (score, 0.0),
+        "softcap:10": (10 * torch.tanh(score / 10), 40.0),
+        "shift:-300": (score - 300, 300.0),
+    }[case.score]
+    s = modified.masked_fill(~attended, 0.0)
+    empty = ~attended.any(-1).expand(s.shape[:3])
+    column = inputs.column()
+    logit = torch.full((case.heads,), -torch.inf) if column is None else column
+    logit = logit.double().view(1, -1, 1).expand(s.shape[:3]).masked_fill(empty, -torch.inf)
+    sunk = logit > -torch.inf
+    highest = modified.masked_fill(~attended, -torch.inf).amax(-1).maximum(logit)
+    lse = gold.logsumexp.masked_fill(empty, 0.0)
+    p = torch.exp(s - lse[..., None]).masked_fill(~attended, 0.0)
+
+    u = {name: 2.0**-bits for name, bits in BITS.items()}
+    operand, weight = precision.operand or case.dtype, precision.weight or case.dtype
+    converted = case.quantised is not None and precision.operand is not None
+    u_operand = u[operand] if converted or u[operand] > u[case.dtype] else 0.0
+    u_scaled = u[operand] if precision.operand not in (None, "tf32") else 0.0
+    u_score = u[precision.score] if u[precision.score] > roundoff else 0.0
+    u_weight = u[weight] if precision.weight else max(u[weight], u_operand)
+    u_output = u[precision.output or case.dtype]
+    tiny = {name: 2.0**-25 if name == "float16" else 2.0**-124 for name in u}
+    tiny_weight = tiny[weight] * (64 if case.quantised else 1)
+
+    size = s.abs() + b
+    ds = (case.head_dim + 3 + scaling) * roundoff * w
+    ds = ds + 2 * roundoff * (highest.masked_fill(empty, 0.0)[..., None] - s + size)
+    ds = ds + u_score * size + 2 * u_operand * w + u_scaled * w
+    p_logit = torch.exp(logit - lse)
+    at = logit.masked_fill(~sunk, 0.0)
+    ds_logit = 2 * roundoff * (highest.masked_fill(empty, 0.0) - at + at.abs()) + u_score * at.abs()
+    mean = (p * ds).sum(-1) + p_logit * ds_logit
+    n = (attended.sum(-1) + sunk).double()
+    sums = (n + 4 + scaling) * roundoff
+    growth = (p * torch.expm1(ds)).sum(-1) + p_logit * torch.expm1(ds_logit)
+    logsumexp = torch.log1p(growth) + sums + 4 * roundoff * (lse.abs() + 1)
+    column_error = u_output + logsumexp + 2 * roundoff * (lse.abs() + at.abs() + 4)
+    weight_error = torch.expm1(ds + mean[..., None]) + (u_weight + u_operand + sums)[..., None]
+    weight_error = weight_error + (column_error * sunk)[..., None]
+    error = (p * weight_error + tiny_weight * attended) @ (value.abs() + more_value)
+    error = error + u_output * gold.output.abs() + tiny[precision.output or case.dtype]
+    return error.masked_fill(empty[..., None], 0.0), logsumexp.masked_fill(empty, 0.0)
+
+
+@pytest.mark.parametrize("score", ["none", "softcap:10", "shift:-300", "sink"])
+@pytest.mark.parametrize(
+    ("precision", "tensor_cores"),
+    [
+        (Precision(), False),
+        (Precision(), True),
+        (Precision(accumulator="float16"), True),
+        (Precision(score="bfloat16", weight="bfloat16"), False),
+        (Precision(operand="bfloat16"), False),
+        (Precision(operand="tf32", output="float16"), False),
+        (Precision(weight="float16", accumulator="float64"), False),
+    ],
+)
+def test_the_budget_is_its_formula(precision: Precision, tensor_cores: bool, score: str) -> None:
+    """Stated once more, over whole tensors; the two differ by their own rounding in float64."""
+    for dtype, cache in itertools.product(DTYPES, ("none", "int8-token", "e4m3-head")):
+        text = f"S=40,pos=37/5/-1,Q=2,H=4,Hkv=2,D=24,Dv=8,mask=window:20,score={score},seed=1"
+        inputs = make_inputs(DecodeCase.from_text(f"{text},dtype={dtype},cache={cache}"))
+        found = budget(inputs, golden(inputs), precision, tensor_cores=tensor_cores)
+        roundoff = 2.0 ** -BITS[str(precision.accumulator)]
+        roundoff = max(roundoff, 2.0**-23) if tensor_cores else roundoff
+        output, logsumexp = restated(inputs, precision, roundoff)
+        # A sum's rounding, and that of exp at scores of some hundreds.
+        own = (40 + 24 + 4 * 400) * 2.0**-53
+        for actual, wanted in ((found.output, output), (found.logsumexp, logsumexp)):
+            assert measure(actual, wanted, own * wanted).utilisation <= 1
