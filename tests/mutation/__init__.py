@@ -32,6 +32,7 @@ SUBJECTS = tuple(
 TESTS = (
     "tests/judge/test_oracle.py",
     "tests/judge/test_budget.py",
+    "tests/judge/test_error.py",
     "tests/judge/test_verdict.py",
     "tests/judge/test_precision.py",
     "tests/judge/test_loop.py",
@@ -47,7 +48,6 @@ TESTS = (
     "tests/judge/test_relations.py",
     "tests/judge/test_repeats.py",
     "tests/judge/test_regressions.py",
-    "tests/judge/test_target.py",
     "tests/paths/test_properties.py",
     "tests/paths/test_forms.py",
     "tests/power/test_faults.py",

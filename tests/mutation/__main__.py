@@ -61,52 +61,60 @@ def run(arguments: argparse.Namespace, before: dict[str, Any]) -> None:
     # They take seconds to import, or are not installed where the table is printed.
     from tests.mutation.covered import covered
     from tests.mutation.forked import copied
-    from tests.mutation.mutants import sample
-    from tests.mutation.trial import changed_line, tried, unsound
+    from tests.mutation.mutants import Mutant
+    from tests.mutation.trial import tried, unsound
 
     with copied() as copy:
-        digests = {m: hashlib.sha256((copy / m).read_bytes()).hexdigest() for m in SUBJECTS}
-        known = {
-            (m["module"], m["operator"], m["occurrence"]): m
-            for m in before.get("mutants", ())
-            if m["outcome"]
-            and before["subjects"].get(m["module"]) == digests[m["module"]]
-            and not (arguments.again and m["outcome"] in ("survived", "untested"))
-        }
-        chosen = sample(copy, SUBJECTS, arguments.sample, arguments.seed)
-        cover = covered(copy, KEPT, say)
-        for test in unsound(copy, cover, KEPT):
-            cover.left_out[test] = "fails after others"
-            del cover.cost[test]
-        head = {
+        head: dict[str, Any] = {
             "schema": SCHEMA,
             "seed": arguments.seed,
             "day": DAY,
             "tools": {tool: version(tool) for tool in ("cosmic-ray", "coverage", "torch")},
-            "tests": {"run": len(cover.cost), "left_out": left_out(cover.left_out)},
-            "subjects": digests,
+            "subjects": {m: hashlib.sha256((copy / m).read_bytes()).hexdigest() for m in SUBJECTS},
         }
-        texts = {module: (copy / module).read_text(encoding="utf-8") for module in SUBJECTS}
-        mutants: list[dict[str, Any]] = []
-        for mutant in chosen:
-            key = mutant.module, mutant.operator, mutant.occurrence
-            source = mutant.source(texts[mutant.module])
-            was, becomes = changed_line(texts[mutant.module], source or "")
-            row = {"module": mutant.module, "line": mutant.line, "operator": mutant.operator}
-            row |= {"occurrence": mutant.occurrence, "was": was, "becomes": becomes}
-            mutants.append(row | {"outcome": None} | known.get(key, {}))
-        for number, (mutant, row) in enumerate(zip(chosen, mutants, strict=True), 1):
+        rows = drawn(copy, arguments.sample, head, before)
+        for row in rows:
+            if arguments.again and row["outcome"] in ("survived", "untested"):
+                row["outcome"] = None
+        write_atomically(arguments.json, as_json(head, rows))
+        cover = covered(copy, KEPT, say)
+        for test in unsound(copy, cover, KEPT):
+            cover.left_out[test] = "fails after others"
+            del cover.cost[test]
+        why = dict(Counter(cover.left_out.values()).most_common())
+        head["tests"] = {"run": len(cover.cost), "left_out": why}
+        for number, row in enumerate(rows, 1):
             if row["outcome"] is None:
+                mutant = Mutant(*(row[field] for field in Mutant.__match_args__))
                 row.update(tried(copy, mutant, cover))
-                write_atomically(arguments.json, as_json(head, mutants))
-                say(f"{number}/{len(chosen)} {name(row)}: {row['outcome']}, {row['cpu_s']} CPU s")
-        write_atomically(arguments.json, as_json(head, mutants))
+                write_atomically(arguments.json, as_json(head, rows))
+                say(f"{number}/{len(rows)} {name(row)}: {row['outcome']}, {row['cpu_s']} CPU s")
+        write_atomically(arguments.json, as_json(head, rows))
     print(markdown(read(arguments.json)))
 
 
-def left_out(why: dict[str, str]) -> dict[str, int]:
-    """How many tests are left out for each reason."""
-    return dict(Counter(why.values()).most_common())
+def drawn(
+    copy: Path, count: int, head: dict[str, Any], before: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A row for each mutant of the sample, with what the record has of it where its module is the
+    same; the record's own rows, where they are that sample."""
+    from tests.mutation.mutants import mutated, sample
+    from tests.mutation.trial import changed_line
+
+    rows: list[dict[str, Any]] = before.get("mutants", [])
+    then = before.get("subjects", {})
+    if (before.get("seed"), then, len(rows)) == (head["seed"], head["subjects"], count):
+        return rows
+    known = {(m["module"], m["operator"], m["occurrence"]): m for m in rows}
+    found = []
+    for mutant in sample(copy, SUBJECTS, count, head["seed"]):
+        row = known.get((mutant.module, mutant.operator, mutant.occurrence))
+        if row is None or then[mutant.module] != head["subjects"][mutant.module]:
+            text = (copy / mutant.module).read_text(encoding="utf-8")
+            was, becomes = changed_line(text, mutated(mutant, text) or "")
+            row = {**vars(mutant), "was": was, "becomes": becomes, "outcome": None}
+        found.append(row)
+    return found
 
 
 def say(line: str) -> None:

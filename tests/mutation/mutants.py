@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,16 +24,18 @@ class Mutant:
     operator: str
     occurrence: int
 
-    def source(self, text: str) -> str | None:
-        """The text of the module with the mutation, or None where it is no longer Python, as a
-        keyword-only ``*`` that became ``+``."""
-        operator = plugins.get_operator(self.operator)()
-        mutated = mutate_code(text, operator, self.occurrence)
-        try:
-            compile(mutated, self.module, "exec")
-        except SyntaxError:
-            return None
-        return mutated
+
+@functools.cache
+def mutated(mutant: Mutant, text: str) -> str | None:
+    """The text of the module with the mutation, or None where it is no longer Python, as a
+    keyword-only ``*`` that became ``+``."""
+    operator = plugins.get_operator(mutant.operator)()
+    source = mutate_code(text, operator, mutant.occurrence)
+    try:
+        compile(source, mutant.module, "exec")
+    except SyntaxError:
+        return None
+    return str(source)
 
 
 def places(root: Path, modules: tuple[str, ...]) -> list[list[Mutant]]:
@@ -87,6 +90,6 @@ def sample(root: Path, modules: tuple[str, ...], count: int, seed: int) -> list[
         if len(chosen) == count:
             break
         mutant = generator.choice(mutants)
-        if mutant.source(texts[mutant.module]) is not None:
+        if mutated(mutant, texts[mutant.module]) is not None:
             chosen.append(mutant)
     return chosen

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.mutation.covered import Covered
 from tests.mutation.forked import Plugin, fork
-from tests.mutation.mutants import Mutant
+from tests.mutation.mutants import Mutant, mutated
 
 # CPU seconds: the first fork takes the tests of one module, of so many seconds; the second all.
 FIRST_S = 2.0
@@ -80,7 +80,7 @@ def tried(copy: Path, mutant: Mutant, covered: Covered) -> dict[str, Any]:
     file = copy / mutant.module
     text = file.read_text(encoding="utf-8")
     tests = covered.tests(text, mutant.module, mutant.line)
-    source = mutant.source(text)
+    source = mutated(mutant, text)
     assert source is not None
     result: dict[str, Any] = {"outcome": "survived" if tests else "untested", "by": None}
     cpu_s, count = 0.0, 0
