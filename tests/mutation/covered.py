@@ -99,12 +99,11 @@ def _over(*_: object) -> None:
 @dataclass(frozen=True)
 class Covered:
     """``cost``: CPU seconds of each test that is run; ``left_out``: why others are not; ``lines``:
-    the tests of each line, by module; ``digest``: of what was measured."""
+    the tests of each line, by module."""
 
     cost: dict[str, float]
     left_out: dict[str, str]
     lines: dict[str, dict[int, list[str]]]
-    digest: str
 
     def tests(self, text: str, module: str, line: int) -> list[str]:
         """The tests that run a line, else its statement, else, as for what is done at import, all
@@ -152,12 +151,10 @@ def covered(copy: Path, kept: Path, say: Callable[[str], None]) -> Covered:
     cost: dict[str, float] = {}
     left_out: dict[str, str] = {}
     lines: dict[str, dict[int, list[str]]] = {module: {} for module in SUBJECTS}
-    digests = hashlib.sha256()
     kept.mkdir(exist_ok=True)
     (kept / ".gitignore").write_text("*\n")
     for number, tests in enumerate(TESTS, 1):
         digest = hashlib.sha256(subjects + (copy / tests).read_bytes()).hexdigest()
-        digests.update(digest.encode())
         file = kept / f"{tests.replace('/', '.')}.json"
         found = json.loads(file.read_text()) if file.exists() else {}
         if found.get("digest") != digest:
@@ -174,4 +171,4 @@ def covered(copy: Path, kept: Path, say: Callable[[str], None]) -> Covered:
         for module, by_line in found["lines"].items():
             for line, names in by_line.items():
                 lines[module].setdefault(int(line), []).extend(names)
-    return Covered(cost, left_out, lines, digests.hexdigest())
+    return Covered(cost, left_out, lines)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +59,12 @@ def attempt(copy: Path, tests: list[str], cost: dict[str, float], *options: str)
     return fork(copy, Plugin(tests), [*options, *modules], seconds)
 
 
-def unsound(copy: Path, covered: Covered, kept: Path) -> list[str]:
-    """The tests that fail without any mutant where others run first as in a trial: they cannot
-    kill. What is kept of it counts where the tests are the same."""
-    file = kept / "unsound.json"
-    tests = covered.in_order(covered.cost)
-    found = json.loads(file.read_text()) if file.exists() else {}
-    if found.get("digest") != covered.digest:
-        found = attempt(copy, tests, covered.cost)
-        if found["code"] not in (0, 1):
-            raise RuntimeError(f"the tests end without a mutant: {found}")
-        file.write_text(json.dumps({"digest": covered.digest, "failed": found["failed"]}))
+def unsound(copy: Path, killers: Iterable[str], covered: Covered) -> list[str]:
+    """Of the tests that killed, those that fail without a mutant where the others run first."""
+    tests = covered.in_order({test for test in killers if test in covered.cost})
+    found = attempt(copy, tests, covered.cost) if tests else {"code": 0, "failed": []}
+    if found["code"] not in (0, 1):
+        raise RuntimeError(f"the tests end without a mutant: {found}")
     return [*found["failed"]]
 
 
