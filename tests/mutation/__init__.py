@@ -33,6 +33,7 @@ TESTS = (
     "tests/judge/test_oracle.py",
     "tests/judge/test_budget.py",
     "tests/judge/test_error.py",
+    "tests/judge/test_exact.py",
     "tests/judge/test_verdict.py",
     "tests/judge/test_precision.py",
     "tests/judge/test_loop.py",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.support.files import UnwritableFile, check_writable, write_atomically
-from tests.mutation import DAY, ROOT, SUBJECTS
+from tests.mutation import DAY, ROOT, SUBJECTS, TESTS
 from tests.mutation.record import SCHEMA, as_json, markdown, name, read
 
 DEFAULT = ROOT / "fixtures" / "mutation.json"
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace, before: dict[str, Any]) -> None:
         cover = covered(copy, KEPT, say)
         while True:
             why = dict(Counter(cover.left_out.values()).most_common())
-            head["tests"] = {"run": len(cover.cost), "left_out": why}
+            head["tests"] = {"modules": TESTS, "run": len(cover.cost), "left_out": why}
             for number, row in enumerate(rows, 1):
                 if row["outcome"] is None:
                     mutant = Mutant(*(row[field] for field in Mutant.__match_args__))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from cosmic_ray import plugins
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from parso.tree import NodeOrLeaf
+
+# Most leaves of a tree: no operator without arguments takes them, and looking takes most seconds.
+UNTOUCHED = ("name", "string", "newline", "endmarker")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,9 @@ def mutated(mutant: Mutant, text: str) -> str | None:
     operator = plugins.get_operator(mutant.operator)()
     source = mutate_code(text, operator, mutant.occurrence)
     try:
-        compile(source, mutant.module, "exec")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # as for `is` with a literal
+            compile(source, mutant.module, "exec")
     except SyntaxError:
         return None
     return str(source)
@@ -46,7 +52,8 @@ def places(root: Path, modules: tuple[str, ...]) -> list[list[Mutant]]:
     """
     found: dict[tuple[object, ...], list[Mutant]] = defaultdict(list)
     for module in modules:
-        nodes = [*ast_nodes(get_ast((root / module).read_text(encoding="utf-8")))]
+        tree = get_ast((root / module).read_text(encoding="utf-8"))
+        nodes = [node for node in ast_nodes(tree) if node.type not in UNTOUCHED]
         for name, operator in operators():
             positions = ((n, *span) for n in nodes for span in operator.mutation_positions(n))
             for occurrence, (node, start, end) in enumerate(positions):

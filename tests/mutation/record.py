@@ -24,7 +24,7 @@ def interval(killed: int, count: int) -> tuple[float, float]:
     centre = rate + Z**2 / (2 * count)
     half = Z * math.sqrt(rate * (1 - rate) / count + (Z / (2 * count)) ** 2)
     whole = 1 + Z**2 / count
-    return (centre - half) / whole, (centre + half) / whole
+    return max(0.0, (centre - half) / whole), min(1.0, (centre + half) / whole)
 
 
 def as_json(head: Mapping[str, Any], mutants: Iterable[Mapping[str, Any]]) -> str:
