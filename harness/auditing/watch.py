@@ -20,7 +20,7 @@ from harness.auditing.placed import misplaced, own_slots
 from harness.auditing.recorder import Recorder
 from harness.auditing.report import Report
 from harness.auditing.sighting import Sighting
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 from harness.support.frames import where
 
 # Of scores that are judged, several copies are needed in float64.

@@ -12,6 +12,7 @@ import torch
 from torch._dynamo import config
 
 from harness.case import DTYPES, DecodeCase
+from harness.case.precision import Precision
 from harness.figures.results import Results
 from harness.figures.values import (
     Attended,
@@ -39,7 +40,7 @@ from harness.issue233.claims import (
     graph_counts,
     median_seconds,
 )
-from harness.oracle.budget import Budget, Precision, budget
+from harness.oracle.budget import Budget, budget
 from harness.oracle.error import Error
 from harness.paths import PATHS, Path
 from harness.paths.calls import Call, flex_call

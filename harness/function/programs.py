@@ -15,8 +15,9 @@ from harness.case.domain import Domain
 from harness.case.program import Action, Program
 from harness.function.item import Runner
 from harness.function.outcome import Outcome
-from harness.function.run import Facts, TargetSpec
+from harness.function.run import Facts
 from harness.function.shrink import shrink
+from harness.function.spec import TargetSpec
 from harness.support.progress import Progress
 from harness.verdict import Verdict
 

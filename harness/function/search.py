@@ -16,10 +16,11 @@ from harness.function.confirm import Confirmer
 from harness.function.item import Item, Runner
 from harness.function.outcome import Outcome
 from harness.function.precision import demonstration
-from harness.function.run import TRITON_CACHE_LEN, Facts, TargetSpec
+from harness.function.run import Facts
 from harness.function.running import Ran, ran
 from harness.function.schedule import Source
 from harness.function.shrink import REDUCTIONS, SIZES, Reduction, shrink
+from harness.function.spec import TRITON_CACHE_LEN, TargetSpec
 from harness.function.speed import work
 from harness.function.tally import Tally
 from harness.support.progress import Progress

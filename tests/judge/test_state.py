@@ -15,9 +15,10 @@ from harness.function.calls import LONG, Calls, Pace
 from harness.function.confirm import Confirmer
 from harness.function.declarations import Declarations
 from harness.function.item import Single
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
 from harness.function.schedule import Source
 from harness.function.search import SearchResult, check, repro_command
+from harness.function.spec import TargetSpec
 from harness.function.worker import Worker
 from harness.strategies.loops import domain_loops
 from harness.verdict import Verdict

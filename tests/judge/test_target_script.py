@@ -12,10 +12,10 @@ import torch
 from harness.case import DecodeCase
 from harness.case.domain import Domain
 from harness.case.features import FEATURES
+from harness.case.precision import Precision
 from harness.faults.mutants import MODEL, Scope
 from harness.function.load import target_path
 from harness.inputs import make_inputs
-from harness.oracle.budget import Precision
 from harness.script import text as script_text
 from harness.script.function_script import target_script
 from harness.script.watch import WATCHED

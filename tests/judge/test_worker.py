@@ -14,9 +14,8 @@ import pytest
 
 from harness.case import DecodeCase
 from harness.function.limits import GRACE
-from harness.function.load import TargetError
 from harness.function.outcome import Outcome
-from harness.function.run import TargetSpec
+from harness.function.spec import TargetError, TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 from tests.support import TARGETS

@@ -22,7 +22,8 @@ from torch._inductor.runtime import triton_helpers
 from harness.case import DecodeCase
 from harness.case.program import Program
 from harness.function.declarations import Declarations
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
+from harness.function.spec import TargetSpec
 from harness.gate import steps
 from harness.interpreter import arithmetic, kernels, templates
 from harness.interpreter.overhead import without_overhead
