@@ -42,8 +42,8 @@ def audit(
     in the block are seen too.
 
     Args:
-        every: judge each so many forwards of the model; the one before each of them costs a copy of
-            its calls.
+        every: judge one forward of the model in this many; the one before each of them costs a copy
+            of its calls.
         precision: what attention declares, by default float32 arithmetic on its inputs' dtype.
 
     Raises:

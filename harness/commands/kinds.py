@@ -44,7 +44,7 @@ def _kind(word: str) -> tuple[str, str, str] | None:
         (_is_case(word), "a case id, which", "repro", f"'{word}'"),
         (
             re.fullmatch(r"[A-Za-z_][\w.]*", word),
-            "perhaps a package, of which a function is what",
+            "perhaps a package, whose functions",
             "check",
             f"{word}:NAME",
         ),
