@@ -1,11 +1,9 @@
 """``python -m harness check``: what it finds, how small, and how to see it again."""
 
-import importlib.util
 import json
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -286,16 +284,6 @@ def test_ok_on_few_of_the_cases_says_so_first(
     assert check("base", "--max-examples", "5", "--json", str(file)) == cli.OK
     assert json.loads(file.read_text())["mostly_unsupported"] is False
     assert capsys.readouterr().out.startswith(f"OK {TARGETS}")
-
-
-def test_nothing_needs_hypothesis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cases for a function are drawn from random numbers."""
-    for name in [*filter(re.compile(r"harness\.(strategies|function)\.").match, sys.modules)]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "hypothesis", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert check("base", "--max-examples", "3") == cli.OK
-    assert check("base", "--case", SMALL) == cli.OK
 
 
 def test_without_isolation_the_case_is_written_down_before_it_runs(

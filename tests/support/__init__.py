@@ -12,7 +12,7 @@
 ``geometries``      what compiled paths are judged on
 ``imprecise``       functions that lose more bits than they declare, ``imprecise_targets`` for check
 ``interpreted``     what runs in the process that interprets; ``interpreting`` asks it
-``kernels``         functions that launch Triton kernels, sound and with planted faults
+``launches``        functions that launch Triton kernels, sound and with planted faults
 ``relations``       how golden must change when the inputs change
 ``processes``       child processes: started, interrupted, watched until they end
 ``plugged``         pytest with the plugin, in a project that is not this one
