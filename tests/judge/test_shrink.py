@@ -1,8 +1,15 @@
 """Shrinking: small cases, by few runs of large ones."""
 
+from pathlib import Path
+
 from harness.case import DecodeCase
+from harness.function.item import Single
+from harness.function.run import LocalRunner, TargetSpec
+from harness.function.schedule import Source
+from harness.function.search import check
 from harness.function.shrink import SIZES, shrink
 from harness.function.speed import work
+from harness.verdict import Verdict
 
 
 def test_an_empty_batch_can_be_made_small() -> None:
@@ -36,3 +43,19 @@ def test_a_large_case_is_made_small_first() -> None:
     assert str(shrink(case, still, SIZES)) == "S=4096,pos=4095,D=16,dtype=bf16,seed=5"
     assert sum(tried) < 3 * work(case)
     assert str(shrink(case, still)) == "S=4096,pos=4095,D=16"
+
+
+def test_shrinking_keeps_the_verdict(tmp_path: Path) -> None:
+    """Where smaller cases fail in another way: wrong from 20 slots on, below that not finite."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def decode(q, k_cache, v_cache, input_pos):\n"
+        "    return q.new_full(q.shape, 9.0 if k_cache.size(2) >= 20 else float('nan'))\n"
+    )
+    spec = TargetSpec(f"{file}:decode")
+    case = DecodeCase.from_text("S=40,pos=30,D=16")
+    result = check(spec, LocalRunner(spec), [Source("drawn", 1, [Single(case)])], lambda text: None)
+    assert result.verdict is Verdict.WRONG
+    assert str(result.case) == "S=20,pos=0,D=16"
+    assert result.item is not None
+    assert result.item.run(LocalRunner(spec)).verdict is Verdict.WRONG
