@@ -33,14 +33,6 @@ BREAKS = (
         ),
     ),
     Break(
-        "interrupt-lost",
-        "an interrupt that was swallowed in a callback is not raised again",
-        "harness/support/interrupts.py",
-        "            _wait(type(unraisable.exc_value))\n",
-        "            pass\n",
-        ("tests/judge/test_interrupts.py::test_an_interrupt_arrives_wherever_it_comes",),
-    ),
-    Break(
         "piece-lost",
         "work of a worker that died is not done again",
         "harness/support/campaign.py",
