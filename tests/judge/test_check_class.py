@@ -19,7 +19,7 @@ from tests.support.processes import Preloaded
 CLASSES = Path(__file__).parents[1] / "support" / "cache_classes.py"
 T = str(CLASSES)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "unhurried")
 
 
 def found(target: str, folder: Path, *arguments: str) -> tuple[int, dict[str, object]]:
