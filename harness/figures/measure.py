@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch._dynamo import config
 
 from harness.case import DTYPES, DecodeCase
 from harness.case.precision import Precision
@@ -253,7 +252,7 @@ def graphs(plan: Plan, device: str, progress: Progress) -> Graphs:
     for name, (prepare, dynamic) in ways.items():
         progress(f"graphs: {name}")
         curves.append(GraphCurve(name, tuple(graph_counts(of(prepare), dynamic=dynamic))))
-    return Graphs(tuple(curves), config.recompile_limit)
+    return Graphs(tuple(curves), torch._dynamo.config.recompile_limit)
 
 
 def with_int_position(inputs: Inputs) -> Call:

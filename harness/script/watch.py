@@ -116,7 +116,7 @@ def compared(self, *args):
     result = store(self, *args)
     for other, at, bits in twice:
         if ctypes.string_at(at, len(bits)) != bits:
-            sys.exit(f"programs {other} and {self.grid_idx} store unlike bits in a place")
+            sys.exit(f"programs {other} and {self.grid_idx} store unlike bits")
     return result
 
 

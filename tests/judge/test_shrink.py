@@ -9,10 +9,11 @@ from harness.case import DecodeCase
 from harness.case.program import Task
 from harness.function.item import Single
 from harness.function.outcome import Outcome
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
 from harness.function.schedule import Source
 from harness.function.search import check
 from harness.function.shrink import SIZES, shrink
+from harness.function.spec import TargetSpec
 from harness.function.speed import work
 from harness.verdict import Verdict
 from tests.support import TARGETS

@@ -25,12 +25,7 @@
 
 from pathlib import Path
 
-from hypothesis import settings
-
 ROOT = Path(__file__).parents[2]
 TARGETS = Path(__file__).with_name("targets.py")
 MUTANT_TARGETS = Path(__file__).with_name("mutant_targets.py")
 CALLABLES = Path(__file__).with_name("callables.py")
-
-# What is too long for every run, the nightly profile does in full.
-NIGHTLY = settings().max_examples >= 2000
