@@ -290,14 +290,15 @@ def test_workers_of_a_cluster_get_as_much_work_for_gpus_at_once_as_they_have() -
         assert jobs == 2
         most = max(future.result() for future in [executor.submit(at_work, n) for n in range(12)])
         assert most == 2
+        distributed.default_client().close()  # Its threads would work on in later tests.
     with distributed.LocalCluster(**options) as cluster:
         arguments.scheduler = cluster.scheduler_address
         with pytest.raises(UsageError, match="no worker has the resource GPU"):
             hunt_command.executor_of(arguments)
+        distributed.default_client().close()
 
 
-# The workers are threads.
-_working: list[int] = []
+_working: list[int] = []  # The workers are threads.
 _two = threading.Barrier(2)
 
 
