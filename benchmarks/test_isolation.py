@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from harness.case import DecodeCase
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
+from harness.function.spec import TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 

@@ -1,5 +1,6 @@
 """Fixtures that tests of several folders ask for."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -64,6 +65,13 @@ def one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is searched in this process is shrunk to the end, however busy the machine is."""
+    for limit in ("SHRINK_SECONDS", "SHRINK_HANG_SECONDS"):
+        monkeypatch.setattr(f"harness.function.limits.{limit}", math.inf)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@
 ``sighting``   what one call attends, and whether it computes that rightly
 ``differing``  two calls on the same keys and values
 ``slots_text`` which slots rows attend, and where calls differ, as text
-``placed``     a mask beside the slots that were written
+``placed``     a mask next to the slots that were written
 ``coverage``   layers in which no call was seen
 ``report``     what the calls in a block showed
 ``watch``      any model or script, without a reference

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
+from harness.case.precision import Precision
 from harness.inputs import Inputs
-from harness.oracle.budget import Budget, Precision, budget
+from harness.oracle.budget import Budget, budget
 from harness.oracle.golden import Chunk, Golden
 
 # Scores ``[B, Hq, Q, S]`` in float64 to the scores after a model's own changes (softcap, bias), and

@@ -20,7 +20,7 @@ from harness.auditing.content import NOTHING, nearest
 from harness.auditing.look import Look
 from harness.auditing.naming import CONTENT, MASK, SHIFTS, Claim, Sight, position_name
 from harness.auditing.reference import Reference
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 from harness.oracle.error import measure
 
 

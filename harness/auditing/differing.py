@@ -68,8 +68,8 @@ class Comparing:
         self.left_out = 0
 
     def add(self, call: Sighting) -> list[Difference]:
-        """The differences of a call from earlier ones: each row beside the first that had its query
-        on its keys and values."""
+        """The differences of a call from earlier ones: each row next to the first that had its
+        query on its keys and values."""
         pairs: dict[int, list[tuple[Sighting, int, int, int, int]]] = defaultdict(list)
         same: dict[tuple[int, int, int], bool] = {}
         fingerprints = call.queries.tolist()

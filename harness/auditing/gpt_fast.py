@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import Unsupported
 from torch.nn.attention.flex_attention import create_block_mask
 
 from harness.auditing.model import Configuration, Refused
@@ -172,7 +171,7 @@ class Session:
                 # The call of several tokens in speculative_decode.
                 try:
                     return self.model_forward(self.model, ids, position)
-                except (AttributeError, TypeError, Unsupported) as error:
+                except (AttributeError, TypeError, torch._dynamo.exc.Unsupported) as error:
                     line = str(error).splitlines()[0]
                     raise Refused(
                         f"model_forward, which speculative_decode calls, raised"

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from harness.auditing.reference import Uncached
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 
 
 class Refused(Exception):

@@ -1,4 +1,4 @@
-"""The mask of a call beside the slots that were written since the last call of its layer."""
+"""The mask of a call next to the slots that were written since the last call of its layer."""
 
 from __future__ import annotations
 

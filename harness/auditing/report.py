@@ -143,7 +143,7 @@ class Report:
                 f" {type(self.model).__name__}: give audit the model that runs, or none"
             )
         if self.left_out:
-            yield f"{_calls(self.left_out)}, too large to be kept, beside later ones"
+            yield f"{_calls(self.left_out)}, too large to be kept, with later ones"
         if unseen or self.silent or not self.calls:
             yield f"what is not seen: {WHAT_TO_DO}"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.auditing.blame import Blame
 from harness.auditing.call import AttentionCall
 from harness.auditing.deciding import kernel_blame
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 from harness.oracle.error import measure
 
 

@@ -13,7 +13,7 @@ from harness.auditing.remedies import remedy_of
 from harness.auditing.sighting import Sighting
 
 _WIDTH = 100
-# Of heads, sequences and groups of rows that attend different slots, so many are listed.
+# Of heads, sequences and groups of rows that attend different slots, this many are listed.
 _MOST = 4
 
 

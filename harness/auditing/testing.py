@@ -9,7 +9,7 @@ from harness.auditing.reference import Uncached
 from harness.auditing.run import audit
 from harness.auditing.scenario import SCENARIOS, Scenario
 from harness.auditing.text import render
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 from harness.support.deadline import without_default_deadline
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.auditing.model import Configuration, Refused
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 
 VOCABULARY = 1024
 WINDOW = 8

@@ -20,7 +20,7 @@ from harness.auditing.placed import misplaced, own_slots
 from harness.auditing.recorder import Recorder
 from harness.auditing.report import Report
 from harness.auditing.sighting import Sighting
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 from harness.support.frames import where
 
 # Of scores that are judged, several copies are needed in float64.
@@ -42,8 +42,8 @@ def audit(
     in the block are seen too.
 
     Args:
-        every: judge each so many forwards of the model; the one before each of them costs a copy of
-            its calls.
+        every: judge one forward of the model in this many; the one before each of them costs a copy
+            of its calls.
         precision: what attention declares, by default float32 arithmetic on its inputs' dtype.
 
     Raises:

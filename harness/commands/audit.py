@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.commands.audit_script import audit_script
 from harness.commands.kinds import PROJECTS, refuse_other_kinds
+from harness.commands.needs import missing
 from harness.commands.options import (
     INTERRUPTED,
     NOT_OK,
@@ -108,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
         return audit_script(arguments.target, arguments.rest, arguments.json)
     _read_further(arguments, parser)
     _refuse(arguments)
+    if reason := missing(arguments):
+        raise UsageError(reason)
     return _audit_project(arguments)
 
 
@@ -125,7 +128,7 @@ def _read_further(arguments: argparse.Namespace, parser: argparse.ArgumentParser
 
 
 def _refuse(arguments: argparse.Namespace) -> None:
-    """Raise where an option is for another project, or the project's package is missing."""
+    """Raise where an option is for another project."""
     transformers = arguments.target == "transformers"
     _only("--checkout", arguments.checkout, not transformers, "gpt-fast")
     for option in ("models", "caches", "attention"):

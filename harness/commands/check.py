@@ -36,9 +36,9 @@ from harness.support.progress import progress_to_stderr
 
 if TYPE_CHECKING:
     from harness.function.item import Item
-    from harness.function.run import TargetSpec
     from harness.function.schedule import Source
     from harness.function.search import SearchResult
+    from harness.function.spec import TargetSpec
 
 _COMPILED_GEOMETRIES = 4
 _TIMEOUT, _SLOW_TIMEOUT = 30.0, 300.0
@@ -96,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Check a function and return the exit code."""
     refuse_other_kinds("check", arguments.target)
     _contradictions(arguments)
+    if ":" in arguments.target:
+        _find(arguments.target)
     case = None if arguments.case is None else DecodeCase.from_text(arguments.case)
     if case is not None and arguments.compile:
         case = case.replace(mode="compiled")
@@ -107,8 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from harness.commands.check_class import check_programs
     from harness.commands.check_runners import runners
-    from harness.function.load import TargetError
     from harness.function.search import check
+    from harness.function.spec import TargetError
 
     progress = progress_to_stderr()
     progress(f"importing {spec.target}")
@@ -203,9 +205,19 @@ def _refuse(arguments: argparse.Namespace, item: Item | None, domain: Domain) ->
             raise UsageError(f"{'--case' if named == item.case else '--after'}: {reason}")
 
 
+def _find(target: str) -> None:
+    """Raise where the file of a TARGET is not there, before torch is imported."""
+    from harness.function.spec import TargetError, place_and_name
+
+    try:
+        place_and_name(target)
+    except TargetError as error:
+        raise UsageError(str(error)) from None
+
+
 def _spec(arguments: argparse.Namespace, item: Item | None) -> TargetSpec:
     from harness.function.declarations import Declarations
-    from harness.function.run import TRITON_CACHE_LEN, TargetSpec
+    from harness.function.spec import TRITON_CACHE_LEN, TargetSpec
 
     low, high = arguments.cache_len or (TRITON_CACHE_LEN if arguments.triton else CACHE_LEN)
     # A case that is named is taken, whatever its length; the diagnosis draws from the others too.

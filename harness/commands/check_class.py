@@ -11,7 +11,7 @@ from harness.commands.options import INTERRUPTED, NOT_OK, OK, USAGE, UsageError,
 from harness.function.item import Runner
 from harness.function.program_text import render, to_json
 from harness.function.programs import check_class
-from harness.function.run import TargetSpec
+from harness.function.spec import TargetSpec
 from harness.script.program_script import SHOWN, program_script
 from harness.support import extras
 from harness.support.files import write_atomically

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from harness.case.program import Task
 from harness.function.item import Runner
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
+from harness.function.spec import TargetSpec
 from harness.function.worker import Worker
 
 

@@ -11,6 +11,7 @@ from harness.commands.options import NOT_OK, OK, UsageError, sharing, whole
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
 from harness.support.strict_json import to_text, with_rows
+from harness.support.text import not_one_of
 
 if TYPE_CHECKING:
     from harness.faults import Fault
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _of_state(arguments)
     for name in arguments.names:
         if name not in FAULTS:
-            raise UsageError(f"FAULT: {name!r} is not a fault; python -m harness faults --list")
+            raise UsageError(f"FAULT: {not_one_of(name, FAULTS)}")
     chosen = [FAULTS[name] for name in arguments.names] or list(FAULTS.values())
     if arguments.list:
         print("\n".join(_listed(chosen)))

@@ -8,12 +8,12 @@ from harness.case import CaseError, DecodeCase, InvalidCase
 from harness.commands.options import UsageError
 
 PROJECTS = ("transformers", "gpt-fast")
-_REPORT = "gpt-fast-233"
+REPORT = "gpt-fast-233"
 _TARGET = re.compile(r"(?:.+\.py|[A-Za-z_][\w.]*):[A-Za-z_][\w.]*")
 _COMMAND = "python -m harness"
 _TAKES = {
     "check": "package.module:NAME or path/to/file.py:NAME",
-    "repro": f"a case id, or {_REPORT}",
+    "repro": f"a case id, or {REPORT}",
     "audit": f"{' or '.join(PROJECTS)}, or path/to/SCRIPT.py",
 }
 
@@ -38,13 +38,13 @@ def _kind(word: str) -> tuple[str, str, str] | None:
     checkout = " --checkout DIR" if word == "gpt-fast" else ""
     kinds = (
         (word in PROJECTS, "a project, which", "audit", f"{word}{checkout}"),
-        (word == _REPORT, "a bug report, which", "repro", word),
+        (word == REPORT, "a bug report, which", "repro", word),
         (word.endswith(".py") and "=" not in word, "a script, which", "audit", word),
         (_TARGET.fullmatch(word), "a function or class, which", "check", word),
         (_is_case(word), "a case id, which", "repro", f"'{word}'"),
         (
             re.fullmatch(r"[A-Za-z_][\w.]*", word),
-            "perhaps a package, of which a function is what",
+            "perhaps a package, whose functions",
             "check",
             f"{word}:NAME",
         ),

@@ -38,5 +38,6 @@ def _needed(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield "--triton", "triton"
     if interprets(arguments) or (command == "hunt" and "triton" in arguments.kernels):
         yield "--kernels triton", "triton"
-    if command == "audit" and arguments.target == "transformers":
+    # What follows a project is read by the command, which asks again.
+    if command == "audit" and arguments.target == "transformers" and not arguments.rest:
         yield "transformers", "transformers"

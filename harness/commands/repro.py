@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness.case import DTYPES, DecodeCase
-from harness.commands.kinds import refuse_other_kinds
+from harness.commands.kinds import REPORT, refuse_other_kinds
 from harness.commands.options import NOT_OK, OK, USAGE, UsageError, sharing
 from harness.support.files import write_atomically
 from harness.support.progress import progress_to_stderr
@@ -55,6 +55,18 @@ def _report_case(arguments: argparse.Namespace) -> DecodeCase:
     return DecodeCase.from_text(",".join(f"{key}={value}" for key, value in parts.items()))
 
 
+def _named_case(arguments: argparse.Namespace) -> DecodeCase:
+    """The case whose id is given, compiled as the options say."""
+    for option in ("dtype", "seed", "position", "cache_len"):
+        if getattr(arguments, option) is not None:
+            flag = "--" + option.replace("_", "-")
+            raise UsageError(f"{flag}: goes with {REPORT}; put it into the case id instead")
+    case = DecodeCase.from_text(arguments.case)
+    if _compiled(arguments):
+        case = case.replace(mode="compiled")
+    return case if arguments.kernels == "cpp" else case.replace(kernels=arguments.kernels)
+
+
 def _compiled(arguments: argparse.Namespace) -> bool:
     return bool(arguments.compile or arguments.kernels != "cpp")
 
@@ -62,27 +74,18 @@ def _compiled(arguments: argparse.Namespace) -> bool:
 def run(arguments: argparse.Namespace) -> int:
     """Answer the report or run the case, and return the exit code."""
     refuse_other_kinds("repro", arguments.case)
-    from harness.issue233.answer import REPORT_ID, answer_case, answer_report
+    if arguments.script is not None and "triton" in (arguments.kernels + arguments.case):
+        raise UsageError("--script: what needs torch alone cannot interpret Triton kernels")
+    of_report = arguments.case == REPORT
+    case = _report_case(arguments) if of_report else _named_case(arguments)
+
+    from harness.issue233.answer import answer_case, answer_report
     from harness.issue233.text import to_json
     from harness.script.case_script import case_script, report_script
 
     device, progress = arguments.device, progress_to_stderr()
-    if arguments.script is not None and "triton" in (arguments.kernels + arguments.case):
-        raise UsageError("--script: what needs torch alone cannot interpret Triton kernels")
-    if arguments.case == REPORT_ID:
-        case = _report_case(arguments)
-        answers, script = answer_report(case, device, progress), report_script
-    else:
-        for option in ("dtype", "seed", "position", "cache_len"):
-            if getattr(arguments, option) is not None:
-                flag = "--" + option.replace("_", "-")
-                raise UsageError(f"{flag}: goes with {REPORT_ID}; put it into the case id instead")
-        case = DecodeCase.from_text(arguments.case)
-        if _compiled(arguments):
-            case = case.replace(mode="compiled")
-        if arguments.kernels != "cpp":
-            case = case.replace(kernels=arguments.kernels)
-        answers, script = answer_case(case, device, progress), case_script
+    answers = (answer_report if of_report else answer_case)(case, device, progress)
+    script = report_script if of_report else case_script
     answer = _printed(answers)
     progress("done")
     if arguments.json is not None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.case.precision import UNIT_ROUNDOFF, Precision
 from harness.faults import Fault
 from harness.faults.model import Attention, products
-from harness.oracle.budget import UNIT_ROUNDOFF, Precision, budget
+from harness.oracle.budget import budget
 from harness.oracle.golden import Chunk, Golden
 
 

@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
+from harness.case.precision import UNIT_ROUNDOFF
 from harness.faults.fault import Register
 from harness.faults.model import Attention, Weights, products, softmax
-from harness.oracle.budget import UNIT_ROUNDOFF
 from harness.oracle.rounding import number, rounded
 
 fault = Register()

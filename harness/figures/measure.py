@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch._dynamo import config
 
 from harness.case import DTYPES, DecodeCase
+from harness.case.precision import Precision
 from harness.figures.results import Results
 from harness.figures.values import (
     Attended,
@@ -39,7 +39,7 @@ from harness.issue233.claims import (
     graph_counts,
     median_seconds,
 )
-from harness.oracle.budget import Budget, Precision, budget
+from harness.oracle.budget import Budget, budget
 from harness.oracle.error import Error
 from harness.paths import PATHS, Path
 from harness.paths.calls import Call, flex_call
@@ -252,7 +252,7 @@ def graphs(plan: Plan, device: str, progress: Progress) -> Graphs:
     for name, (prepare, dynamic) in ways.items():
         progress(f"graphs: {name}")
         curves.append(GraphCurve(name, tuple(graph_counts(of(prepare), dynamic=dynamic))))
-    return Graphs(tuple(curves), config.recompile_limit)
+    return Graphs(tuple(curves), torch._dynamo.config.recompile_limit)
 
 
 def with_int_position(inputs: Inputs) -> Call:

@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 from harness.case.program import first_case
 from harness.function.limits import MemoryLimit, TimeLimit
-from harness.function.load import TargetError
 from harness.function.outcome import Outcome
-from harness.function.run import LocalRunner, TargetSpec, poisoned
+from harness.function.run import LocalRunner, poisoned
+from harness.function.spec import TargetError, TargetSpec
 from harness.support.failure import described
 from harness.support.strict_json import to_line
 from harness.verdict import Verdict

@@ -11,12 +11,12 @@ from typing import Any
 
 from harness.case import InvalidCase
 from harness.case.domain import Domain
+from harness.case.precision import Precision
 from harness.case.program import Program
 from harness.case.tails import POISON
 from harness.function.declarations import Declarations
-from harness.function.load import TargetError
 from harness.function.outcome import Outcome
-from harness.oracle.budget import Precision
+from harness.function.spec import TargetError
 from harness.serving.attended import attended, explained
 from harness.serving.contract import Abilities, ContractError
 from harness.serving.judging import HOLDS, ProgramJudgement, judge_program

@@ -20,7 +20,7 @@ from harness.case.domain import (
     known_head_dims,
 )
 from harness.case.features import FEATURES, features_of, options_of
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 
 ROUNDED = tuple(field.name for field in fields(Precision))
 # How much alike two names are, from 0 to 1, where one is taken for a misspelling of the other.

@@ -22,6 +22,9 @@ TIMED_APART = 2**24
 OWN_SECONDS = 3600
 # A process ends itself so many seconds after its time limit, since its parent may have been killed.
 GRACE = 30
+# Shrinking only makes a case easier to read, and is worth no more than a minute of waiting.
+SHRINK_SECONDS = 60.0
+SHRINK_HANG_SECONDS = 20.0
 _STATM = Path("/proc/self/statm")
 
 

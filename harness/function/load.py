@@ -18,9 +18,10 @@ from torch import Tensor
 
 from harness.case.domain import Domain
 from harness.case.features import given_options, options_of
+from harness.case.precision import Precision
+from harness.function.spec import TargetError, place_and_name
 from harness.inputs import Inputs
 from harness.inputs.quantised import CODES
-from harness.oracle.budget import Precision
 from harness.paths import Path, Result
 from harness.paths.calls import Call
 from harness.paths.path import without_gradients
@@ -28,14 +29,9 @@ from harness.support.frames import raised_at
 
 Function = Callable[..., Tensor]
 Watch = Callable[[Sequence[Tensor]], AbstractContextManager[None]]
-FORMS = "package.module:function or path/to/file.py:function"
 # Where caches are quantised, a function gets their codes.
 _STORED = dict(zip(("key_cache", "value_cache"), CODES, strict=True))
 ARGUMENTS = ("query", "key_cache", "value_cache", "input_pos")
-
-
-class TargetError(ValueError):
-    """A TARGET of the command line that cannot be loaded or called; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +112,7 @@ def load(spec: str) -> Function:
         TargetError: for text of another form, a module that cannot be imported, or a name that is
             missing or no function.
     """
-    place, colon, name = spec.rpartition(":")
-    if not colon or not place or not name:
-        raise TargetError(f"TARGET: {spec!r} is not {FORMS}")
+    place, name = place_and_name(spec)
     try:
         module = _from_file(FilePath(place)) if place.endswith(".py") else _from_package(place)
     except (Exception, SystemExit) as error:
@@ -160,8 +154,6 @@ def _from_package(name: str) -> ModuleType:
 
 
 def _from_file(file: FilePath) -> ModuleType:
-    if not file.is_file():
-        raise TargetError(f"there is no file {file}")
     # Modules beside the file can be imported, as if the file were run as a script.
     sys.path.insert(0, str(file.resolve().parent))
     name = file.stem if file.stem not in sys.modules else f"target_{file.stem}"

@@ -10,7 +10,7 @@ from harness.case.program import Program
 from harness.function.classes import ClassTarget
 from harness.function.declarations import Declarations
 from harness.function.programs import program_command
-from harness.function.run import TargetSpec
+from harness.function.spec import TargetSpec
 from harness.function.testing import target_of
 from harness.strategies.programs import machine
 from harness.support.deadline import without_default_deadline

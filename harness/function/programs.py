@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from harness.case import CaseError, DecodeCase
 from harness.case.domain import Domain
 from harness.case.program import Action, Program
+from harness.function import limits
 from harness.function.item import Runner
 from harness.function.outcome import Outcome
-from harness.function.run import Facts, TargetSpec
+from harness.function.run import Facts
 from harness.function.shrink import shrink
+from harness.function.spec import TargetSpec
 from harness.support.progress import Progress
 from harness.verdict import Verdict
 
-_SHRINK_SECONDS = 60.0
 _TRIES = 3
 _PROGRESS_EVERY = 2.0
 
@@ -119,7 +120,7 @@ class _Search:
             return
         if self.first is None:
             self.first = program, outcome, len(self._known)
-            self.more(_SHRINK_SECONDS / 2)
+            self.more(limits.SHRINK_SECONDS / 2)
             self._progress(f"{outcome.verdict} on {program}")
         if outcome.verdict is self.first[1].verdict:
             self.small = program, outcome
@@ -205,7 +206,7 @@ def _drawn(
             geometry=geometry,
         )
     except _Failed:
-        search.more(_SHRINK_SECONDS / 2)
+        search.more(limits.SHRINK_SECONDS / 2)
         _without_needless_steps(search)
         if geometry is None:
             _in_smallest_geometry(search, domain)

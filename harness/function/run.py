@@ -18,19 +18,19 @@ import torch
 from harness.case import DTYPES, DecodeCase, InvalidCase
 from harness.case.domain import Domain, DomainError
 from harness.case.loop import Loop
+from harness.case.precision import Precision
 from harness.case.program import Program, Task
 from harness.function.classes import ClassTarget
 from harness.function.declarations import Declarations, hints
 from harness.function.explanation import BLOCKS, FURTHER, explain, further_cases
-from harness.function.load import TargetError, Watch, check_signature, load, target_path
+from harness.function.load import Watch, check_signature, load, target_path
 from harness.function.outcome import Outcome
 from harness.function.repeats import Repeats
-from harness.oracle.budget import Precision
+from harness.function.spec import TargetError, TargetSpec
 from harness.paths import PATHS, Path, Result
 from harness.serving.contract import Abilities
 from harness.support import extras
 from harness.support.environment import environment
-from harness.support.strict_json import from_text, to_line
 from harness.verdict import (
     Finding,
     Judgement,
@@ -43,37 +43,8 @@ from harness.verdict import (
 )
 from harness.verdict.precision import Counts, observe
 
-# A domain's cache lengths where Triton kernels are interpreted, which is slow.
-TRITON_CACHE_LEN = (1, 200)
 # What Triton says where there is no GPU.
 _TRITON_WITHOUT_GPU = ("active drivers", "Cannot call @triton.jit")
-
-
-@dataclass(frozen=True)
-class TargetSpec:
-    """What to run, ``target`` (a user's function, or a path by name), and what its user declares.
-
-    ``declared`` replaces the function's own attributes where it is not None; ``cache_len`` is that
-    of the function's domain. ``triton`` says that its Triton kernels run in Triton's interpreter,
-    watched by ``harness.function.sanitizer``.
-    """
-
-    target: str
-    device: str = "cpu"
-    declared: Declarations = field(default_factory=Declarations)
-    cache_len: tuple[int, int] = Domain.cache_len
-    triton: bool = False
-
-    def to_json(self) -> str:
-        """The specification as JSON text."""
-        return to_line(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> TargetSpec:
-        """Read what ``to_json`` wrote."""
-        values = from_text(text)
-        values["declared"] = Declarations(**values["declared"])
-        return cls(**values | {"cache_len": tuple(values["cache_len"])})
 
 
 @dataclass(frozen=True)

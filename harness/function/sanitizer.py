@@ -31,7 +31,7 @@ _EVERYWHERE = SimpleNamespace(data=np.array(True))
 
 
 class Twice(NamedTuple):
-    """An element to which another program has stored before: of which tensor, where in it and in
+    """An element to which another program has stored before: its tensor, where in it and in
     memory, and the bits that are there."""
 
     name: str

@@ -11,24 +11,23 @@ from dataclasses import dataclass
 
 from harness.case import DecodeCase
 from harness.case.domain import Domain
+from harness.function import limits
 from harness.function.calls import Calls
 from harness.function.confirm import Confirmer
 from harness.function.item import Item, Runner
 from harness.function.outcome import Outcome
 from harness.function.precision import demonstration
-from harness.function.run import TRITON_CACHE_LEN, Facts, TargetSpec
+from harness.function.run import Facts
 from harness.function.running import Ran, ran
 from harness.function.schedule import Source
 from harness.function.shrink import REDUCTIONS, SIZES, Reduction, shrink
+from harness.function.spec import TRITON_CACHE_LEN, TargetSpec
 from harness.function.speed import work
 from harness.function.tally import Tally
 from harness.support.progress import Progress
 from harness.verdict import Verdict
 from harness.verdict.imprecise import imprecise
 
-# Shrinking only makes the case easier to read, and is worth no more than a minute of waiting.
-_SHRINK_SECONDS = 60.0
-_SHRINK_HANG_SECONDS = 20.0
 _TRIES = 3
 # A case of more work is made smaller before its failure is explained, which takes many runs.
 _LARGE = 2**19
@@ -152,12 +151,12 @@ def _settled(failed: Ran, tally: Tally, progress: Progress, shrinks: bool) -> tu
     shows = ""
     if shrinks or isinstance(item, Calls):
         progress(f"{outcome.verdict} on {item.case}; running it again in a fresh process")
-        confirmer = Confirmer(runner, seconds=_SHRINK_SECONDS, timeout=limit, shrinks=shrinks)
+        confirmer = Confirmer(runner, seconds=limits.SHRINK_SECONDS, timeout=limit, shrinks=shrinks)
         found = confirmer.confirmed(item, outcome, failed.history)
         item, outcome, shows = found.item, found.outcome, found.outcome.shows
         if found.settled:
             return item, outcome
-    end = time.monotonic() + (_SHRINK_HANG_SECONDS if hangs else _SHRINK_SECONDS)
+    end = time.monotonic() + (limits.SHRINK_HANG_SECONDS if hangs else limits.SHRINK_SECONDS)
     if shrinks and work(item.case) > _LARGE:
         progress(f"{outcome.verdict} on {item.case}; making it smaller")
         item, outcome = _smallest(runner, item, outcome, limit, end, reductions=SIZES)
@@ -170,7 +169,7 @@ def _settled(failed: Ran, tally: Tally, progress: Progress, shrinks: bool) -> tu
     if small != item and not shows and not _shows_again(runner, small, seen, limit):
         # What ran in the process in between had its part in it.
         progress(f"{outcome.verdict} on {item.case}; shrinking in fresh processes")
-        end = time.monotonic() + _SHRINK_SECONDS
+        end = time.monotonic() + limits.SHRINK_SECONDS
         small, seen = _smallest(runner, item, outcome, limit, end, fresh=True)
     if small != item:
         # What is told is what the command that is printed finds again, in the shrunk case alone.

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.function.programs import check_class
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
+from harness.function.spec import TargetSpec
 from harness.serving.faults import StateFault
 
 

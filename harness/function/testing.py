@@ -19,8 +19,8 @@ from harness.function.declarations import Declarations
 from harness.function.explanation import explain, further_cases
 from harness.function.item import Single
 from harness.function.load import target_path
-from harness.function.run import TargetSpec
 from harness.function.search import repro_command
+from harness.function.spec import TargetSpec
 from harness.paths import Path
 from harness.support.deadline import without_default_deadline
 from harness.support.frames import users_own

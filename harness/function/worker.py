@@ -28,9 +28,9 @@ from harness.case.loop import Loop
 from harness.case.program import Program, Task
 from harness.function.child import END_OF_STDERR, MARK, write_mark
 from harness.function.limits import GRACE, OWN_SECONDS
-from harness.function.load import TargetError
 from harness.function.outcome import Outcome
-from harness.function.run import Facts, LocalRunner, TargetSpec
+from harness.function.run import Facts, LocalRunner
+from harness.function.spec import TargetError, TargetSpec
 from harness.support.failure import HarnessFailed
 from harness.support.frames import where
 from harness.support.strict_json import from_text, to_line

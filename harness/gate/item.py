@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, field
 
 from harness.case import DecodeCase
-from harness.function.load import TargetError
 from harness.function.outcome import Outcome
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
+from harness.function.spec import TargetError, TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 

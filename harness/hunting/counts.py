@@ -12,7 +12,7 @@ from harness.verdict import Verdict
 
 @dataclass
 class Counts:
-    """What was judged of one compiler's kernels: geometries, those of which every call is right,
+    """What was judged of one compiler's kernels: geometries, those whose every call is right,
     cases and those that are OK, seconds of work, and pairs: of all geometries, and of those in
     which at least one call was right."""
 

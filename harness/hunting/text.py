@@ -106,7 +106,7 @@ def _covered(hunt: Hunt) -> Iterator[str]:
 
 
 def _not_settled(seen: list[Seen]) -> Iterator[str]:
-    """A line for each kind, with the first cases, of which the JSON has all."""
+    """A line for each kind, with the first cases; the JSON has all."""
     kinds: dict[tuple[bool, str, str], list[Seen]] = {}
     for one in seen:
         kinds.setdefault((one.loud, one.told, one.why), []).append(one)

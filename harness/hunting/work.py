@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.case import CaseError, DecodeCase
-from harness.function.load import TargetError
 from harness.function.outcome import Outcome
-from harness.function.run import TargetSpec
 from harness.function.shrink import SIZES, VALUES, shrink
+from harness.function.spec import TargetError, TargetSpec
 from harness.function.worker import Worker
 from harness.hunting.failure import kernel, sign, stopped, told_by
 from harness.interpreter import gpu

@@ -24,7 +24,6 @@ from harness.support.progress import Progress
 from harness.verdict import Judgement, Problem, Verdict, judge
 from harness.verdict.known_failures import known_failure
 
-REPORT_ID = "gpt-fast-233"
 REPORT_URL = "https://github.com/meta-pytorch/gpt-fast/issues/233"
 REPORT_CASE = DecodeCase(cache_len=2048, input_pos=(99,), heads=32, head_dim=128, dtype="bfloat16")
 REPORT_FIGURES = {

@@ -36,22 +36,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from harness.case import long_dtype
+from harness.case.precision import UNIT_ROUNDOFF, Precision
 from harness.inputs import Inputs
 from harness.oracle.golden import Chunk, Golden, chunks
 
-UNIT_ROUNDOFF = {
-    "float64": 2.0**-53,
-    "float32": 2.0**-24,
-    "tf32": 2.0**-11,
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
-}
 # Tensor cores truncate addends when they align them, so their float32 sums lose one more bit.
 TENSOR_CORE_ROUNDOFF = 2.0**-23
 # A result of exp may be flushed to zero, or rounded to it: half of float16's smallest subnormal
@@ -63,39 +56,6 @@ _TINY_OTHERWISE = 2.0**-124
 # scale is flushed to zero.
 SCALINGS = 4
 LARGEST_CODE = 2.0**6
-
-
-@dataclass(frozen=True)
-class Precision:
-    """The dtypes, by long or short name, in which a path declares to compute.
-
-    None stands for the inputs' dtype. An ``operand`` that is declared says also that the query may
-    be scaled in that dtype before the product. A ``weight`` of None stands for the operands' dtype
-    where that is narrower, since the weights are operands of p @ v.
-
-    Raises:
-        ValueError: for a dtype that is not in ``UNIT_ROUNDOFF``.
-    """
-
-    operand: str | None = None
-    score: str = "float32"
-    weight: str | None = None
-    accumulator: str = "float32"
-    output: str | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = long_dtype(getattr(self, field.name))
-            if value is not None and value not in UNIT_ROUNDOFF:
-                raise ValueError(
-                    f"precision {field.name}: {value!r} is not one of {' '.join(UNIT_ROUNDOFF)}"
-                )
-            object.__setattr__(self, field.name, value)
-
-    @property
-    def stores_operands(self) -> bool:
-        """Whether an operand dtype is declared in which tensors can be stored, unlike TF32."""
-        return self.operand not in (None, "tf32")
 
 
 @dataclass(frozen=True)

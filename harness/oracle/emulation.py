@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
-from harness.oracle.budget import TENSOR_CORE_ROUNDOFF, Precision
+from harness.case.precision import Precision
+from harness.oracle.budget import TENSOR_CORE_ROUNDOFF
 from harness.oracle.rounding import narrower, rounded, spacing
 from harness.oracle.rows import Rows
 

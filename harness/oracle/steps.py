@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.oracle.budget import UNIT_ROUNDOFF, Precision
+from harness.case.precision import UNIT_ROUNDOFF, Precision
 from harness.oracle.emulation import score_forms, weight_forms
 from harness.oracle.rounding import cut, narrower, number, rounded
 from harness.oracle.rows import Rows

@@ -1,7 +1,8 @@
 """The only caller of torch.compile, with full graphs and explicit ``dynamic``; it counts graphs.
 
 A fallback to eager is an error: with ``fullgraph=True`` torch raises at the recompile limit, where
-it would otherwise go on silently without compiling.
+it would otherwise go on silently without compiling. torch's compiler takes a second to import: what
+compiles imports it, and nothing else does.
 """
 
 from __future__ import annotations
@@ -17,10 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch._dynamo import config
-from torch._dynamo.utils import counters
-from torch._inductor import config as inductor_config
-from torch._inductor import cpp_builder, exc
 
 from harness.case import DecodeCase
 from harness.paths import interpreted
@@ -71,6 +68,9 @@ class Compiled:
         self._patch = {"recompile_limit": recompile_limit} if recompile_limit else {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from torch._dynamo import config
+        from torch._dynamo.utils import counters
+
         before = counters["stats"]["unique_graphs"]
         try:
             with config.patch(self._patch), self._within():
@@ -118,7 +118,9 @@ def within(
     if case.kernels == "triton":
         return functools.partial(interpreted.interpreting, [] if ran is None else ran)
     if case.kernels == "avx2":
-        return functools.partial(inductor_config.patch, {"cpp.simdlen": 256})
+        from torch._inductor import config
+
+        return functools.partial(config.patch, {"cpp.simdlen": 256})
     return nullcontext
 
 
@@ -129,6 +131,8 @@ def why_not(device: str) -> str | None:
         return None
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return "compiled FlexAttention on CPU needs AVX2, which torch does not use here"
+    from torch._inductor import cpp_builder, exc
+
     try:
         compiler = cpp_builder.get_cpp_compiler()
     except (exc.InvalidCxxCompiler, OSError):  # The latter where CXX may not be run.

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from harness.case import RECIPES, DecodeCase
 from harness.case.forms import plain
+from harness.case.precision import Precision
 from harness.inputs import Inputs, make_inputs
-from harness.oracle.budget import Precision, largest
+from harness.oracle.budget import largest
 from harness.paths import interpreted
 from harness.paths.calls import Call
 from harness.paths.compile import Compiled, Recent, Same, why_not, within

@@ -14,7 +14,7 @@ from harness.auditing.call import AttentionCall
 from harness.auditing.content import NOTHING
 from harness.auditing.run import Audit, Evidence
 from harness.case import DecodeCase
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 from harness.script.case_script import flex_call, row_lines, score_functions
 from harness.script.inputs import drawn
 from harness.script.oracle import budget_lines, golden_lines, intermediates, score_lines

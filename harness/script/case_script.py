@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from harness.case import DecodeCase
 from harness.case.forms import by_hand, made_inside
 from harness.case.layouts import PROJECTED
+from harness.case.precision import Precision
 from harness.issue233.answer import REPORT_URL
-from harness.oracle.budget import Precision
 from harness.paths import PATHS
 from harness.paths.calls import filled
 from harness.script import forms

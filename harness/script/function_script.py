@@ -13,8 +13,8 @@ from pathlib import Path
 from harness.case import TAILS, DecodeCase
 from harness.case.features import features_of, given_options
 from harness.case.layouts import PROJECTED
+from harness.case.precision import Precision
 from harness.case.visible import tail
-from harness.oracle.budget import Precision
 from harness.script.endings import crash, ending, mutated
 from harness.script.inputs import drawn, filled, other_tail, parameters
 from harness.script.oracle import (

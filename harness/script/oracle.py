@@ -11,14 +11,8 @@ import math
 from collections.abc import Iterator
 
 from harness.case import DecodeCase
-from harness.oracle.budget import (
-    LARGEST_CODE,
-    SCALINGS,
-    TENSOR_CORE_ROUNDOFF,
-    UNIT_ROUNDOFF,
-    Precision,
-    tiny,
-)
+from harness.case.precision import UNIT_ROUNDOFF, Precision
+from harness.oracle.budget import LARGEST_CODE, SCALINGS, TENSOR_CORE_ROUNDOFF, tiny
 from harness.script.inputs import spoilt
 from harness.script.text import added
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.case.features import given_options
+from harness.case.precision import Precision
 from harness.case.program import Action, Program
 from harness.case.tails import POISON
 from harness.function.outcome import Outcome
-from harness.function.run import TargetSpec
-from harness.oracle.budget import Precision
+from harness.function.spec import TargetSpec
 from harness.script.endings import crash, returned
 from harness.script.function_script import imported
 from harness.script.oracle import budget_lines, golden_lines, intermediates, score_lines

@@ -105,19 +105,15 @@ updated, exchanged = builder.create_atomic_rmw, builder.create_atomic_cas
 builder.create_atomic_rmw, builder.create_atomic_cas = update, exchange
 """
 # Two stores of the same bits to one place are no race.
-_TWICE = """
-import ctypes
-
-twice = []
+_TWICE = """twice = []
 
 
 def compared(self, *args):
     twice.clear()
-    result = store(self, *args)
+    store(self, *args)
     for other, at, bits in twice:
         if ctypes.string_at(at, len(bits)) != bits:
-            sys.exit(f"programs {other} and {self.grid_idx} store other bits to one place")
-    return result
+            sys.exit(f"programs {other} and {self.grid_idx} store unlike bits")
 
 
 builder.create_masked_store = compared

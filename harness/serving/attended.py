@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.case.precision import Precision
 from harness.case.program import Program
-from harness.oracle.budget import Precision
 from harness.serving.rows import PADDING, TAKEN_BACK, Token
 from harness.serving.session import Around, CacheClass, Call, Session
 from harness.verdict.judgement import Finding, Problem

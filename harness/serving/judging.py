@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from harness.case.precision import Precision
 from harness.case.program import Program
-from harness.oracle.budget import Precision
 from harness.paths import Result
 from harness.serving.session import CacheClass, Call, Session
 from harness.verdict.handing import same_bits

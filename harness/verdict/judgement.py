@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from harness.case import DecodeCase, InvalidCase
+from harness.case.precision import Precision
 from harness.inputs import Inputs, make_inputs
-from harness.oracle.budget import Budget, Precision, budget
+from harness.oracle.budget import Budget, budget
 from harness.oracle.error import Error
 from harness.oracle.golden import Golden, golden
 

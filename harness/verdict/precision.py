@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from harness.case import DecodeCase
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 from harness.oracle.emulation import forms, internal_errors, summed, unordered
 from harness.oracle.places import in_last_place
 from harness.oracle.rounding import rounded, spacing

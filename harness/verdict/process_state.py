@@ -188,7 +188,8 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the collection of garbage": (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
     "sys.getrecursionlimit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "the CPUs to run on": (
-        lambda: os.sched_getaffinity(0),
+        # macOS has no such setting.
+        lambda: os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None,
         lambda cpus: os.sched_setaffinity(0, cpus),
     ),
     "the working directory": (os.getcwd, os.chdir),

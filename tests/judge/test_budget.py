@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.case import DTYPES, DecodeCase
+from harness.case.precision import Precision
 from harness.case.visible import visible_slots
 from harness.inputs import Inputs, make_inputs
 from harness.inputs.quantised import slack
-from harness.oracle.budget import Precision, budget
+from harness.oracle.budget import budget
 from harness.oracle.error import measure
 from harness.oracle.golden import golden
 from harness.paths.masks import score_mod

@@ -19,7 +19,7 @@ from tests.support.processes import Preloaded
 CLASSES = Path(__file__).parents[1] / "support" / "cache_classes.py"
 T = str(CLASSES)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "unhurried")
 
 
 def found(target: str, folder: Path, *arguments: str) -> tuple[int, dict[str, object]]:
@@ -94,9 +94,9 @@ def test_a_script_shows_what_the_judge_saw(
     name: str, steps: str, code: int, said: str, tmp_path: Path, preloaded: Preloaded
 ) -> None:
     """And nothing where the class is sound, whatever the steps are."""
+    from harness.case.precision import Precision
     from harness.function.outcome import Outcome
-    from harness.function.run import TargetSpec
-    from harness.oracle.budget import Precision
+    from harness.function.spec import TargetSpec
     from harness.script.program_script import program_script
     from harness.serving.contract import Abilities
     from tests.support import cache_classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -107,3 +108,34 @@ def test_a_night_of_findings_fails_but_for_what_is_no_change(
     command = ["bash", "-e", "-c", step("Findings that appeared or went")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == (0 if code == 1 and not earlier else code)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_run_says_at_its_end_what_all_of_its_processes_took(code: int, tmp_path: Path) -> None:
+    """One line, however it ends, under the last one of the tests."""
+    tox = (
+        f"#!{sys.executable}\n"
+        "import time\n"
+        "while time.process_time() < 1: pass\n"
+        f"print('5 passed', flush=True); raise SystemExit({code})\n"
+    )
+    for name, text in (("bin/python3", "#!/bin/sh\n"), (".venv/bin/pip", "#!/bin/sh\n")):
+        executable(tmp_path / name, text)
+    executable(tmp_path / ".venv" / "bin" / "tox", tox)
+    script = tmp_path / ".ci" / "run"
+    executable(script, (ROOT / ".ci" / "run").read_text())
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    *_, before, last = done.stdout.decode().splitlines()
+    assert (done.returncode, before) == (code, "5 passed")
+    said = re.fullmatch(r"(\d+) CPU seconds of all processes, \d+ seconds of wall time", last)
+    assert said is not None and int(said[1]) >= 1
+
+
+def executable(file: Path, text: str) -> None:
+    """A script that can be run."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o755)

@@ -47,7 +47,15 @@ _LINES = (
     "check",
     "check mine.py:decode --jason a.json",
     "check mine.py:decode --dtypes int3",
+    "check mine.py:decode",
     "check mine.py:decode --case S=4",
+    "check harness:decode --head-dims 0",
+    "check harness:decode --cache-len 9:3",
+    "check harness:decode --precision q=bf16",
+    "repro S=4",
+    "repro S=4,pos=9",
+    "repro mine.py",
+    "repro --position 1/2",
     "check mine.py:decode --calls next",
     "check mine.py:decode --json /no/such/a.json",
     "check mine.py:decode --seed -1",
@@ -179,3 +187,11 @@ def test_a_wrong_command_line_is_refused_before_anything_heavy_is_imported(tmp_p
     )
     answers = [line for line in ran.stderr.splitlines() if " -> " in line]
     assert answers == [f"{line} -> {cli.USAGE}" for line in _LINES], ran.stderr
+
+
+def test_windows_is_refused_in_a_line() -> None:
+    """There is neither fork nor an alarm there."""
+    code = "import sys; sys.platform = 'win32'; import harness.__main__ as m; sys.exit(m.main())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == cli.USAGE
+    assert ran.stderr.startswith("harness: error: needs Linux or macOS, on Windows WSL")

@@ -13,12 +13,13 @@ from harness import cli
 from harness.case import DTYPES, DecodeCase
 from harness.case.domain import CACHE_LEN, Domain, DomainError
 from harness.case.features import FEATURES, features_of
+from harness.case.precision import Precision
 from harness.function.declarations import Declarations, hints
 from harness.function.item import Single
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
 from harness.function.search import repro_command
+from harness.function.spec import TargetSpec
 from harness.function.testing import assert_decodes
-from harness.oracle.budget import Precision
 from harness.strategies.drawing import domain_cases
 from harness.strategies.functions import decode_cases
 from harness.verdict import Verdict

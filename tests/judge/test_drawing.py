@@ -4,6 +4,7 @@ what it refuses allow."""
 import itertools
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -238,3 +239,23 @@ def test_production_shapes_get_their_share_unless_they_take_too_long(
             large += source is production and item.case.cache_len >= 4096
     assert least <= large <= most
     assert isinstance(item, Single) or slower > 1
+
+
+def test_a_search_has_every_source() -> None:
+    """Loops and rows for the precision too, but where each would be compiled or interpreted."""
+
+    def names(**options: Any) -> list[str]:
+        return [source.name for source in sources(Domain(), 0, DEFAULT, **options)]
+
+    assert names() == ["drawn", "loops", "production", "precision"]
+    assert names(interpreted=True) == ["drawn", "loops", "production"]
+    assert names(compiled_geometries=2) == ["drawn", "production"]
+    assert all(source.take() is not None for source in sources(Domain(), 0, DEFAULT)[:2])
+
+
+def test_every_feature_of_a_domain_is_drawn() -> None:
+    """Among the cases of one search."""
+    seen = {
+        feature for case in drawn(EVERYTHING, DEFAULT.examples) for feature in features_of(case)
+    }
+    assert seen == set(FEATURES)

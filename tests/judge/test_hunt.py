@@ -8,6 +8,7 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +30,7 @@ from harness.strategies.factors import covering, factors
 from harness.verdict import Verdict
 from tests.support import ROOT
 from tests.support.hunted import DEATHS, beside_planted, judge_planted, small_planted
-from tests.support.processes import interruptible
+from tests.support.processes import PATIENCE, interruptible
 
 SETTINGS = {"kernels": ["cpp"], "seed": 0, "torch": "any"}
 
@@ -44,7 +45,7 @@ def hunted(folder: Path, geometries: int = 10**9, **options: Any) -> Hunt:
     return hunt
 
 
-def planted(journal: Journal, geometries: int, seconds: float = 600.0) -> Hunt:
+def planted(journal: Journal, geometries: int, seconds: float = math.inf) -> Hunt:
     """A hunt for planted failures."""
     return Hunt(
         ("cpp",),
@@ -212,7 +213,7 @@ def test_the_command_hunts_writes_and_exits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One geometry; journal, report and table are there."""
-    command = ["hunt", "--geometries", "1", "--out", str(tmp_path), "--seconds", "90s"]
+    command = ["hunt", "--geometries", "1", "--out", str(tmp_path), "--seconds", "1h"]
     code = cli.main(command)
     assert code in (cli.OK, cli.NOT_OK)
     said = capsys.readouterr().out
@@ -265,7 +266,7 @@ def test_a_hunt_on_gpus_asks_for_their_kernels_there_and_for_nothing_else(tmp_pa
         return judge_planted(cases, threads, device)
 
     journal = Journal(tmp_path / "journal.jsonl", SETTINGS, resume=False)
-    hunt = Hunt(("cuda",), 0, journal, str, 600.0, 120, judge=judged)
+    hunt = Hunt(("cuda",), 0, journal, str, math.inf, 120, judge=judged)
     hunt.small, hunt.beside = small_planted, beside_planted
     with ThreadPoolExecutor(1) as executor:
         hunt.run(executor, 1)
@@ -289,22 +290,24 @@ def test_workers_of_a_cluster_get_as_much_work_for_gpus_at_once_as_they_have() -
         assert jobs == 2
         most = max(future.result() for future in [executor.submit(at_work, n) for n in range(12)])
         assert most == 2
+        distributed.default_client().close()  # Its threads would work on in later tests.
     with distributed.LocalCluster(**options) as cluster:
         arguments.scheduler = cluster.scheduler_address
         with pytest.raises(UsageError, match="no worker has the resource GPU"):
             hunt_command.executor_of(arguments)
+        distributed.default_client().close()
 
 
-_working = 0
+_working: list[int] = []  # The workers are threads.
+_two = threading.Barrier(2)
 
 
 def at_work(number: int) -> int:
-    """How many are at work here with this one."""
-    global _working  # noqa: PLW0603  # The workers are threads.
-    _working += 1
-    time.sleep(0.05)
-    seen = _working
-    _working -= 1
+    """How many are at work here with this one, once another one is."""
+    _working.append(number)
+    _two.wait(PATIENCE)
+    seen = len(_working)
+    _working.remove(number)
     return seen
 
 

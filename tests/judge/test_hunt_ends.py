@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,15 +64,20 @@ def test_what_was_seen_and_does_not_show_again_is_not_settled(hunt: Hunted) -> N
     assert "No failure was seen" not in said
 
 
-def test_what_there_was_no_time_to_shrink_is_not_settled(hunt: Hunted) -> None:
+def test_what_there_was_no_time_to_shrink_is_not_settled(
+    hunt: Hunted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exit 3: the time was over once the first geometry was judged."""
-    start = time.monotonic()
+    judged: list[DecodeCase] = []
+    # The clock of a hunt, by which hours pass once something was judged.
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 36000 * bool(judged))
+    monkeypatch.setattr("harness.support.campaign.time", clock)
 
     def slow(case: DecodeCase, threads: int, device: str) -> Outcome:
-        time.sleep(max(0.0, start + 6 - time.monotonic()))
+        judged.append(case)
         return WRONG
 
-    code, said, report = hunt(slow, "--seconds", "4s")
+    code, said, report = hunt(slow, "--seconds", "1h")
     assert code == cli.INCOMPLETE
     assert report["not_settled"]
     assert "seen and not settled, there was no time to shrink it: wrong numbers" in said

@@ -26,6 +26,26 @@ def test_every_layout_holds_the_same_cache(layout: str) -> None:
         assert buffer.nan_to_num(nan=1.0).sum() == buffer.numel() - (buffer == 0).sum()
 
 
+STRIDES = {
+    "contiguous": (160, 80, 4, 1),
+    "bshd": (160, 4, 8, 1),
+    "longer": (288, 144, 4, 1),
+    "stacked": (160, 80, 4, 1),
+    "expanded": (0, 80, 4, 1),
+    "wider": (800, 400, 20, 1),
+    "stepped": (320, 160, 8, 1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_has_its_strides(layout: str) -> None:
+    """With a margin of 8 slots or numbers on each side where it is a slice."""
+    case = DecodeCase.from_text(f"S=20,pos=5,B=2,H=2,D=4,layout={layout}")
+    inputs = make_inputs(case)
+    assert inputs.key_cache.stride() == inputs.value_cache.stride() == STRIDES[layout]
+    assert inputs.clone().key_cache.stride() == STRIDES[layout]
+
+
 def test_query_and_values_may_lie_otherwise_than_the_keys() -> None:
     """The same bits with other strides, in copies too; a tail goes to both caches."""
     case = DecodeCase.from_text("S=20,pos=5/12,H=4,Hkv=2,D=8,Q=3,layout=stepped,tail=poison")

@@ -8,7 +8,7 @@ import pytest
 
 from harness.case import DecodeCase
 from harness.function.limits import TimeLimit
-from harness.function.run import TargetSpec
+from harness.function.spec import TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 from tests.support import ROOT, TARGETS

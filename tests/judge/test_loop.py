@@ -9,10 +9,10 @@ import pytest
 
 from harness.case import CaseError, DecodeCase
 from harness.case.loop import STEPS, Loop, Step, loops_as_text, loops_from_text
+from harness.case.precision import Precision
 from harness.function.declarations import Declarations
 from harness.function.load import target_path
 from harness.inputs import Inputs, LoopInputs
-from harness.oracle.budget import Precision
 from harness.oracle.golden import golden
 from harness.paths import Path
 from harness.verdict import Verdict, judge_loop

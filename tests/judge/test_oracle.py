@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.case import DecodeCase, InvalidCase, visible
+from harness.case.precision import Precision
 from harness.case.visible import tail, visible_slots
 from harness.inputs import Inputs, make_inputs
 from harness.oracle import golden as oracle
-from harness.oracle.budget import Precision, budget
+from harness.oracle.budget import budget
 from harness.oracle.error import measure
 from harness.oracle.golden import (
     Golden,

@@ -1,12 +1,15 @@
 """The pytest plugin, in a project that is not this one."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from harness.case import DecodeCase
+from harness.case.kept import KeptCase, keep
 from tests.support import ROOT
 from tests.support.plugged import INSTALLED, PLUGIN, pytest_in
 from tests.support.processes import Preloaded
@@ -41,6 +44,7 @@ def not_today(*arguments, **options):
 def test_unsupported():
     assert_decodes(not_today, DecodeCase.from_text("S=9,pos=3,D=16"))
 """
+SLUG = "test-project-test-mine"
 KEPT = "fixtures/decode-cases"
 
 
@@ -68,10 +72,8 @@ def kept(project: pytest.Pytester) -> list[dict[str, object]]:
     return [json.loads(file.read_text()) for file in files]
 
 
-def test_a_failure_is_told_kept_and_run_first(
-    project: pytest.Pytester, preloaded: Preloaded
-) -> None:
-    """The smallest case, with the verdict and the repro; next time without drawing."""
+def test_a_failure_is_told_and_kept(project: pytest.Pytester, preloaded: Preloaded) -> None:
+    """The smallest case, with the verdict and the repro."""
     result = run(project, preloaded, "-k", "test_mine or test_unsupported", "--junitxml=report.xml")
     result.assert_outcomes(failed=1, skipped=1)
     text = result.stdout.str()
@@ -87,19 +89,27 @@ def test_a_failure_is_told_kept_and_run_first(
     assert 'name="decode_max_utilisation"' in report
     (case,) = kept(project)
     assert case["source"] == "failed in test_project.py::test_mine"
-    assert case["case"]["cache_len"] == 6  # type: ignore[index]
+    assert DecodeCase.from_text(str(case["case"])).cache_len == 6
+    [file] = (project.path / KEPT).iterdir()
+    assert re.fullmatch(rf"{SLUG}-[0-9a-f]{{8}}\.json", file.name)
 
-    # Nothing is drawn, so what fails is the kept case.
+
+def test_a_kept_case_is_run_first(project: pytest.Pytester, preloaded: Preloaded) -> None:
+    """Nothing is drawn here, so what fails is the kept case; once it passes it stays kept."""
+    (project.path / KEPT).mkdir(parents=True)
+    case = DecodeCase.from_text("S=6,pos=0,D=16")
+    keep(KeptCase(f"{SLUG}-01234567", case, "a run"), project.path / KEPT)
     project.makeconftest(
         "from hypothesis import Phase, settings\n"
         "settings.register_profile('kept', phases=[Phase.explicit])\n"
         "settings.load_profile('kept')\n"
     )
+    before = kept(project)
     run(project, preloaded, "-k", "test_mine").assert_outcomes(failed=1)
     mended = (project.path / "test_project.py").read_text().replace("1.5", "1.0")
     (project.path / "test_project.py").write_text(mended)
     run(project, preloaded, "-k", "test_mine").assert_outcomes(passed=1)
-    assert len(kept(project)) == 1
+    assert before[0] in kept(project)
 
 
 def test_workers_keep_the_same_case_once(project: pytest.Pytester, preloaded: Preloaded) -> None:

@@ -92,7 +92,7 @@ def test_a_failure_shows_the_users_lines_alone(project: Path, preloaded: Preload
         "E       harness.case.errors.CaseError: input_pos (pos): 10 is beyond the cache; allowed"
         " are -1 (idle) and 0 to S - Q = 8",
         "harness.case.domain.DomainError: supports: 'everything' is not one of gqa",
-        "E       harness.function.load.TargetError: dict has no method",
+        "E       harness.function.spec.TargetError: dict has no method",
         "E       ValueError: scenarios: 'token' is not one of tokens chunks",
         "E       RuntimeError: no such model",
     ):

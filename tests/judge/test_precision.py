@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.case import DTYPES, DecodeCase
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 from harness.oracle.emulation import forms
 from harness.oracle.rounding import cut, number, rounded, spacing
 from harness.oracle.rows import some_rows

@@ -17,9 +17,9 @@ import torch
 
 from harness.case import DecodeCase
 from harness.case.domain import Domain
+from harness.case.precision import Precision
 from harness.function.load import target_path
 from harness.inputs import Inputs
-from harness.oracle.budget import Precision
 from harness.paths import Result
 from harness.verdict import Problem, Verdict, judge
 from harness.verdict.process_state import SETTINGS, kept_settings

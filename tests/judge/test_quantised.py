@@ -14,11 +14,11 @@ from harness import cli
 from harness.case import CaseError, DecodeCase
 from harness.case.domain import Domain, DomainError
 from harness.case.loop import Loop
+from harness.case.precision import Precision
 from harness.case.quantised import QUANTISED
 from harness.function.load import target_path
 from harness.inputs import make_inputs
 from harness.inputs.quantised import decoded
-from harness.oracle.budget import Precision
 from harness.oracle.golden import golden
 from harness.paths import PATHS
 from harness.script.function_script import target_script

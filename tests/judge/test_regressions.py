@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.case.precision import Precision
 from harness.faults.model import Attention
 from harness.inputs import Inputs
 from harness.ledger.cases import cases
 from harness.ledger.entries import Change, Ledger
 from harness.ledger.measure import Unrecordable, measure_entry
-from harness.oracle.budget import Precision
 from harness.paths import Path
 from harness.paths.calls import Call
 from harness.verdict import Problem, Verdict, judge

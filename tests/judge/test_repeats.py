@@ -10,7 +10,8 @@ from torch import Tensor
 from harness import cli
 from harness.case import DecodeCase
 from harness.function.repeats import FEW, MANY, Repeats
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
+from harness.function.spec import TargetSpec
 from harness.inputs import Inputs
 from harness.paths import Path as DecodePath
 from harness.paths import Result

@@ -9,7 +9,7 @@ import pytest
 from harness import cli
 from tests.support.interpreting import Interpreting
 
-KERNELS = "tests/support/kernels.py"
+KERNELS = "tests/support/launches.py"
 SMALL = ("--max-examples", "3", "--dtypes", "fp32", "--cache-len", "1:20")
 
 pytestmark = pytest.mark.interprets
@@ -52,14 +52,14 @@ def test_what_no_kernel_may_do_is_seen_shown_again_and_scripted(
     assert evidence in text
     assert "--case S=1,pos=0,D=16 --dtypes fp32 --triton" in text
     if verdict != "NONDETERMINISTIC":
-        assert "(kernels.py, line " in text
+        assert "(launches.py, line " in text
     assert interpreting.run("status", str(script)) == 1
     fixed = script.read_text().replace(f").{name}", ").zeroed")
     script.write_text(fixed)
     assert interpreting.run("status", str(script)) == 0
 
 
-NOTED = "kernel _copy stores to out what another program stored there, the same bits (kernels.py"
+NOTED = "kernel _copy stores to out what another program stored there, the same bits (launches.py"
 
 
 def test_the_same_bits_stored_twice_are_noted(

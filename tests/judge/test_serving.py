@@ -11,9 +11,9 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from harness import cache_machine
 from harness.case.domain import Domain
+from harness.case.precision import Precision
 from harness.case.program import Program
-from harness.function.load import TargetError
-from harness.oracle.budget import Precision
+from harness.function.spec import TargetError
 from harness.serving.attended import attended, explained
 from harness.serving.caches import DenseCache, FixedPath, RingCache
 from harness.serving.contract import Abilities, ContractError

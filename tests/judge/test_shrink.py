@@ -1,8 +1,22 @@
 """Shrinking: small cases, by few runs of large ones."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
 from harness.case import DecodeCase
+from harness.case.program import Task
+from harness.function.item import Single
+from harness.function.outcome import Outcome
+from harness.function.run import LocalRunner
+from harness.function.schedule import Source
+from harness.function.search import check
 from harness.function.shrink import SIZES, shrink
+from harness.function.spec import TargetSpec
 from harness.function.speed import work
+from harness.verdict import Verdict
+from tests.support import TARGETS
 
 
 def test_an_empty_batch_can_be_made_small() -> None:
@@ -36,3 +50,49 @@ def test_a_large_case_is_made_small_first() -> None:
     assert str(shrink(case, still, SIZES)) == "S=4096,pos=4095,D=16,dtype=bf16,seed=5"
     assert sum(tried) < 3 * work(case)
     assert str(shrink(case, still)) == "S=4096,pos=4095,D=16"
+
+
+@dataclass
+class Hanging(LocalRunner):
+    """Hangs from so many slots on, for longer than the time limits of shrinking and, from
+    ``really`` on, for longer than its own; no time passes."""
+
+    slots: int = 0
+    really: int = 0
+
+    def fresh(self) -> bool:
+        """Each process is."""
+        return True
+
+    def run(self, case: Task, *, timeout: float | None = None, last_alone: bool = False) -> Outcome:
+        """What is known without running it."""
+        assert isinstance(case, DecodeCase)
+        hangs = case.cache_len >= (self.really if timeout is None else self.slots)
+        return Outcome.found(Verdict.TIMEOUT, "did not return") if hangs else Outcome()
+
+
+@pytest.mark.parametrize(("really", "small"), [(4, "S=4,pos=0,D=16"), (9, "S=40,pos=30")])
+def test_a_hang_is_shrunk_as_long_as_it_lasts(really: int, small: str, unhurried: None) -> None:
+    """With a shorter limit than its own, which the smallest case must exceed too, or else the case
+    stays as it was found."""
+    spec = TargetSpec(f"{TARGETS}:base")
+    runner = Hanging(spec, slots=4, really=really)
+    case = DecodeCase.from_text("S=40,pos=30")
+    result = check(spec, runner, [Source("drawn", 1, [Single(case)])], lambda text: None)
+    assert (result.verdict, str(result.case)) == (Verdict.TIMEOUT, small)
+
+
+def test_shrinking_keeps_the_verdict(tmp_path: Path, unhurried: None) -> None:
+    """Where smaller cases fail in another way: wrong from 20 slots on, below that not finite."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def decode(q, k_cache, v_cache, input_pos):\n"
+        "    return q.new_full(q.shape, 9.0 if k_cache.size(2) >= 20 else float('nan'))\n"
+    )
+    spec = TargetSpec(f"{file}:decode")
+    case = DecodeCase.from_text("S=40,pos=30,D=16")
+    result = check(spec, LocalRunner(spec), [Source("drawn", 1, [Single(case)])], lambda text: None)
+    assert result.verdict is Verdict.WRONG
+    assert str(result.case) == "S=20,pos=0,D=16"
+    assert result.item is not None
+    assert result.item.run(LocalRunner(spec)).verdict is Verdict.WRONG

@@ -4,6 +4,7 @@ named, and printed so that it shows again."""
 from __future__ import annotations
 
 import itertools
+import math
 import shlex
 from collections.abc import Iterator
 
@@ -15,19 +16,23 @@ from harness.function.calls import LONG, Calls, Pace
 from harness.function.confirm import Confirmer
 from harness.function.declarations import Declarations
 from harness.function.item import Single
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
 from harness.function.schedule import Source
 from harness.function.search import SearchResult, check, repro_command
+from harness.function.spec import TargetSpec
 from harness.function.worker import Worker
 from harness.strategies.loops import domain_loops
 from harness.verdict import Verdict
 from tests.support import ROOT, stateful
 from tests.support.command import command
 from tests.support.day import rotated
+from tests.support.processes import PATIENCE
 from tests.support.stateful import Function
 
 FILE = "tests/support/stateful.py"
 SHORT = "S=16,pos=3,D=16"
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 EVERY = "next next jump:2 query replace free back:1 next move next other:2:24 next swap run:300"
 
 
@@ -121,7 +126,7 @@ def test_a_result_that_comes_and_goes_is_not_called_stale() -> None:
         outcome = item.run(runner)
         if outcome.verdict.passes:
             continue
-        confirmed = Confirmer(runner, seconds=60).confirmed(item, outcome, ())
+        confirmed = Confirmer(runner, seconds=math.inf).confirmed(item, outcome, ())
         assert confirmed.outcome.verdict is not Verdict.STALE, confirmed
 
 
@@ -131,7 +136,7 @@ def test_a_failure_that_does_not_come_back_says_so() -> None:
     runner = Reloading(spec)
     wrong = found(stateful.plan_by_shape, f"{SHORT} next").outcome
     item = Single(DecodeCase.from_text(SHORT))
-    confirmed = Confirmer(runner, seconds=60).confirmed(item, wrong, (Loop(item.case),) * 3)
+    confirmed = Confirmer(runner, seconds=math.inf).confirmed(item, wrong, (Loop(item.case),) * 3)
     assert confirmed.item is item and confirmed.settled
     assert confirmed.outcome.shows.startswith("it did not show again")
 
@@ -150,7 +155,7 @@ def worker() -> Iterator[Worker]:
     """A process with what shows in a process alone, one function for each head dim."""
     dims = tuple(range(1, len(stateful.PROCESS) + 1))
     spec = TargetSpec(f"{FILE}:by_head_dim", declared=Declarations(head_dims=dims))
-    with Worker(spec, timeout=3) as worker:
+    with Worker(spec, timeout=PATIENCE) as worker:
         yield worker
 
 
@@ -181,7 +186,7 @@ def test_what_is_bounded_is_not_retained(function: Function, worker: Worker) -> 
     ("function", "verdict", "text"),
     [
         (stateful.dies, Verdict.CRASH, "call 3 of 13: died of SIGSEGV"),
-        (stateful.hangs, Verdict.TIMEOUT, "call 3 of 13: did not return within 3 s"),
+        (stateful.hangs, Verdict.TIMEOUT, "call 3 of 13: did not return within 5 s"),
         (stateful.fills_up, Verdict.ERROR, "call 3 of 13: IndexError: the table is full"),
     ],
 )
@@ -190,18 +195,19 @@ def test_what_ends_a_loop_says_at_which_call(
 ) -> None:
     """A crash, a hang, an error; the worker goes on."""
     worker.fresh()
-    outcome = worker.run(Loop.from_text(f"{_case(function)} next next run:10"))
+    loop = Loop.from_text(f"{_case(function)} next next run:10")
+    outcome = worker.run(loop, timeout=5.0 if verdict is Verdict.TIMEOUT else None)
     assert outcome.verdict is verdict and outcome.number == 3
     assert outcome.findings[0].evidence.startswith(text)
     assert worker.run(Loop.from_text(f"{_case(stateful.pool)} next")).findings == ()
 
 
 def test_a_loop_may_take_longer_than_one_call(worker: Worker) -> None:
-    """The limit is that of a call."""
+    """The limit is that of a call; here all of them sleep for 6 s."""
     loop = Loop.from_text(f"{_case(stateful.pool)} {'again ' * 5}")
     assert worker.run(loop, timeout=1e-9).verdict in (Verdict.TIMEOUT, Verdict.OK)
-    slow = Loop.from_text(f"{_case(stateful.pool)} run:1000")
-    assert worker.run(slow, timeout=0.5).findings == ()
+    slow = Loop.from_text(f"{_case(stateful.slow)} run:120")
+    assert worker.run(slow, timeout=5.0).findings == ()
 
 
 def test_drawn_loops_are_of_the_domain_and_have_every_step() -> None:

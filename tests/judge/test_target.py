@@ -9,10 +9,10 @@ from torch import Tensor
 from harness.case import DecodeCase
 from harness.case.domain import Domain, outside
 from harness.case.features import FEATURES, features_of
+from harness.case.precision import Precision
 from harness.function.load import load, target_path
 from harness.function.testing import assert_decodes
 from harness.inputs import make_inputs
-from harness.oracle.budget import Precision
 from harness.verdict import Problem, judge
 from tests.support import TARGETS
 from tests.support.targets import base, off_by_one, sound

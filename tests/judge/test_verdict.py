@@ -10,8 +10,8 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from harness.case import DecodeCase
+from harness.case.precision import Precision
 from harness.inputs import Inputs
-from harness.oracle.budget import Precision
 from harness.paths import PATHS, Path, Result, masks
 from harness.paths.calls import Call, full_cache
 from harness.script.watch import WATCHED

@@ -17,7 +17,7 @@ ENDINGS = [
     ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", True, "SIGSEGV", cli.NOT_OK),
     ("import torch_that_is_not_there", None, "1", cli.USAGE),
     ("import sys; sys.exit(7)", None, "7", cli.USAGE),
-    ("import time; time.sleep(60)", None, "no exit code", cli.USAGE),
+    ("import time; time.sleep(600)", None, "no exit code", cli.USAGE),
 ]
 
 
@@ -30,7 +30,8 @@ def test_how_a_script_ends_says_whether_it_shows(
     """An exception that nobody caught shows nothing, nor does a run that does not end."""
     script, file = tmp_path / "script.py", tmp_path / "a.json"
     script.write_text(text)
-    assert command("versions", str(script), "--json", str(file), "--timeout", "15") == code
+    limit = "2" if "sleep" in text else "600"
+    assert command("versions", str(script), "--json", str(file), "--timeout", limit) == code
     [row] = json.loads(file.read_text())["versions"]
     assert (row["torch"], row["shows"], row["ended"]) == ("here", shows, ended)
 

@@ -13,14 +13,12 @@ from pathlib import Path
 import pytest
 
 from harness.case import DecodeCase
-from harness.function.limits import GRACE
-from harness.function.load import TargetError
 from harness.function.outcome import Outcome
-from harness.function.run import TargetSpec
+from harness.function.spec import TargetError, TargetSpec
 from harness.function.worker import Worker
 from harness.verdict import Verdict
 from tests.support import TARGETS
-from tests.support.processes import ends, interruptible, runs, written
+from tests.support.processes import PATIENCE, ends, interruptible, runs, written
 from tests.support.targets import FAULTS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,15 +84,18 @@ def test_a_fault_is_named_and_the_next_case_is_judged(worker: Worker, slots: int
     assert after.utilisation is not None
 
 
-def test_a_fresh_process_is_had_after_one_that_left_by_itself(worker: Worker) -> None:
+def test_a_fresh_process_is_had_after_one_that_left_by_itself(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A result that cannot be judged spoils its process, whose successor is there already."""
     assert "cannot be judged" in worker.run(of_length(122)).findings[0].evidence
+    monkeypatch.setattr("harness.function.worker.GRACE", PATIENCE)
     time.sleep(1.0)  # It leaves once it has answered; what is asked at once still finds it.
     begun = time.monotonic()
     assert worker.fresh()
     assert worker.run(of_length(20)).verdict is Verdict.OK
     # Waiting for the greeting of another successor would end in a refusal only minutes later.
-    assert time.monotonic() - begun < GRACE
+    assert time.monotonic() - begun < PATIENCE
 
 
 def test_what_is_changed_is_put_back(worker: Worker) -> None:

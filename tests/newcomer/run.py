@@ -93,6 +93,7 @@ def _files(folder: Path) -> None:
     """What the commands read: the functions and classes of the pages."""
     decode = quotes.code("docs/check.md", 'decode.supports = {"ragged", "window"}')
     cache = "from harness.serving.caches import FixedPath as MyCache\n"
+    shutil.copytree(quotes.ROOT / "examples", folder / "examples")
     (folder / "mine.py").write_text(decode + "\n\n" + cache, encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-OK, NOT_OK, USAGE = 0, 1, 2
+OK, NOT_OK, USAGE, INCOMPLETE = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ TABLE = (
         day=_INTERPRETED,
         night=Run(OK, "case S=300"),
     ),
+    Row("audit examples/sliced_cache.py", day=Run(INCOMPLETE, "off by ")),
     Row("audit transformers --models llama", day=_TRANSFORMERS, night=Run(OK, "", _AUDIT)),
     Row("gate --budget 10m", day=_STRATEGIES, night=_GATE),
     # FINDINGS.md
@@ -98,6 +99,7 @@ TABLE = (
         "audit gpt-fast --checkout path/to/gpt-fast",
         night=Run(USAGE, "--checkout: path/to/gpt-fast has no model.py"),
     ),
+    Row("audit --json FILE SCRIPT.py [ARGS]", reason="a form, of which README has an example"),
     # docs/case-ids.md
     Row(
         "keep NAME CASE --source WHERE",
@@ -111,6 +113,10 @@ TABLE = (
     # docs/check.md
     Row("check", reason=_PATH),
     Row("check path/to/mine.py:decode", reason="the same in another folder"),
+    Row(
+        "check mine.py:decode --max-examples 100",
+        reason="a line of a workflow: tests/judge/test_workflow.py runs it",
+    ),
     Row(
         "check mine.py:decode --case S=2,pos=0,D=16 --calls next",
         reason="the page shows no function for it: tests/judge/test_state.py runs one",

@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
-from torch._inductor import config as inductor_config
 
 from harness.case import DecodeCase
 from harness.case.kept import KeptCase, load_all
@@ -25,7 +24,8 @@ from harness.function.testing import assert_clean
 from harness.paths import PATHS
 from harness.verdict import Problem, judge
 from harness.verdict.known_failures import KNOWN_FAILURES, known_failure
-from tests.support import NIGHTLY, ROOT
+from tests.support import ROOT
+from tests.support.day import nightly, rotated
 from tests.support.processes import Preloaded
 
 SCRIPTS = {path.parent.name: path for path in sorted(ROOT.glob("fixtures/repro/*/script.py"))}
@@ -116,14 +116,23 @@ def test_scripts_need_torch_alone(name: str) -> None:
 
 
 def scripts() -> list[Any]:
-    """A parameter for each script, by day for a third of them, with what it needs."""
+    """A parameter for each script with what it needs; the day leaves out those whose defect a kept
+    case shows, and runs a third of the others."""
     needs = {TRITON: pytest.mark.interprets, MODELS: pytest.mark.models}
-    names = SHOWN if NIGHTLY else [n for n in SHOWN if n in SHOWN[::3] or n.startswith(MODELS)]
-    marks = (
-        next((m for start, m in needs.items() if n.startswith(start)), pytest.mark.compiles)
-        for n in names
-    )
-    return [pytest.param(n, marks=mark) for n, mark in zip(names, marks, strict=True)]
+    marked = {
+        name: pytest.param(
+            name,
+            marks=next(
+                (m for start, m in needs.items() if name.startswith(start)), pytest.mark.compiles
+            ),
+        )
+        for name in SHOWN
+    }
+    kept = {kept.known_failure for kept in KNOWN}
+    return [
+        *(nightly(value) for name, value in marked.items() if name in kept),
+        *rotated((value for name, value in marked.items() if name not in kept), 3),
+    ]
 
 
 @pytest.mark.parametrize("name", scripts())
@@ -175,10 +184,10 @@ def test_the_kept_case_of_a_known_failure_still_fails(kept: KeptCase) -> None:
 
 
 @pytest.mark.parametrize("kept", KNOWN, ids=lambda kept: kept.name)
-@inductor_config.patch({"cpp.simdlen": 256})
 def test_the_kept_case_lies_in_the_excluded_region(kept: KeptCase) -> None:
     """The exclusion of its name, and no other, takes it out of the drawn space; where vectors are
     short, as some need."""
-    known = known_failure(PATHS[kept.path], Problem.of(kept.case))
+    with torch._inductor.config.patch({"cpp.simdlen": 256}):
+        known = known_failure(PATHS[kept.path], Problem.of(kept.case))
     assert known is not None
     assert known.name == kept.known_failure

@@ -8,7 +8,8 @@ from torch import Tensor
 from harness import cli
 from harness.case.program import Program
 from harness.function.programs import ProgramResult, check_class
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
+from harness.function.spec import TargetSpec
 from harness.serving.caches import FixedPath
 from harness.serving.compiled import FixedPathCompiled, FixedPathSplit
 from harness.serving.contract import Abilities

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 
 from harness.case import DTYPES, DecodeCase
-from harness.oracle.budget import Precision, budget
+from harness.case.precision import Precision
+from harness.oracle.budget import budget
 from harness.oracle.error import measure
 from harness.oracle.rounding import cut
 from harness.strategies.paths import fitted, path_cases, sampled_cases

@@ -7,7 +7,7 @@ import pytest
 
 from harness import cli
 from harness.case import DTYPES, DecodeCase
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 from harness.verdict import Problem
 from harness.verdict.imprecise import Precise, evidence, precise
 from harness.verdict.precision import Counts, count

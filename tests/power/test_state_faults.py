@@ -10,7 +10,8 @@ import pytest
 
 from harness.case.program import ACTIONS, Program
 from harness.function.programs import ProgramResult, check_class
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
+from harness.function.spec import TargetSpec
 from harness.serving.contract import contract
 from harness.serving.faults import STATE_FAULTS, StateFault
 from harness.verdict import Verdict

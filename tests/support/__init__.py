@@ -12,7 +12,7 @@
 ``geometries``      what compiled paths are judged on
 ``imprecise``       functions that lose more bits than they declare, ``imprecise_targets`` for check
 ``interpreted``     what runs in the process that interprets; ``interpreting`` asks it
-``kernels``         functions that launch Triton kernels, sound and with planted faults
+``launches``        functions that launch Triton kernels, sound and with planted faults
 ``relations``       how golden must change when the inputs change
 ``processes``       child processes: started, interrupted, watched until they end
 ``plugged``         pytest with the plugin, in a project that is not this one
@@ -25,12 +25,7 @@
 
 from pathlib import Path
 
-from hypothesis import settings
-
 ROOT = Path(__file__).parents[2]
 TARGETS = Path(__file__).with_name("targets.py")
 MUTANT_TARGETS = Path(__file__).with_name("mutant_targets.py")
 CALLABLES = Path(__file__).with_name("callables.py")
-
-# What is too long for every run, the nightly profile does in full.
-NIGHTLY = settings().max_examples >= 2000

@@ -22,7 +22,8 @@ from torch._inductor.runtime import triton_helpers
 from harness.case import DecodeCase
 from harness.case.program import Program
 from harness.function.declarations import Declarations
-from harness.function.run import LocalRunner, TargetSpec
+from harness.function.run import LocalRunner
+from harness.function.spec import TargetSpec
 from harness.gate import steps
 from harness.interpreter import arithmetic, kernels, templates
 from harness.interpreter.overhead import without_overhead
@@ -88,8 +89,8 @@ def gate_failures(name: str, before: str, after: str) -> list[str]:
 
 
 def watched(name: str, case: str) -> list[str]:
-    """What is found in a function of ``tests.support.kernels`` on a case."""
-    spec = TargetSpec(f"{ROOT / 'tests/support/kernels.py'}:{name}", triton=True)
+    """What is found in a function of ``tests.support.launches`` on a case."""
+    spec = TargetSpec(f"{ROOT / 'tests/support/launches.py'}:{name}", triton=True)
     if "layout" in case:
         spec = dataclasses.replace(spec, declared=Declarations(supports=("strided",)))
     outcome = LocalRunner(spec).run(DecodeCase.from_text(case))
@@ -124,7 +125,7 @@ def report_answered(case: str) -> dict[str, Any]:
 
 def script_status(name: str, case: str, verdict: str) -> int:
     """The exit code of the script that shows a verdict on such a function."""
-    target = f"{ROOT / 'tests/support/kernels.py'}:{name}"
+    target = f"{ROOT / 'tests/support/launches.py'}:{name}"
     text = target_script(target, DecodeCase.from_text(case), "cpu", Verdict(verdict), triton=True)
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "show.py")
@@ -217,7 +218,7 @@ def bfloat16() -> dict[str, bool]:
 def numbers_of_16_bits() -> dict[str, bool]:
     """Whether a kernel's arithmetic in bfloat16 and float16 is torch's, bit by bit, with sums in a
     tree."""
-    from tests.support.kernels import elementwise
+    from tests.support.launches import elementwise
 
     same = {"bfloat16": True, "float16": True}
     for seed, name in itertools.product(range(8), same):

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from harness.case import SCORES, DecodeCase
+from harness.case.precision import Precision
 from harness.case.tails import POISON
 from harness.inputs import Inputs, free_slots, store
-from harness.oracle.budget import Budget, Precision, budget
+from harness.oracle.budget import Budget, budget
 from harness.oracle.error import measure
 from harness.oracle.golden import Golden, golden
 

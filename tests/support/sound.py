@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.case.precision import Precision
 from harness.faults.model import Attention, score_mods
 from harness.inputs import Inputs
-from harness.oracle.budget import Precision
 from harness.paths import Path
 from harness.paths.calls import Call
 

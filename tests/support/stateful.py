@@ -31,8 +31,8 @@ def _once(key: Any, make: Callable[[], Any]) -> Any:
 
 
 def keyed_by_identity(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
-    """Converts the keys once for each tensor object."""
-    return sound(q, _once(("identity", id(k)), k.clone), v, p)
+    """Converts the keys once for each tensor object, which it keeps: no other has its identity."""
+    return sound(q, _once(("identity", id(k)), lambda: (k, k.clone()))[1], v, p)
 
 
 def keyed_by_address(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
@@ -163,6 +163,12 @@ def hangs(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     return sound(q, k, v, p)
 
 
+def slow(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
+    """Takes a twentieth of a second, and keeps nothing."""
+    time.sleep(0.05)
+    return sound(q, k, v, p)
+
+
 def fills_up(q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
     """Raises in the third call of a process."""
     HOARD.append(None)
@@ -272,4 +278,12 @@ SOUND: tuple[Function, ...] = (
     returns_a_view,
 )
 # Those that show in a process alone, and sound ones among them.
-PROCESS: tuple[Function, ...] = (*RETAINS, pool, few_outputs, dies, hangs, fills_up)
+PROCESS: tuple[Function, ...] = (
+    *RETAINS,
+    pool,
+    few_outputs,
+    dies,
+    hangs,
+    fills_up,
+    slow,
+)

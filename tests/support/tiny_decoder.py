@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from harness.auditing.model import Configuration, Refused
 from harness.auditing.observe import like_sdpa
-from harness.oracle.budget import Precision
+from harness.case.precision import Precision
 
 LAYERS, HEADS, KV_HEADS, DIM, VOCABULARY, WINDOW = 3, 4, 2, 16, 512, 6
 WINDOWED = 1  # the layer with a sliding window
