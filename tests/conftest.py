@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support import day
+from tests.support import ROOT, day
 from tests.support.eager import tracing
 from tests.support.interpreting import Interpreting
 from tests.support.processes import Preloaded
 
+# Worker processes get this path, and load functions that import from ``tests``. At its end, so that
+# the harness that is installed comes first.
+sys.path.append(str(ROOT))
 # The processes of pytest-xdist run the part of one day, also around midnight.
 os.environ.setdefault(day.VARIABLE, day.date().isoformat())
 # How many tests of each claim the day leaves out.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.case import SCORES, DecodeCase
+from harness.case import SCORES, DecodeCase, InvalidCase
 from harness.case.precision import Precision
 from harness.case.tails import POISON
 from harness.inputs import Inputs, free_slots, store
@@ -108,20 +108,37 @@ def before_append(inputs: Inputs) -> Related:
 
 
 def scale_values(inputs: Inputs, power: int) -> Related:
-    """Values times 4**power, which is exact: the output is multiplied too, the logsumexp stays."""
+    """Values times 4**power: the output is multiplied too, the logsumexp stays.
+
+    Raises:
+        InvalidCase: where a product is not exact.
+    """
     factor = 4.0**power
     unused = free_slots(inputs.case)[:, None, :, None]
     # The tail keeps its values, since some of them times the factor would overflow float16.
-    value = torch.where(unused, inputs.value_cache, inputs.value_cache * factor)
+    value = torch.where(unused, inputs.value_cache, _times(inputs.value_cache, factor, unused))
     related = change(inputs, (inputs.key_cache, value))
     return Related(related, factor=factor)
 
 
 def scale_queries(inputs: Inputs, power: int) -> Related:
-    """Queries times 4**power and the softmax scale divided by it: nothing changes."""
+    """Queries times 4**power and the softmax scale divided by it: nothing changes.
+
+    Raises:
+        InvalidCase: where a product is not exact.
+    """
     factor = 4.0**power
     scale = inputs.case.softmax_scale / factor
-    return Related(change(inputs, query=inputs.query * factor, scale=scale))
+    return Related(change(inputs, query=_times(inputs.query, factor), scale=scale))
+
+
+def _times(x: Tensor, factor: float, unused: Tensor | None = None) -> Tensor:
+    product = x * factor
+    exact = product / factor == x
+    # The smallest numbers of float16 lose bits where they are divided by 16.
+    if not (exact if unused is None else exact | unused).all():
+        raise InvalidCase(f"a number times {factor:g} is not exact in {x.dtype}")
+    return product
 
 
 def shift_scores(inputs: Inputs, shift: int) -> Related:
