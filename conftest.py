@@ -1,19 +1,15 @@
-"""Profiles, markers and threads for the whole test suite."""
+"""Profiles and threads for tests and benchmarks."""
 
 import os
 import sys
 from collections import Counter
 from collections.abc import Generator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
-
-from harness.interpreter.gpu import missing
-from harness.paths.compile import why_not
 
 pytest.register_assert_rewrite("tests.support")
 
@@ -39,20 +35,6 @@ settings.load_profile(
 
 # Tests run beside each other; one thread each keeps them from fighting over the cores.
 torch.set_num_threads(1)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say "not run", with the reason, where the machine lacks what a test needs."""
-    reasons = {
-        "gpu": None if torch.cuda.is_available() else "not run: no CUDA device",
-        "models": None if find_spec("transformers") else "not run: no transformers",
-        "interprets": None if missing() is None else f"not run: {missing()}",
-        "compiles": None if why_not("cpu") is None else f"not run: {why_not('cpu')}",
-    }
-    for item in items:
-        for marker, reason in reasons.items():
-            if reason is not None and item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.hookimpl(wrapper=True)

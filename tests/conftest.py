@@ -4,13 +4,17 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 
-from tests.support import ROOT, day
+from harness.interpreter.gpu import missing
+from harness.paths.compile import why_not
+from tests.support import ROOT, day, hidden
 from tests.support.eager import tracing
 from tests.support.interpreting import Interpreting
 from tests.support.processes import Preloaded
@@ -28,6 +32,29 @@ def pytest_report_header() -> str:
     """How to run this day's part again."""
     date = os.environ[day.VARIABLE]
     return f"the part of {date}: {day.VARIABLE}={date} runs it again, -m '' runs all parts"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say "not run", with the reason, where the machine lacks what a test needs."""
+    with hidden.shown():
+        interpreter = missing()
+    reasons = {
+        "gpu": None if torch.cuda.is_available() else "not run: no CUDA device",
+        "models": None if find_spec("transformers") else "not run: no transformers",
+        "interprets": None if interpreter is None else f"not run: {interpreter}",
+        "compiles": None if why_not("cpu") is None else f"not run: {why_not('cpu')}",
+    }
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason is not None and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Show Triton to the tests that interpret kernels alone."""
+    with hidden.shown() if item.get_closest_marker("interprets") else nullcontext():
+        return (yield)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -22,6 +22,7 @@ from harness.auditing.text import changes, render, to_json
 from harness.cli import USAGE, main
 from harness.verdict import Verdict
 from tests.support import ROOT
+from tests.support.day import rotated
 from tests.support.processes import Preloaded
 from tests.support.tiny_decoder import WINDOWED, TinyModule, tiny_configuration
 
@@ -45,7 +46,7 @@ def test_sound_decoding_in_low_precision_is_ok(dtype: torch.dtype) -> None:
 
 
 # The fault, the scenario, and what is found: cause, name, forward and layer.
-PLANTED = [
+FAULTS = [
     ("no-query-offset", "drafts", Cause.MASK, "no-query-offset", 1, 0),
     ("no-query-offset", "left-padding", Cause.MASK, "no-query-offset", 1, 0),
     ("position-advanced", "drafts", Cause.MASK, "offset-one-high", 1, 0),
@@ -64,43 +65,30 @@ PLANTED = [
     ("kernel-modulo", "tokens", Cause.KERNEL, "group-map-modulo", 1, 0),
     ("residual-lost", "tokens", Cause.INPUT, "", 1, 1),
 ]
+# Under FlexAttention the mask is what its block mask says.
+PLANTED = [
+    pytest.param(attention, *fault, id=f"{attention}-{fault[0]}-{fault[1]}")
+    for attention in ("sdpa", "flex_attention")
+    for fault in FAULTS
+    if attention == "sdpa" or fault[2] is not Cause.KERNEL
+]
 
 
 @pytest.mark.parametrize(
-    ("fault", "scenario", "cause", "name", "forward", "layer"),
-    PLANTED,
-    ids=[f"{fault}-{scenario}" for fault, scenario, *_ in PLANTED],
+    ("attention", "fault", "scenario", "cause", "name", "forward", "layer"), rotated(PLANTED, 2)
 )
 def test_a_planted_fault_is_named_at_its_layer_and_forward(
-    fault: str, scenario: str, cause: Cause, name: str, forward: int, layer: int
+    attention: str, fault: str, scenario: str, cause: Cause, name: str, forward: int, layer: int
 ) -> None:
     """Position, cache content, mask and kernel are told apart."""
-    found = audit(tiny_configuration(fault), BY_NAME[scenario])
+    found = audit(tiny_configuration(fault, attention=attention), BY_NAME[scenario])
     assert found.verdict is Verdict.WRONG
     blame = found.blame
     assert blame is not None
     assert (blame.cause, blame.name, found.at, blame.layer) == (cause, name, forward, layer)
 
 
-BY_FLEX = [planted for planted in PLANTED if planted[2] is not Cause.KERNEL]
-
-
-@pytest.mark.parametrize(
-    ("fault", "scenario", "cause", "name", "forward", "layer"),
-    BY_FLEX,
-    ids=[f"{fault}-{scenario}" for fault, scenario, *_ in BY_FLEX],
-)
-def test_a_fault_planted_under_flex_attention_is_named_alike(
-    fault: str, scenario: str, cause: Cause, name: str, forward: int, layer: int
-) -> None:
-    """The mask is then what its block mask says."""
-    found = audit(tiny_configuration(fault, attention="flex_attention"), BY_NAME[scenario])
-    blame = found.blame
-    assert blame is not None
-    assert (blame.cause, blame.name, found.at, blame.layer) == (cause, name, forward, layer)
-
-
-@pytest.mark.parametrize("name", ["tokens", "drafts", "left-padding"])
+@pytest.mark.parametrize("name", rotated(["tokens", "drafts", "left-padding"], 3))
 def test_sound_decoding_under_flex_attention_is_ok(name: str) -> None:
     """Every call is seen."""
     found = audit(tiny_configuration(attention="flex_attention"), BY_NAME[name])
@@ -112,7 +100,7 @@ def test_every_name_and_every_cause_has_a_remedy() -> None:
     """Those of the claims, which are all names that an audit gives, among them those of shifts."""
     texts = [inspect.getsource(module) for module in (naming, deciding)]
     names = {name for text in texts for name in re.findall(r"\"([a-z]+(?:-[a-z]+)+)\"", text)}
-    assert {name for _, _, _, name, _, _ in PLANTED} - {""} <= names
+    assert {name for _, _, _, name, _, _ in FAULTS} - {""} <= names
     blames = [Blame(Cause.MASK, name, (), 0, 0, 0, 0) for name in sorted(names)]
     blames += [Blame(cause, "", (), 0, 0, 0, 0) for cause in Cause]
     assert all(remedy(blame) for blame in blames)

@@ -31,17 +31,9 @@ from tests.support.drawn import SOUND
 
 
 @cache
-def cases(count: int) -> list[DecodeCase]:
-    """The same cases on every run."""
-    drawn: list[DecodeCase] = []
-
-    @settings(max_examples=count, derandomize=True, database=None, deadline=None)
-    @given(case=path_cases())
-    def collect(case: DecodeCase) -> None:
-        drawn.append(case)
-
-    collect()
-    return drawn
+def cases(run: int = 0) -> list[DecodeCase]:
+    """The same 500 cases on every run."""
+    return sampled_cases(500, run)
 
 
 def kinds(case: DecodeCase) -> Iterator[tuple[str, object]]:
@@ -130,16 +122,19 @@ PROMISED: dict[str, tuple[object, ...]] = {
 
 
 def test_every_promised_value_is_drawn() -> None:
-    """In the same 3000 cases, so a value that drops out of the space is noticed."""
-    drawn = {(what, value) for case in cases(3000) for what, value in kinds(case)}
-    promised = {(what, value) for what, values in PROMISED.items() for value in values}
-    assert promised - drawn == set()
+    """Within 3000 cases, so a value that drops out of the space is noticed."""
+    missing = {(what, value) for what, values in PROMISED.items() for value in values}
+    for run in (0, 4, 1, 2, 3, 5):  # the first two have the rarest value, too
+        missing -= {kind for case in cases(run) for kind in kinds(case)}
+        if not missing:
+            break
+    assert missing == set()
 
 
 @pytest.mark.parametrize("path", SOUND)
 def test_fit_gives_every_path_cases_that_it_takes(path: str) -> None:
     """Only an empty batch, which has no position to share, is left over."""
-    left = [fit(case, PATHS[path]) for case in cases(500)]
+    left = [fit(case, PATHS[path]) for case in cases()]
     refused = [case for case in left if PATHS[path].unsupported(case, "cpu") and case.batch]
     assert refused == []
 
@@ -147,7 +142,7 @@ def test_fit_gives_every_path_cases_that_it_takes(path: str) -> None:
 @pytest.mark.parametrize("path", SOUND)
 def test_fit_keeps_what_a_path_takes(path: str) -> None:
     """A case that is fine is not touched."""
-    for case in cases(500):
+    for case in cases():
         if PATHS[path].unsupported(case, "cpu") is None:
             assert fit(case, PATHS[path]) == case
 

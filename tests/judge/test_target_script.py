@@ -13,7 +13,7 @@ from harness.case import DecodeCase
 from harness.case.domain import Domain
 from harness.case.features import FEATURES
 from harness.case.precision import Precision
-from harness.faults.mutants import MODEL, Scope
+from harness.faults.mutants import MODEL
 from harness.function.load import target_path
 from harness.inputs import make_inputs
 from harness.script import text as script_text
@@ -23,7 +23,7 @@ from harness.strategies.drawing import domain_cases
 from harness.support.environment import environment
 from harness.verdict import Verdict, judge, judgeable
 from tests.support import MUTANT_TARGETS, ROOT
-from tests.support.day import nightly
+from tests.support.day import nightly, parts
 from tests.support.mutant_targets import MUTANTS, identifier, sound
 from tests.support.processes import Preloaded
 
@@ -88,17 +88,16 @@ def failures(names: list[str]) -> dict[str, tuple[DecodeCase, Verdict]]:
     return found
 
 
-@pytest.mark.parametrize("scope", [Scope.ALL, nightly(Scope.HEAD)])
+def showing() -> list[str]:
+    """The mutants that a script can show."""
+    return [name for name in MUTANTS if name.partition("@")[0] not in INEXPRESSIBLE]
+
+
+@pytest.mark.parametrize("names", parts(showing(), 6), ids=lambda names: f"{len(names)} mutants")
 def test_every_mutant_shows_again_in_its_script(
-    scope: Scope, tmp_path: Path, preloaded: Preloaded
+    names: list[str], tmp_path: Path, preloaded: Preloaded
 ) -> None:
     """Exit 1 for the mutant, exit 0 for the sound model in the same script."""
-    planted = {name: name.partition("@")[::2] for name in MUTANTS}
-    names = [
-        name
-        for name, (fault, where) in planted.items()
-        if (where or Scope.ALL) == scope and fault not in INEXPRESSIBLE
-    ]
     found = failures(names)
     assert set(names) == set(found)
     texts = []

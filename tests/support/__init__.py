@@ -10,6 +10,7 @@
 ``entries``         a ledger of one entry
 ``fixed_path``      the rule of the fixed path by its definition
 ``geometries``      what compiled paths are judged on
+``hidden``          Triton, where only the tests that interpret kernels see it
 ``imprecise``       functions that lose more bits than they declare, ``imprecise_targets`` for check
 ``interpreted``     what runs in the process that interprets; ``interpreting`` asks it
 ``launches``        functions that launch Triton kernels, sound and with planted faults

@@ -25,6 +25,7 @@ class Interpreting:
     """Judges paths on cases, mostly with ``kernels=triton``, in a process of its own."""
 
     def __init__(self) -> None:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.support.interpreting"],
             stdin=subprocess.PIPE,
@@ -32,7 +33,7 @@ class Interpreting:
             text=True,
             bufsize=1,
             cwd=ROOT,
-            env=os.environ | environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env=os.environ | environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         )
 
     def judge(self, path: str, case: DecodeCase, change: tuple[str, str, str] | None = None) -> Any:
