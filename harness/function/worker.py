@@ -1,10 +1,10 @@
 """Worker: a process of its own for a function that may crash, hang, exhaust memory, print or exit.
 
-There are two processes: a nursery, which has imported what every run needs and nothing of the
-user's, and its child, which loads the target and runs cases. When the child dies, the nursery forks
-another one, in milliseconds instead of the seconds that importing torch takes. Cases and outcomes
-travel over a socket, but no tensors: the child makes the inputs and judges the output. Its answers
-are JSON, since unpickling what a broken process sends is not safe.
+There are two processes: a nursery, forked by a server that has imported what every run needs and
+nothing of the user's, and its child, which loads the target and runs cases. When the child dies,
+the nursery forks another one. Cases and outcomes travel over a socket, but no tensors: the child
+makes the inputs and judges the output. Its answers are JSON, since unpickling what a broken process
+sends is not safe.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import dataclasses
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -30,10 +28,11 @@ from harness.function.child import END_OF_STDERR, MARK, write_mark
 from harness.function.limits import GRACE, OWN_SECONDS
 from harness.function.outcome import Outcome
 from harness.function.run import Facts, LocalRunner
+from harness.function.server import ServerGone, fork
 from harness.function.spec import TargetError, TargetSpec
 from harness.support.failure import HarnessFailed
 from harness.support.frames import where
-from harness.support.strict_json import from_text, to_line
+from harness.support.strict_json import from_text
 from harness.verdict import Finding, Verdict
 
 _LOAD_TIMEOUT = 300.0
@@ -49,10 +48,7 @@ _FAULTHANDLER = re.compile(
     r"Fatal Python error: |(Current thread|Thread) 0x|Extension modules: |  <no Python |  \.\.\.$"
 )
 _SOUND_FUNCTION, _SOUND_CLASS = "sdpa-full", "harness.serving.caches:DenseCache"
-_START = (
-    "import json, sys; fd, mark, sys.path[:] = json.loads(sys.argv[1]);"
-    "from harness.function.child import nursery; nursery(fd, mark)"
-)
+_NURSERY = "harness.function.child:nursery"
 
 
 class Worker:
@@ -73,24 +69,20 @@ class Worker:
         self._channel = ours
         # The child writes into this file which call of a loop it makes.
         self._mark = tempfile.TemporaryFile()  # noqa: SIM115  # close() ends it.
-        arguments = to_line([theirs.fileno(), self._mark.fileno(), sys.path])
-        # The processes get a session of their own, so that Ctrl-C does not reach them and all of
-        # them can be ended as one group.
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=[theirs.fileno(), self._mark.fileno()],
-            start_new_session=True,
-            # Triton reads it when its functions are decorated, so before anything is imported.
-            env=os.environ
-            | ({"TRITON_INTERPRET": "1"} if spec.triton else {})
-            | dict(environment or {}),
-        )
-        theirs.close()
+        # Triton reads it when its functions are decorated, so before anything is imported.
+        variables = ({"TRITON_INTERPRET": "1"} if spec.triton else {}) | dict(environment or {})
+        read, write = os.pipe()
+        given = [theirs.fileno(), self._mark.fileno()]
+        try:
+            self._process = fork(_NURSERY, given, environment=variables, stderr=write)
+        except ServerGone as error:
+            os.close(read)
+            raise TargetError(str(error)) from None
+        finally:
+            os.close(write)
+            theirs.close()
         self._stderr, self._ends = bytearray(), threading.Semaphore(0)
-        self._reader = threading.Thread(target=self._read_stderr, daemon=True)
+        self._reader = threading.Thread(target=self._read_stderr, args=(read,), daemon=True)
         self._reader.start()
         self._child: int | None = None
         self.history: list[Loop | Program] = []
@@ -209,9 +201,7 @@ class Worker:
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.end()
         self._channel.close()
         self._mark.close()
 
@@ -284,12 +274,11 @@ class Worker:
         finding = Finding(Verdict.CRASH, how + where(frames))
         return Outcome((finding,), stderr=tuple(said[-_LINES_SHOWN:]))
 
-    def _read_stderr(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as stream:
-            while block := os.read(stream.fileno(), 65536):
-                self._stderr += block
-                while (at := self._stderr.find(END_OF_STDERR)) >= 0:
-                    del self._stderr[at : at + len(END_OF_STDERR)]
-                    self._ends.release()
-                del self._stderr[:-_STDERR_KEPT]
+    def _read_stderr(self, fd: int) -> None:
+        while block := os.read(fd, 65536):
+            self._stderr += block
+            while (at := self._stderr.find(END_OF_STDERR)) >= 0:
+                del self._stderr[at : at + len(END_OF_STDERR)]
+                self._ends.release()
+            del self._stderr[:-_STDERR_KEPT]
+        os.close(fd)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from harness.case import DTYPES
+from harness.function.server import ServerGone, fork
 from harness.ledger.entries import Entry
 from harness.ledger.measure import measure_all
 from harness.paths import PATHS
@@ -29,36 +30,37 @@ def apart(function: Callable[..., Iterable[T]], *arguments: Any, timeout: float)
     Raises:
         Ended: see there.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(theirs, function, arguments), daemon=True)
-    process.start()
-    theirs.close()
+    ours, theirs = Pipe()
     try:
+        process = fork("harness.gate.apart:send", [theirs.fileno()])
+    except ServerGone as error:
+        raise Ended(str(error)) from None
+    finally:
+        theirs.close()
+    try:
+        ours.send((function, arguments))
         while True:
             if not ours.poll(timeout):
                 raise Ended(f"no answer within {timeout:g} s")
             try:
                 kind, value = ours.recv()
             except EOFError:
-                process.join()
-                raise Ended(_how(process.exitcode)) from None
+                raise Ended(_how(process.end())) from None
             if kind == "end":
                 return
             if kind == "raised":
                 raise Ended(value)
             yield value
     finally:
-        process.kill()
-        process.join()
+        process.end()
         ours.close()
 
 
-def _send(
-    channel: Connection, function: Callable[..., Iterable[Any]], arguments: tuple[Any, ...]
-) -> None:
-    # Ctrl-C is the parent's, which ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def send(fd: int) -> None:
+    """Receive a function with its arguments over a connection, and send what it yields."""
+    channel = Connection(fd)
+    function: Callable[..., Iterable[Any]]
+    function, arguments = channel.recv()
     try:
         for value in function(*arguments):
             channel.send(("value", value))
