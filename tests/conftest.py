@@ -34,8 +34,11 @@ def pytest_report_header() -> str:
     return f"the part of {date}: {day.VARIABLE}={date} runs it again, -m '' runs all parts"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say "not run", with the reason, where the machine lacks what a test needs."""
+    """Leave to the night what is not the day's part, and say "not run", with the reason, where the
+    machine lacks what a test needs."""
+    day.rotate(items)
     with hidden.shown():
         interpreter = missing()
     reasons = {

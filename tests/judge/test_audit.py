@@ -22,13 +22,13 @@ from harness.auditing.text import changes, render, to_json
 from harness.cli import USAGE, main
 from harness.verdict import Verdict
 from tests.support import ROOT
-from tests.support.day import rotated
 from tests.support.processes import Preloaded
 from tests.support.tiny_decoder import WINDOWED, TinyModule, tiny_configuration
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_sound_decoding_is_ok_in_every_scenario(scenario: Scenario) -> None:
     """Every attention call is right, and every greedy token that of the uncached forward."""
@@ -75,8 +75,9 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(
-    ("attention", "fault", "scenario", "cause", "name", "forward", "layer"), rotated(PLANTED, 2)
+    ("attention", "fault", "scenario", "cause", "name", "forward", "layer"), PLANTED
 )
+@pytest.mark.rotates(3)
 def test_a_planted_fault_is_named_at_its_layer_and_forward(
     attention: str, fault: str, scenario: str, cause: Cause, name: str, forward: int, layer: int
 ) -> None:
@@ -88,7 +89,8 @@ def test_a_planted_fault_is_named_at_its_layer_and_forward(
     assert (blame.cause, blame.name, found.at, blame.layer) == (cause, name, forward, layer)
 
 
-@pytest.mark.parametrize("name", rotated(["tokens", "drafts", "left-padding"], 3))
+@pytest.mark.rotates(3)
+@pytest.mark.parametrize("name", ["tokens", "drafts", "left-padding"])
 def test_sound_decoding_under_flex_attention_is_ok(name: str) -> None:
     """Every call is seen."""
     found = audit(tiny_configuration(attention="flex_attention"), BY_NAME[name])

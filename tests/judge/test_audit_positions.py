@@ -12,7 +12,6 @@ from torch import Tensor
 
 from harness import assert_cached_decoding
 from harness.auditing.scenario import Scenario
-from tests.support.day import rotated
 
 HEADS, DIM, LAYERS, VOCABULARY = 2, 8, 2, 100
 SCENARIOS = [
@@ -107,26 +106,22 @@ def audited(positions: str, fault: str = "", seeds: int = 3) -> str:
     return "\n".join(said)
 
 
-@pytest.mark.parametrize("positions", rotated(["none", "alibi", "t5"], 3))
+@pytest.mark.rotates(3)
+@pytest.mark.parametrize("positions", ["none", "alibi", "t5"])
 def test_a_sound_model_without_encoded_positions_is_not_accused(positions: str) -> None:
     """The same tokens at other positions have the same queries and keys but for last bits."""
     assert audited(positions) == ""
 
 
+@pytest.mark.rotates(4)
+@pytest.mark.parametrize("positions", ["none", "alibi", "t5"])
 @pytest.mark.parametrize(
-    ("positions", "fault", "said"),
-    rotated(
-        (
-            pytest.param(positions, fault, said, id=f"{positions}-{fault}")
-            for positions in ("none", "alibi", "t5")
-            for fault, said in [
-                ("query", "input wrong, first in forward 1, layer 1, sequence 0"),
-                ("key", "cache content wrong, first in forward 1, layer 0, sequence 0"),
-                ("mask", "mask wrong: no-query-offset, first in forward 1, layer 0, sequence 0"),
-            ]
-        ),
-        4,
-    ),
+    ("fault", "said"),
+    [
+        ("query", "input wrong, first in forward 1, layer 1, sequence 0"),
+        ("key", "cache content wrong, first in forward 1, layer 0, sequence 0"),
+        ("mask", "mask wrong: no-query-offset, first in forward 1, layer 0, sequence 0"),
+    ],
 )
 def test_a_fault_without_encoded_positions_is_still_named(
     positions: str, fault: str, said: str

@@ -17,7 +17,6 @@ from harness.auditing.scenario import Scenario
 from harness.auditing.text import changes, render, to_json
 from harness.support.strict_json import any_number, fields, parse, to_text, with_rows
 from harness.verdict import Verdict
-from tests.support.day import rotated
 from tests.support.tiny_decoder import TinyModule, TinySession, tiny_configuration
 
 TOKENS = Scenario("tokens", 24, (5,), (1,) * 3)
@@ -152,7 +151,7 @@ def test_an_audit_needs_no_model() -> None:
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("way", rotated(["module", "in place"], 2))
+@pytest.mark.parametrize("way", ["module", "in place"])
 def test_a_compiled_model_is_judged(way: str) -> None:
     """Calls within code that is compiled in the audit are seen."""
     torch.compiler.reset()

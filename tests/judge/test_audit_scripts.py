@@ -26,26 +26,21 @@ from harness.script.model_script import model_script
 from harness.script.package import gpt_fast_package
 from harness.verdict import Verdict
 from tests.support import ROOT
-from tests.support.day import rotated
 from tests.support.tiny_decoder import tiny_configuration
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 CHECKOUT = ROOT / "tests" / "support" / "checkout"
-# Faults of a mask or a cache, each in a scenario that shows it, with each function of attention.
+# Faults of a mask or a cache, each in a scenario that shows it.
 SHOWN = [
-    pytest.param(fault, scenario, attention, id=f"{fault}-{attention}")
-    for attention in ("sdpa", "flex_attention")
-    for fault, scenario in [
-        ("no-query-offset", "drafts"),
-        ("position-advanced", "two-blocks"),
-        ("one-slot-late", "left-padding"),
-        ("other-layer", "tokens"),
-        ("padding-attended", "right-padding"),
-        ("rolled-back-attended", "drafts"),
-        ("heads-interleaved", "tokens"),
-        ("window-one-wide", "tokens"),
-        ("other-sequence", "batch"),
-    ]
+    ("no-query-offset", "drafts"),
+    ("position-advanced", "two-blocks"),
+    ("one-slot-late", "left-padding"),
+    ("other-layer", "tokens"),
+    ("padding-attended", "right-padding"),
+    ("rolled-back-attended", "drafts"),
+    ("heads-interleaved", "tokens"),
+    ("window-one-wide", "tokens"),
+    ("other-sequence", "batch"),
 ]
 
 
@@ -60,7 +55,9 @@ def exit_code(text: str, folder: Path) -> int:
     return int(ended.value.code or 0)
 
 
-@pytest.mark.parametrize(("fault", "scenario", "attention"), rotated(SHOWN, 4))
+@pytest.mark.rotates(4)
+@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize(("fault", "scenario"), SHOWN, ids=[fault for fault, _ in SHOWN])
 def test_a_fault_of_mask_or_cache_is_shown_beside_a_kernel_that_is_right(
     fault: str, scenario: str, attention: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +135,8 @@ def test_a_sink_and_a_softcap_stand_in_the_script(tmp_path: Path) -> None:
     assert exit_code(text, tmp_path) == 0
 
 
-@pytest.mark.parametrize("fault", rotated(["no-query-offset", "one-slot-late"], 2))
+@pytest.mark.rotates(2)
+@pytest.mark.parametrize("fault", ["no-query-offset", "one-slot-late"])
 def test_the_command_writes_both_scripts_and_says_what_they_end_with(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +156,7 @@ def test_the_command_writes_both_scripts_and_says_what_they_end_with(
         assert black.format_str(text, mode=black.Mode()) == text
 
 
+@pytest.mark.nightly
 def test_an_audit_is_the_same_whatever_the_number_of_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

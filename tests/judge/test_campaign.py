@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 import threading
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 
 from harness.support.campaign import Lost, LostWork, Work, campaign, gather, processes
-from tests.support import ROOT
 
 
 class Dying(Executor):
@@ -141,13 +139,6 @@ def die_once(file: str, number: int) -> int:
     return -number
 
 
-@pytest.fixture
-def found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let processes import the tests, as this one does, after what is installed."""
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
-
-
-@pytest.mark.usefixtures("found_by_processes")
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     """It takes its pool along; another pool does all that was at work."""
     work = [(str(tmp_path / "died"), number) for number in range(6)]
@@ -156,7 +147,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "died").exists()
 
 
-@pytest.mark.usefixtures("found_by_processes")
+@pytest.mark.nightly
 def test_alarms_are_counted_the_same_whatever_the_number_of_jobs() -> None:
     """Runs are merged as they come; verdicts, cases and the worst utilisation are those of one
     process."""

@@ -73,6 +73,7 @@ def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("name", ["base", "off_by_one"])
 def test_the_same_seed_finds_the_same_whatever_the_number_of_jobs(
     name: str, tmp_path: Path

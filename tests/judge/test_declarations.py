@@ -25,7 +25,6 @@ from harness.strategies.functions import decode_cases
 from harness.verdict import Verdict
 from tests.support import TARGETS
 from tests.support.command import check, command
-from tests.support.day import rotated
 from tests.support.targets import sound
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,7 +109,8 @@ def test_the_repro_declares_as_much(tmp_path: Path) -> None:
     assert plain == f"python -m harness check a.py:f --case {case}"
 
 
-@pytest.mark.parametrize("feature", rotated(FEATURES, 3))
+@pytest.mark.rotates(6)
+@pytest.mark.parametrize("feature", FEATURES)
 def test_every_drawn_case_has_what_is_required(feature: str) -> None:
     """And is in the domain; whether other features are offered or not, in few slots too."""
     for others, slots in (((), (1, 1024)), (tuple(FEATURES), (1, 3))):

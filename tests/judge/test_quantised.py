@@ -27,7 +27,7 @@ from harness.strategies.loops import domain_loops
 from harness.verdict import Problem, Verdict, judge
 from tests.support import ROOT, quantised_targets
 from tests.support.command import command
-from tests.support.day import nightly, parts, rotated
+from tests.support.day import nightly, parts
 from tests.support.processes import Preloaded
 
 TARGETS = Path(__file__).parents[1] / "support" / "quantised_targets.py"
@@ -125,7 +125,8 @@ def test_sound_arithmetic_over_quantised_caches_is_never_accused(name: str, coun
         assert judgement.verdict is Verdict.OK, (judgement.findings, str(case))
 
 
-@pytest.mark.parametrize("name", rotated(NAMED, 2))
+@pytest.mark.rotates(2)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_fault_of_scales_is_found_and_named(name: str, tmp_path: Path) -> None:
     """At the defaults, within a few examples."""
     file = tmp_path / "a.json"

@@ -25,7 +25,6 @@ from harness.strategies.loops import domain_loops
 from harness.verdict import Verdict
 from tests.support import ROOT, stateful
 from tests.support.command import command
-from tests.support.day import rotated
 from tests.support.processes import PATIENCE
 from tests.support.stateful import Function
 
@@ -37,7 +36,11 @@ EVERY = "next next jump:2 query replace free back:1 next move next other:2:24 ne
 
 
 class Reloading(LocalRunner):
-    """Loads the target's module again in place of a fresh process."""
+    """Loads the target's module again in place of a fresh process, and looks for no races."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.repeats.seconds = 0.0
 
     def fresh(self) -> bool:
         """A new module has kept nothing."""
@@ -67,6 +70,7 @@ def again(result: SearchResult) -> Verdict:
     return replay.verdict
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("function", stateful.STALE, ids=lambda f: f.__name__)
 def test_a_stale_call_is_named_shrunk_and_shown_again(function: Function) -> None:
     """Few calls are left, and the printed command has the same verdict."""
@@ -229,9 +233,8 @@ def test_drawn_loops_are_of_the_domain_and_have_every_step() -> None:
     assert [Pace(seconds).long_run() for seconds in (1e-3, 1e-2, 2e-2, 1.0)] == [*LONG, 0]
 
 
-@pytest.mark.parametrize(
-    "function", rotated(stateful.STALE, len(stateful.STALE)), ids=lambda f: f.__name__
-)
+@pytest.mark.rotates(11)
+@pytest.mark.parametrize("function", stateful.STALE, ids=lambda f: f.__name__)
 def test_a_printed_repro_fails_again(
     function: Function, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def test_the_workflow_installs_what_there_is() -> None:
     assert re.findall(r"torch==\S+", install)[0] in (ROOT / "tox.ini").read_text(encoding="utf-8")
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(("right", "codes"), [(True, [0, 0]), (False, [1, 1])])
 def test_the_commands_of_the_workflow_run_in_a_repository_of_a_users(
     right: bool, codes: list[int], tmp_path: Path

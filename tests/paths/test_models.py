@@ -17,7 +17,6 @@ from harness.auditing.text import render
 from harness.auditing.transformers_models import MODELS, configurations
 from harness.cli import NOT_OK, main
 from harness.verdict import Verdict
-from tests.support.day import rotated
 
 pytestmark = pytest.mark.models
 
@@ -35,7 +34,8 @@ def eagerly() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("audited", rotated(AUDITED, len(AUDITED) // 4), ids="-".join)
+@pytest.mark.rotates(20)
+@pytest.mark.parametrize("audited", AUDITED, ids="-".join)
 def test_eager_and_sdpa_decode_rightly_with_each_cache(audited: tuple[str, str]) -> None:
     """Each attention call is that of the uncached forward."""
     model, name = audited

@@ -13,7 +13,7 @@ from harness.paths import PATHS
 from harness.strategies.geometries import POOL
 from harness.strategies.paths import decode_data, sampled_cases
 from harness.verdict import judgeable
-from tests.support.day import nightly, rotated, rotated_groups
+from tests.support.day import nightly, rotated_groups
 from tests.support.interpreting import Interpreting, triton
 
 pytestmark = pytest.mark.interprets
@@ -106,6 +106,7 @@ def test_a_path_is_ok_on_the_compiled_pool(
         holds(interpreting, path, case)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(("path", "case"), runs([triton(text) for text in FURTHER]))
 def test_a_path_is_ok_on_what_the_kernels_tell_apart(
     interpreting: Interpreting, path: str, case: DecodeCase
@@ -114,7 +115,8 @@ def test_a_path_is_ok_on_what_the_kernels_tell_apart(
     holds(interpreting, path, case)
 
 
-@pytest.mark.parametrize("path", rotated(FLEX, len(FLEX)))
+@pytest.mark.rotates(3)
+@pytest.mark.parametrize("path", FLEX)
 def test_an_interpreted_path_keeps_its_promises(interpreting: Interpreting, path: str) -> None:
     """One graph for all positions; positions and cache lengths in turn; the same call twice."""
     assert interpreting.run("promises_broken", path) == {}

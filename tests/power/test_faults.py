@@ -135,6 +135,7 @@ def test_the_docs_have_what_was_recorded_of_all_mutants() -> None:
             assert f"| {dtype} | {suspects} | {' | '.join(map(str, counts))} |" in docs
 
 
+@pytest.mark.nightly
 def test_the_command_diagnoses_the_same_whatever_the_number_of_jobs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +153,7 @@ def test_the_command_diagnoses_the_same_whatever_the_number_of_jobs(
     assert cli.main(["faults", "--state", "--jobs", "2"]) == cli.USAGE
 
 
+@pytest.mark.nightly
 def test_the_kill_matrix_is_the_same_whatever_the_number_of_jobs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,9 @@
 """What a day runs of a claim that takes long over all of its values: a part, which rotates.
 
 The parts that a day leaves out have the marker ``nightly``, which ``addopts`` deselects;
-``pytest -m ""`` runs all of them. conftest.py prints the date and what was left out.
+``pytest -m ""`` runs all of them. conftest.py prints the date and what was left out. By day a test
+with the marker ``rotates(count)`` is run with one in ``count`` of its parameters, and one that
+compiles with one in ``COMPILED``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 VARIABLE = "HARNESS_DATE"
+COMPILED = 4
 
 
 def date() -> datetime.date:
@@ -54,6 +57,25 @@ def rotated_groups(groups: Iterable[Iterable[Any]], count: int) -> list[Any]:
         for number, group in enumerate(groups)
         for value in group
     ]
+
+
+def rotate(items: Iterable[pytest.Item]) -> None:
+    """Mark what the day leaves out of the tests that rotate."""
+    today = date().toordinal()
+    claims: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        claims.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for claim in claims.values():
+        if any(item.get_closest_marker("nightly") for item in claim):
+            continue
+        marker, count = claim[0].get_closest_marker("rotates"), 1
+        if marker is not None:
+            count = marker.args[0]
+        elif claim[0].get_closest_marker("compiles"):
+            count = COMPILED
+        for number, item in enumerate(claim):
+            if (today + number) % min(count, len(claim)):
+                item.add_marker(pytest.mark.nightly)
 
 
 def nightly(value: Any) -> Any:
