@@ -29,10 +29,17 @@ from harness.hunting.journal import Journal, JournalError
 from harness.strategies.factors import covering, factors
 from harness.verdict import Verdict
 from tests.support import ROOT
-from tests.support.hunted import DEATHS, beside_planted, judge_planted, small_planted
+from tests.support.hunted import DEATHS, beside_planted, few_factors, judge_planted, small_planted
 from tests.support.processes import PATIENCE, interruptible
 
 SETTINGS = {"kernels": ["cpp"], "seed": 0, "torch": "any"}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools are small, and none of them is of the split kernel's sizes."""
+    monkeypatch.setattr("harness.strategies.factors.FACTORS", few_factors())
+    monkeypatch.setattr("harness.hunting.hunt.SPLIT", {})
 
 
 def hunted(folder: Path, geometries: int = 10**9, **options: Any) -> Hunt:
@@ -67,7 +74,7 @@ def told(hunt: Hunt) -> set[tuple[str, str]]:
 
 def test_planted_failures_are_found_told_apart_and_made_small(tmp_path: Path) -> None:
     """Each once, at the values that it needs and no others; a refusal is none of them."""
-    hunt = hunted(tmp_path, 150)
+    hunt = hunted(tmp_path, 50)
     failures = {str(one.case) for one in text.failures(hunt)}
     assert failures == {
         "S=1,pos=0,D=1,capture=computed,mode=compiled",
@@ -76,16 +83,16 @@ def test_planted_failures_are_found_told_apart_and_made_small(tmp_path: Path) ->
     }
     [refused] = text.refusals(hunt)
     assert refused.case.options == "partition:64"
-    assert sum(one.geometries for one in hunt.found) > 40
+    assert sum(one.geometries for one in hunt.found) > 9
     assert all(one.beside and (one.loud or one.script) for one in hunt.found)
     counts = hunt.counts["cpp"]
-    assert 0 < counts.right < counts.geometries == 150
+    assert 0 < counts.right < counts.geometries == 50
     assert counts.ok < counts.cases
 
 
 def test_every_pair_is_tried_and_those_without_a_failure_are_judged_right(tmp_path: Path) -> None:
     """What was found is kept out of later pools, so that it hides no more than itself."""
-    hunt = hunted(tmp_path, 250)
+    hunt = hunted(tmp_path, 60)
     possible, tried, right = hunt.pairs("cpp")
     assert tried == possible
     # Of the planted ones, two are in every call with a value: their pairs cannot be right.
@@ -94,23 +101,23 @@ def test_every_pair_is_tried_and_those_without_a_failure_are_judged_right(tmp_pa
 
 def test_a_hunt_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     """What was judged is not judged again, what was found is still there."""
-    first = hunted(tmp_path, 40)
+    first = hunted(tmp_path, 12)
     seen = {
         json.loads(line)["case"] for line in (tmp_path / "journal.jsonl").open() if '"case"' in line
     }
-    second = hunted(tmp_path, 60, resume=True)
-    assert second.counts["cpp"].geometries == 60
+    second = hunted(tmp_path, 25, resume=True)
+    assert second.counts["cpp"].geometries == 25
     assert told(first) <= told(second)
     judged = [line for line in second.journal.lines() if line["kind"] == "judged"]
-    assert len({line["case"] for line in judged}) == 60
-    assert len(seen) >= 40
+    assert len({line["case"] for line in judged}) == 25
+    assert len(seen) >= 12
 
 
 def test_the_first_pool_is_the_same_where_a_hunt_goes_on(tmp_path: Path) -> None:
     """What was found in between changes later pools alone."""
-    hunted(tmp_path / "parts", 70)
-    parts = hunted(tmp_path / "parts", 200, resume=True)
-    whole = hunted(tmp_path / "whole", 200)
+    hunted(tmp_path / "parts", 8)
+    parts = hunted(tmp_path / "parts", 40, resume=True)
+    whole = hunted(tmp_path / "whole", 40)
     first = {str(one.case) for one in covering("cpp", 0)}
 
     def judged(hunt: Hunt) -> set[str]:
@@ -118,7 +125,7 @@ def test_the_first_pool_is_the_same_where_a_hunt_goes_on(tmp_path: Path) -> None
 
     assert first <= judged(parts) & judged(whole)
     # What shows each failure is counted once, however often a hunt goes on.
-    again = hunted(tmp_path / "parts", 200, resume=True)
+    again = hunted(tmp_path / "parts", 40, resume=True)
     counts = [sum(one.geometries for one in hunt.found) for hunt in (parts, again)]
     assert 0 < counts[0] == counts[1] <= len(judged(parts))
 
@@ -169,13 +176,13 @@ def test_a_hunt_spread_over_processes_finds_the_same_and_loses_nothing_with_a_wo
 ) -> None:
     """On a Dask cluster of two processes, two of which die over their work."""
     distributed = pytest.importorskip("distributed")
-    alone = hunted(tmp_path / "alone", 90)
+    alone = hunted(tmp_path / "alone", 30)
     deaths = tmp_path / "deaths"
     deaths.mkdir()
     monkeypatch.setenv(DEATHS, str(deaths))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     journal = Journal(tmp_path / "spread" / "journal.jsonl", SETTINGS, resume=False)
-    spread = planted(journal, 90)
+    spread = planted(journal, 30)
     options = dict(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with (
         distributed.LocalCluster(**options) as cluster,
@@ -186,7 +193,7 @@ def test_a_hunt_spread_over_processes_finds_the_same_and_loses_nothing_with_a_wo
     assert (deaths / "death-1").exists()
     assert len([file for file in deaths.iterdir() if file.name.isdigit()]) >= 3
     assert spread.lost == []
-    assert spread.counts["cpp"].geometries == 90
+    assert spread.counts["cpp"].geometries == 30
     assert told(spread) == told(alone)
 
 
@@ -266,11 +273,11 @@ def test_a_hunt_on_gpus_asks_for_their_kernels_there_and_for_nothing_else(tmp_pa
         return judge_planted(cases, threads, device)
 
     journal = Journal(tmp_path / "journal.jsonl", SETTINGS, resume=False)
-    hunt = Hunt(("cuda",), 0, journal, str, math.inf, 120, judge=judged)
+    hunt = Hunt(("cuda",), 0, journal, str, math.inf, 30, judge=judged)
     hunt.small, hunt.beside = small_planted, beside_planted
     with ThreadPoolExecutor(1) as executor:
         hunt.run(executor, 1)
-    assert len(asked) == 120
+    assert len(asked) == 30
     assert {(threads, device) for threads, device, _ in asked} == {(1, "cuda")}
     assert all(kernels <= {"cpp"} for *_, kernels in asked)
     assert hunt.counts["cuda"].split == 0

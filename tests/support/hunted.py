@@ -10,10 +10,30 @@ from unittest import mock
 from harness.case import DecodeCase
 from harness.function.outcome import Outcome
 from harness.hunting.work import judge_cases, look_beside, make_small
+from harness.strategies.factors import FACTORS, Value
 from harness.verdict import Verdict
 
+# What the planted failures need, beside the plain value and another one; other factors have theirs
+# alone.
+_VARIED = {
+    "slots": ("256", "200"),
+    "sequences": ("1", "0"),
+    "dtype": ("float32", "bfloat16", "float16"),
+    "mask": ("causal", "window:70", "prefix:90"),
+    "tables": ("made", "counts-expanded", "full-expanded"),
+    "capture": ("positions", "number", "computed"),
+    "options": ("none", "partition:64"),
+}
 # Names a folder in which each process that works leaves a file and, the first two, its life.
 DEATHS = "FLEXDECODE_TEST_DEATHS"
+
+
+def few_factors() -> dict[str, dict[str, Value]]:
+    """The factors of a hunt, most of them with a single value: its pools are small."""
+    return {
+        name: {value: values[value] for value in _VARIED.get(name, list(values)[:1])}
+        for name, values in FACTORS.items()
+    }
 
 
 def broken(case: DecodeCase, threads: int, device: str) -> Outcome:
