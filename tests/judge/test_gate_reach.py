@@ -62,6 +62,7 @@ def test_a_block_table_that_is_wrong_is_red_by_the_first_thing_that_is_compiled(
     assert run.failures[0].name == f"fixed {COMPILED}"
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("slots", [2**13, 2**16])
 def test_a_path_that_is_wrong_in_long_contexts_alone_is_red(
     slots: int, monkeypatch: pytest.MonkeyPatch

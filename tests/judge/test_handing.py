@@ -74,6 +74,7 @@ def told(judgement: Judgement) -> list[tuple[Verdict, str]]:
     return [(finding.verdict, finding.evidence) for finding in judgement.findings]
 
 
+@pytest.mark.rotates(5)
 @pytest.mark.parametrize("name", PATHS_TRIED)
 def test_a_path_is_judged_alike_on_copies_and_in_place(
     name: str, monkeypatch: pytest.MonkeyPatch
