@@ -113,6 +113,7 @@ def test_every_kind_is_drawn_where_it_is_declared_and_no_other() -> None:
     assert {case.cache for case in itertools.islice(domain_cases(Domain(), 1), 60)} == {"none"}
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("count", [500, nightly(4000)])
 @pytest.mark.parametrize("name", SOUND)
 def test_sound_arithmetic_over_quantised_caches_is_never_accused(name: str, count: int) -> None:
@@ -125,7 +126,7 @@ def test_sound_arithmetic_over_quantised_caches_is_never_accused(name: str, coun
         assert judgement.verdict is Verdict.OK, (judgement.findings, str(case))
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("name", NAMED)
 def test_a_fault_of_scales_is_found_and_named(name: str, tmp_path: Path) -> None:
     """At the defaults, within a few examples."""

@@ -135,6 +135,7 @@ def scripts() -> list[Any]:
     ]
 
 
+@pytest.mark.rotates(1)
 @pytest.mark.parametrize("name", scripts())
 @pytest.mark.xfail(strict=True, raises=DefectShows, reason="wrong in this torch, see FINDINGS.md")
 def test_the_script_finds_the_defect_fixed(name: str, preloaded: Preloaded) -> None:
@@ -164,6 +165,7 @@ def kept_cases() -> list[KeptCase]:
     return [kept for kept in shown if narrow or kept.known_failure != "flexcpu-cut-tile"]
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("kept", [running(kept) for kept in kept_cases()])
 def test_the_kept_case_of_a_known_failure_still_fails(kept: KeptCase) -> None:
     """An explicit example that must fail; it turns red once the path is OK on it."""

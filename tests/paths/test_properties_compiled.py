@@ -19,22 +19,15 @@ from harness.strategies.geometries import POOL, SPLIT
 from harness.strategies.paths import decode_data
 from harness.verdict import judge
 from harness.verdict.known_failures import split_decode
-from tests.support.day import rotated_groups
 from tests.support.drawn import problem_for
 
 COMPILED_PATHS = ("full-cache", "fixed", "fixed-packed", "sdpa-full")
-# A day compiles a third of the pool, each geometry on all of its paths.
-RUNS = rotated_groups(
-    [
-        [
-            pytest.param(path, geometry, id=f"{path}-{geometry}")
-            for path in COMPILED_PATHS
-            if PATHS[path].refuses(geometry) is None
-        ]
-        for geometry in POOL
-    ],
-    3,
-)
+RUNS = [
+    pytest.param(path, geometry, id=f"{path}-{geometry}")
+    for geometry in POOL
+    for path in COMPILED_PATHS
+    if PATHS[path].refuses(geometry) is None
+]
 
 
 def every_compiled(**drawn: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

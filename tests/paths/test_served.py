@@ -35,7 +35,7 @@ def searched(target: str, programs: int, geometry: Program | None = None) -> Pro
     )
 
 
-@pytest.mark.parametrize("programs", [40, nightly(400)])
+@pytest.mark.parametrize("programs", [20, nightly(400)])
 def test_the_fixed_path_holds_over_programs(programs: int) -> None:
     """Eager, in any geometry."""
     result = searched("harness.serving.caches:FixedPath", programs)
@@ -72,7 +72,7 @@ def test_the_fixed_path_holds_over_a_program_in_triton_kernels(interpreting: Int
     assert answer["kernels"]
 
 
-@pytest.mark.parametrize("programs", [20, nightly(200)])
+@pytest.mark.parametrize("programs", [10, nightly(200)])
 def test_what_pages_torch_leaves_in_its_map_is_found(programs: int) -> None:
     """The finding flex-paged-erase; with the map cleared, torch's paged attention is right."""
 

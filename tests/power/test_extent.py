@@ -94,6 +94,7 @@ SHOWN: list[tuple[str, dict[str, object], When, str]] = [
 ]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("changes", "when", "sentence"),
     [pytest.param(*shown, id=name) for name, *shown in SHOWN],

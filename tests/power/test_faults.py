@@ -52,6 +52,7 @@ def test_every_mutant_is_killed(dtype: str) -> None:
     killed(matrix.cells)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_fault_is_killed_in_one_dtype(dtype: str) -> None:
     """Planted in all rows and in one head; a third of the faults each dtype, another one the next

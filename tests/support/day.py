@@ -66,16 +66,16 @@ def rotate(items: Iterable[pytest.Item]) -> None:
     for item in items:
         claims.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for claim in claims.values():
-        if any(item.get_closest_marker("nightly") for item in claim):
-            continue
-        marker, count = claim[0].get_closest_marker("rotates"), 1
-        if marker is not None:
-            count = marker.args[0]
-        elif claim[0].get_closest_marker("compiles"):
-            count = COMPILED
-        for number, item in enumerate(claim):
-            if (today + number) % min(count, len(claim)):
+        left = [item for item in claim if not item.get_closest_marker("nightly")]
+        for number, item in enumerate(left):
+            if (today + number) % min(_one_in(item), len(left)):
                 item.add_marker(pytest.mark.nightly)
+
+
+def _one_in(item: pytest.Item) -> int:
+    if marker := item.get_closest_marker("rotates"):
+        return int(marker.args[0])
+    return COMPILED if item.get_closest_marker("compiles") else 1
 
 
 def nightly(value: Any) -> Any:
