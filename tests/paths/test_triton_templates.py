@@ -84,6 +84,7 @@ def test_a_change_of_the_template_alone_is_red_by_the_first_thing_that_a_gate_co
     assert verdict in ("WRONG", "LEAK")
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_the_template_is_caught(interpreting: Interpreting, change: str) -> None:
     """Each planted defect gives a verdict other than OK, and without it the case is OK."""
