@@ -7,19 +7,16 @@ The product of the sizes is capped, so that one example stays cheap while every 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from hypothesis.internal.conjecture import providers
-from hypothesis.internal.constants_ast import Constants
 
 from harness.case import DTYPES, LAYOUTS, MASKS, SCORES, TAILS, DecodeCase
 from harness.case.forms import one_position
 from harness.case.kinds import Argument, Kind
 from harness.case.probes import needle_slots
+from harness.strategies.constants import without_constants_of_modules
 from harness.verdict import Problem, judgeable
 
 if TYPE_CHECKING:
@@ -218,25 +215,9 @@ def sampled_cases(
     def collect(case: DecodeCase) -> None:
         drawn.append(case)
 
-    with _without_constants_of_modules():
+    with without_constants_of_modules():
         collect()
     return drawn
-
-
-@contextmanager
-def _without_constants_of_modules() -> Iterator[None]:
-    """A context in which Hypothesis draws none of the numbers that stand in modules outside of
-    site-packages, since which of these are imported is another matter in each process."""
-    if not hasattr(providers, "_get_local_constants"):
-        yield
-        return
-    none = Constants()
-    providers.CONSTANTS_CACHE.cache.clear()
-    try:
-        with mock.patch.object(providers, "_get_local_constants", return_value=none):
-            yield
-    finally:
-        providers.CONSTANTS_CACHE.cache.clear()
 
 
 def fitted(cases: Iterable[DecodeCase], path: Path, **fixed: Any) -> Iterator[Problem]:

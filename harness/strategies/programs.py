@@ -25,6 +25,7 @@ from harness.case import DecodeCase
 from harness.case.domain import Domain
 from harness.case.program import Action, Lengths, Program
 from harness.serving.contract import Abilities
+from harness.strategies.constants import without_constants_of_modules
 
 _STEPS = 12
 _BATCH = 4
@@ -48,25 +49,26 @@ def search_programs(
     to ``run``. What that raises is raised again for the smallest program that Hypothesis finds.
 
     Args:
-        chosen: the seed. Hypothesis also tries constants of the modules that are loaded.
+        chosen: the seed.
 
     Raises:
         Exception: what ``run`` raised.
     """
 
-    run_state_machine_as_test(
-        seed(chosen)(machine(run, abilities, domain, geometry)),
-        settings=settings(
-            max_examples=programs,
-            stateful_step_count=_STEPS,
-            database=None,
-            deadline=None,
-            phases=(Phase.generate, Phase.shrink),
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-            verbosity=Verbosity.quiet,
-        ),
-    )
+    with without_constants_of_modules():
+        run_state_machine_as_test(
+            seed(chosen)(machine(run, abilities, domain, geometry)),
+            settings=settings(
+                max_examples=programs,
+                stateful_step_count=_STEPS,
+                database=None,
+                deadline=None,
+                phases=(Phase.generate, Phase.shrink),
+                report_multiple_bugs=False,
+                suppress_health_check=list(HealthCheck),
+                verbosity=Verbosity.quiet,
+            ),
+        )
 
 
 def machine(

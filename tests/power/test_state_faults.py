@@ -18,6 +18,8 @@ from harness.verdict import Verdict
 from tests.support import ROOT
 from tests.support.day import nightly, rotated
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 PROGRAMS = 200
 RECORDED = {
     row["fault"]: row
