@@ -40,6 +40,7 @@ from harness.commands.options import (
 )
 from harness.support.failure import described
 from harness.support.files import UnwritableFile
+from harness.support.interrupts import interrupted
 from harness.support.streams import lasting_streams
 
 __all__ = ["FAILED", "INCOMPLETE", "INTERRUPTED", "NOT_OK", "OK", "USAGE", "entry", "main"]
@@ -80,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, CaseError, InvalidCase, UnwritableFile) as error:
         print(f"harness{command}: error: {error}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupted(error):
+            print("\ninterrupted", file=sys.stderr)
+            return INTERRUPTED
         if "--traceback" in words:
             traceback.print_exc()
         print(f"harness{command}: {_FAILURE.format(described(error))}", file=sys.stderr)

@@ -64,6 +64,16 @@ def began() -> float:
     return time.monotonic() if _state.began is None else _state.began
 
 
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an exception came of an interrupt: a library that is interrupted may fail in its
+    cleaning up, with whatever exception."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Here OutOfTime is raised after so many seconds; outside of the main thread, where no signal

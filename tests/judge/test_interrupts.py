@@ -103,6 +103,22 @@ import hypothesis
 """
 
 
+def test_a_library_that_fails_since_it_is_interrupted_is_no_failure_of_the_harness(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its cleaning up may raise whatever it likes."""
+
+    def cleans_up(*_: object) -> int:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AssertionError("a stack is not empty")
+
+    monkeypatch.setattr(cli, "in_another_process", cleans_up)
+    assert cli.main(["faults", "--list"]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
 def test_a_command_that_is_ended_while_it_imports_says_so(
     tmp_path: Path, preloaded: Preloaded
 ) -> None:
