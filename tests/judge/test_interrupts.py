@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from harness import cli
 from tests.support import ROOT
 from tests.support.processes import Preloaded
