@@ -212,6 +212,17 @@ def test_a_call_that_fails_by_itself_fails_last_and_alone() -> None:
         assert made == ([3] if alone else [1, 2, 3])
 
 
+def test_the_calls_after_one_that_is_refused_are_judged() -> None:
+    """A function need not take every geometry that a step asks for."""
+    loop = Loop.from_text(f"{SHORT} next other:2:17 other:1:16")
+    path = path_of(lambda q, k, v, p: stateful.sound(q, k, v, p) * (p[0] != 15), loop)  # type: ignore[arg-type, return-value]
+    refuses = dataclasses.replace(
+        path, declines=lambda case: "one length" if case.cache_len == 17 else None
+    )
+    judged = judge_loop(refuses, loop)
+    assert (judged.verdict, judged.number) == (Verdict.WRONG, 4)
+
+
 def test_an_output_that_lies_in_an_input_is_no_earlier_output() -> None:
     """It changes when the harness changes the input."""
     loop = Loop.from_text("S=4,pos=0,D=16 jump:0 query jump:0")
