@@ -3,6 +3,7 @@
 Data flows one way, from the top of this list to its end; a package imports from those above it.
 
 ``support``     files, progress, JSON, the environment: nothing about decoding
+``isolation``   processes for work that may crash or hang, and work handed out to them
 ``case``        decode calls as plain values; the rule which slots a query attends
 ``inputs``      the tensors of a case, the same bits on every device
 ``decoding``    the fixed path, a library of its own: attention, block mask, KV cache

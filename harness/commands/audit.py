@@ -192,7 +192,8 @@ def _run(
             audits.append(audit)
             progress(f"{len(audits)} done, {audit.configuration}, {audit.scenario.name}")
         return
-    from harness.support.campaign import gather, processes
+    from harness.isolation.campaign import gather
+    from harness.isolation.pool import processes
 
     groups = itertools.groupby(configurations, lambda one: one.uncached)
     pieces = [(arguments, [one.name for one in group]) for _, group in groups]

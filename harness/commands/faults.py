@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measured(arguments: argparse.Namespace, chosen: list[Fault]) -> Matrix:
     from harness.faults.kill_matrix import measure_power
-    from harness.support.campaign import processes
+    from harness.isolation.pool import processes
 
     given = (chosen, arguments.dtypes, arguments.max_examples, arguments.seed, progress_to_stderr())
     if (arguments.jobs or 1) == 1:

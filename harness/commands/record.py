@@ -114,8 +114,9 @@ def _record(arguments: argparse.Namespace) -> int:
 
 
 def _measured(arguments: argparse.Namespace, modes: Sequence[str]) -> list[Entry]:
+    from harness.isolation.campaign import gather
+    from harness.isolation.pool import processes
     from harness.ledger.measure import Unrecordable, measure_all, measure_piece
-    from harness.support.campaign import gather, processes
 
     device, dtypes, kernels = arguments.device, arguments.dtypes, arguments.kernels
     progress = progress_to_stderr()

@@ -19,9 +19,9 @@ from harness.diagnosis.observation import Observer
 from harness.faults import FAULTS, Fault
 from harness.faults.kill_matrix import stored
 from harness.faults.mutants import MODEL, Scope, mutant
+from harness.isolation.pool import processes
 from harness.paths import Path
 from harness.strategies.paths import fit, fitted, sampled_cases
-from harness.support.campaign import processes
 from harness.support.progress import Progress
 from harness.verdict import Problem, judge
 

@@ -17,9 +17,9 @@ from harness.case import DecodeCase
 from harness.case.quantised import QUANTISED
 from harness.faults import FAULTS, Fault, FaultKind
 from harness.faults.mutants import MODEL, Scope, mutant, scopes
+from harness.isolation.campaign import gather
 from harness.paths import PATHS, Path
 from harness.strategies.paths import fitted, sampled_cases
-from harness.support.campaign import gather
 from harness.support.progress import Progress
 from harness.verdict import Problem, contract, judge
 

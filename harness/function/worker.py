@@ -28,8 +28,8 @@ from harness.function.child import END_OF_STDERR, MARK, write_mark
 from harness.function.limits import GRACE, OWN_SECONDS
 from harness.function.outcome import Outcome
 from harness.function.run import Facts, LocalRunner
-from harness.function.server import ServerGone, fork
 from harness.function.spec import TargetError, TargetSpec
+from harness.isolation.server import ServerGone, fork
 from harness.support.failure import HarnessFailed
 from harness.support.frames import where
 from harness.support.strict_json import from_text

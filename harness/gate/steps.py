@@ -19,12 +19,13 @@ from typing import TypeVar
 from harness.case import DTYPES, DecodeCase
 from harness.case.kept import FOLDER, load_all
 from harness.case.probes import sweep
-from harness.gate.apart import Ended, apart, broken_promises, eager_entries
 from harness.gate.changed import order, touched
 from harness.gate.geometries import Covered, compiled
 from harness.gate.item import TIMEOUT, Item, Paths, Step
 from harness.gate.known import known_failures
+from harness.gate.pieces import broken_promises, eager_entries
 from harness.gate.proof import COMPILED, PLANTED, proofs
+from harness.isolation.apart import Ended, apart
 from harness.ledger.entries import Change, Ledger
 from harness.ledger.measure import Unrecordable
 from harness.paths import PATHS, Path

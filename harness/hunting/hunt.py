@@ -18,10 +18,10 @@ from harness.hunting.failure import Found, Seen, refused, stopped, told_by
 from harness.hunting.journal import Journal
 from harness.hunting.suspects import Suspects
 from harness.hunting.work import PATH, judge_cases, look_beside, make_small
+from harness.isolation.campaign import Lost, Work, campaign
 from harness.paths import PATHS
 from harness.strategies.corners import data_cases
 from harness.strategies.factors import SPLIT, Geometry, covering, device_of, possible_pairs
-from harness.support.campaign import Lost, Work, campaign
 from harness.support.progress import Progress
 from harness.verdict import Problem, Verdict
 from harness.verdict.known_failures import known_as

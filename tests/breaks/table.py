@@ -35,7 +35,7 @@ BREAKS = (
     Break(
         "piece-lost",
         "work of a worker that died is not done again",
-        "harness/support/campaign.py",
+        "harness/isolation/campaign.py",
         "elif tries < _TRIES:",
         "elif tries < 1:",
         ("tests/judge/test_campaign.py::test_work_of_a_worker_that_dies_is_done_again",),

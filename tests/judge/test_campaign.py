@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import signal
-import threading
-from concurrent.futures import Executor, Future
-from concurrent.futures.process import BrokenProcessPool
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.support.campaign import Lost, LostWork, Work, campaign, gather, processes
+from harness.isolation.campaign import Lost, LostWork, Work, campaign, gather
+from harness.isolation.pool import WorkerDied, processes
+from tests.support.processes import PATIENCE
 
 
 class Dying(Executor):
@@ -48,52 +50,6 @@ def test_work_of_a_worker_that_dies_is_done_again(lives: int, lost: int) -> None
     )
     assert sum(isinstance(result, Lost) for result in results) == lost
     assert len(results) == 3
-
-
-class Breaking(Executor):
-    """A pool of threads that breaks, as one of processes does, where ``die`` runs in it."""
-
-    def __init__(self) -> None:
-        self.running: set[Future[Any]] = set()
-
-    def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.running.add(future)
-        # Whoever dies does so before any other is done.
-        after = 0.01 if function is die else 0.2
-        threading.Timer(after, self._end, (future, function, arguments)).start()
-        return future
-
-    def _end(self, future: Future[Any], function: Any, arguments: Any) -> None:
-        if future not in self.running:
-            return
-        if function is not die:
-            self.running.remove(future)
-            future.set_result(function(*arguments))
-            return
-        lost, self.running = self.running, set()
-        for one in lost:
-            one.set_exception(BrokenProcessPool("a process died"))
-
-
-def die() -> None:
-    """Stands for what ends the process that it runs in."""
-
-
-def test_who_works_beside_killers_is_not_given_up() -> None:
-    """Three pieces that end their pool each time are lost, and four that ran in it are done."""
-    pieces = [Work(abs, (-1,)), *[Work(die, ())] * 3, *(Work(abs, (-n,)) for n in (2, 3, 4))]
-    take = iter(pieces)
-    results: list[Any] = []
-    campaign(
-        Breaking(),
-        lambda: next(take, None),
-        lambda work, result: results.append((work.function, result)),
-        at_once=4,
-        until=math.inf,
-    )
-    assert sorted(result for function, result in results if function is abs) == [1, 2, 3, 4]
-    assert [isinstance(r, Lost) for function, r in results if function is die] == [True] * 3
 
 
 def test_an_error_of_whoever_takes_results_is_not_taken_for_a_lost_worker() -> None:
@@ -140,11 +96,77 @@ def die_once(file: str, number: int) -> int:
 
 
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
-    """It takes its pool along; another pool does all that was at work."""
+    """What it was doing is done by another."""
     work = [(str(tmp_path / "died"), number) for number in range(6)]
     with processes(2) as executor:
         assert gather(executor, die_once, work, at_once=2) == [-n for n in range(6)]
     assert (tmp_path / "died").exists()
+
+
+def die() -> None:
+    """End the process it runs in."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(text: str) -> None:
+    """Raise."""
+    raise KeyError(text)
+
+
+def give(what: str) -> object:
+    """Something that cannot travel."""
+    return lambda: what
+
+
+def test_who_works_beside_killers_is_not_given_up() -> None:
+    """Three pieces that end their process each time are lost, and four beside them are done."""
+    pieces = [Work(abs, (-1,)), *[Work(die, ())] * 3, *(Work(abs, (-n,)) for n in (2, 3, 4))]
+    take = iter(pieces)
+    results: list[Any] = []
+    with processes(4) as executor:
+        campaign(
+            executor,
+            lambda: next(take, None),
+            lambda work, result: results.append((work.function, result)),
+            at_once=4,
+            until=math.inf,
+        )
+    assert sorted(result for function, result in results if function is abs) == [1, 2, 3, 4]
+    lost = [result for function, result in results if function is die]
+    assert lost == [Lost("WorkerDied: its process died of SIGKILL")] * 3
+
+
+def test_what_is_raised_in_a_process_is_raised_here() -> None:
+    """And a result that cannot travel is an error that says so; the process goes on."""
+    with processes(1) as executor:
+        assert executor.submit(os.getpid).result() == executor.submit(os.getpid).result()
+        with pytest.raises(KeyError, match="gone"):
+            executor.submit(fail, "gone").result()
+        with pytest.raises(RuntimeError, match="cannot be pickled"):
+            executor.submit(give, "this").result()
+        assert executor.submit(abs, -1).result() == 1
+
+
+def test_an_interrupted_pool_ends_with_what_it_runs() -> None:
+    """Nobody waits for it."""
+    futures: list[Future[None]] = []
+
+    def interrupted(ready: Callable[[], object]) -> None:
+        with processes(1) as executor:
+            futures.append(executor.submit(time.sleep, 10 * PATIENCE))
+            while not ready():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    begun = time.monotonic()
+    # Before there is a process, and after.
+    for ready in (lambda: True, lambda: time.monotonic() - begun > 5):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(ready)
+    assert time.monotonic() - begun < PATIENCE
+    for future in futures:
+        with pytest.raises((WorkerDied, CancelledError)):
+            future.result()
 
 
 @pytest.mark.nightly

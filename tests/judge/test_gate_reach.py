@@ -18,10 +18,10 @@ from torch.nn.attention.flex_attention import BlockMask
 from harness.decoding import decode_block_mask
 from harness.gate import steps as gate
 from harness.gate import text as gate_report
-from harness.gate.apart import Ended, apart
 from harness.gate.changed import order, touched
 from harness.gate.steps import Gate
 from harness.inputs import Inputs
+from harness.isolation.apart import Ended, apart
 from harness.ledger.entries import Ledger
 from harness.paths import PATHS, Result
 from harness.paths.compile import Recent

@@ -22,7 +22,7 @@ from harness.case import DecodeCase
 from harness.commands import hunt as hunt_command
 from harness.commands.options import UsageError
 from harness.function.outcome import Outcome
-from harness.hunting import text, traps
+from harness.hunting import text
 from harness.hunting.failure import Found
 from harness.hunting.hunt import Hunt
 from harness.hunting.journal import Journal, JournalError
@@ -195,33 +195,6 @@ def test_a_hunt_spread_over_processes_finds_the_same_and_loses_nothing_with_a_wo
     assert spread.lost == []
     assert spread.counts["cpp"].geometries == 30
     assert told(spread) == told(alone)
-
-
-SILENT = {
-    "create_block_mask with B=None, where the mask depends on b",
-    "a mask_mod whose positions moved on after its tables were made",
-    "a block listed as full of which the mask shows a part",
-    "a block listed twice",
-}
-REFUSED = {
-    "a block mask for fewer slots than the cache has",
-    "a block mask for more slots than the cache has",
-}
-
-
-@pytest.mark.compiles
-@pytest.mark.parametrize("name", traps.TRAPS)
-def test_traps_are_refused_or_pass_silently(name: str) -> None:
-    """What torch does with errors of the caller; a green one would be no trap."""
-    trap = traps.spring(name)
-    assert trap.eager.startswith("refused") is (name in REFUSED)
-    if name in SILENT:
-        assert "off what was meant" in trap.compiled
-
-
-def test_every_trap_whose_end_is_known_is_there() -> None:
-    """A name that is none would be judged by nobody."""
-    assert {*traps.TRAPS} > SILENT | REFUSED
 
 
 @pytest.mark.compiles

@@ -71,7 +71,7 @@ def test_what_there_was_no_time_to_shrink_is_not_settled(
     judged: list[DecodeCase] = []
     # The clock of a hunt, by which hours pass once something was judged.
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 36000 * bool(judged))
-    monkeypatch.setattr("harness.support.campaign.time", clock)
+    monkeypatch.setattr("harness.isolation.campaign.time", clock)
 
     def slow(case: DecodeCase, threads: int, device: str) -> Outcome:
         judged.append(case)

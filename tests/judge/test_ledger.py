@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from harness import cli
+from harness.isolation.campaign import gather
+from harness.isolation.pool import processes
 from harness.ledger.cases import KINDS, MODES, VERSION, cases
 from harness.ledger.entries import Change, Entry, Ledger, LedgerError, load, save
 from harness.ledger.measure import measure_piece
 from harness.paths import PATHS
-from harness.support.campaign import gather, processes
 from tests.support.altered import altered, times
 from tests.support.entries import ENTRY, LEDGER, but
 

@@ -7,45 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 
 import pytest
 
-from harness.function.server import Forked, fork
 from tests.support import ROOT
+from tests.support.forked import forked
 from tests.support.processes import PATIENCE, ends, runs
-
-
-def tell(fd: int) -> None:
-    """What a forked process tells of itself; then it does what it is asked."""
-    channel = Connection(fd)
-    channel.send(
-        (os.getpid(), os.getppid(), os.getcwd(), os.environ.get("GIVEN"), "torch" in sys.modules)
-    )
-    if (order := channel.recv()) == "die":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    time.sleep(PATIENCE)
-    raise AssertionError(order)
-
-
-Said = tuple[int, int, str, str | None, bool]
-
-
-@contextmanager
-def forked(**environment: str) -> Iterator[tuple[Forked, Connection, Said]]:
-    """A process that runs ``tell``, its channel and what it told."""
-    ours, theirs = Pipe()
-    process = fork("tests.judge.test_server:tell", [theirs.fileno()], environment=environment)
-    theirs.close()
-    try:
-        yield process, ours, ours.recv()
-    finally:
-        process.end()
-        ours.close()
 
 
 def test_one_server_forks_all_of_an_environment() -> None:
@@ -93,7 +60,7 @@ def test_nothing_outlives_who_asked(how: signal.Signals) -> None:
     """Neither the server nor what it forked, however that process ends."""
     code = """
         import sys, time
-        from tests.judge.test_server import forked
+        from tests.support.forked import forked
         with forked() as (_, _, told):
             print(*told[:2], flush=True)
             time.sleep(float(sys.argv[1]))

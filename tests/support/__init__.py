@@ -9,8 +9,10 @@
 ``eager``           eager flex_attention, traced or not
 ``entries``         a ledger of one entry
 ``fixed_path``      the rule of the fixed path by its definition
-``geometries``      what compiled paths are judged on
+``forked``          a process that a server forks, and what it tells of itself
+``gates``           gates of a few steps, in this process
 ``hidden``          Triton, where only the tests that interpret kernels see it
+``hunted``          a judge of planted failures for a hunt, and factors with few values
 ``imprecise``       functions that lose more bits than they declare, ``imprecise_targets`` for check
 ``interpreted``     what runs in the process that interprets; ``interpreting`` asks it
 ``launches``        functions that launch Triton kernels, sound and with planted faults

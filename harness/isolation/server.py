@@ -29,7 +29,7 @@ from harness.support.strict_json import from_text, to_line
 _CHANGES = {"PYTEST_CURRENT_TEST"}
 _START = (
     "import json, sys; fd, sys.path[:] = json.loads(sys.argv[1]);"
-    "from harness.function.server import serve; serve(fd)"
+    "from harness.isolation.server import serve; serve(fd)"
 )
 _servers: dict[frozenset[tuple[str, str]], _Server] = {}
 _lock = threading.Lock()

@@ -8,13 +8,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from harness.case import DTYPES
-from harness.function.server import ServerGone, fork
-from harness.ledger.entries import Entry
-from harness.ledger.measure import measure_all
-from harness.paths import PATHS
-from harness.support.threads import one_thread
-from harness.verdict import Finding, contract
+from harness.isolation.server import ServerGone, fork
 
 T = TypeVar("T")
 
@@ -32,7 +26,7 @@ def apart(function: Callable[..., Iterable[T]], *arguments: Any, timeout: float)
     """
     ours, theirs = Pipe()
     try:
-        process = fork("harness.gate.apart:send", [theirs.fileno()])
+        process = fork("harness.isolation.apart:send", [theirs.fileno()])
     except ServerGone as error:
         raise Ended(str(error)) from None
     finally:
@@ -45,7 +39,7 @@ def apart(function: Callable[..., Iterable[T]], *arguments: Any, timeout: float)
             try:
                 kind, value = ours.recv()
             except EOFError:
-                raise Ended(_how(process.end())) from None
+                raise Ended(how_it_ended(process.end())) from None
             if kind == "end":
                 return
             if kind == "raised":
@@ -71,18 +65,8 @@ def send(fd: int) -> None:
     channel.send(("end", None))
 
 
-def _how(code: int | None) -> str:
+def how_it_ended(code: int | None) -> str:
+    """A process's exit code in words."""
     if code is not None and code < 0:
         return f"its process died of {signal.Signals(-code).name}"
     return f"its process ended with status {code}"
-
-
-def broken_promises(path: str, device: str) -> Iterator[dict[str, Finding]]:
-    """The promises that a path breaks, as ``contract.broken`` gives them."""
-    yield contract.broken(PATHS[path], device)
-
-
-def eager_entries(device: str) -> Iterator[Entry]:
-    """The ledger's eager entries, measured with one thread."""
-    with one_thread():
-        yield from measure_all(device, DTYPES, ["eager"], lambda text: None)
