@@ -36,8 +36,8 @@ BREAKS = (
         "piece-lost",
         "work of a worker that died is not done again",
         "harness/isolation/campaign.py",
-        "elif tries < _TRIES:",
-        "elif tries < 1:",
+        "if tries < _TRIES:",
+        "if tries < 1:",
         ("tests/judge/test_campaign.py::test_work_of_a_worker_that_dies_is_done_again",),
     ),
     Break(
@@ -210,8 +210,8 @@ BREAKS = (
         "stderr-lost",
         "a worker keeps nothing of what its child wrote to stderr",
         "harness/function/worker.py",
-        "                self._stderr += block\n",
-        "                self._stderr += block[block.find(END_OF_STDERR) :]\n",
+        "            self._stderr += block\n",
+        "            self._stderr += block[block.find(END_OF_STDERR) :]\n",
         ("tests/judge/test_worker.py::test_a_crash_shows_the_last_lines_of_stderr",),
     ),
     Break(
