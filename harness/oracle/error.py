@@ -41,7 +41,7 @@ def measure(actual: Tensor, golden: Tensor, allowed: Tensor) -> Error:
     actual = actual.double()
     same = actual == golden
     difference = torch.where(same, 0.0, actual - golden)
-    size = difference.abs().nan_to_num(nan=math.inf)
+    size = difference.abs().nan_to_num(nan=math.inf, posinf=math.inf)
     used = torch.where(size == 0, 0.0, size / allowed)
     flat = int(used.argmax())
     index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), used.shape))
