@@ -35,7 +35,7 @@ def every_compiled(**drawn: Any) -> Callable[[Callable[..., None]], Callable[...
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         test = given(data=st.data(), **drawn)(test)
-        test = pytest.mark.compiles(test)
+        test = pytest.mark.rotates(8)(pytest.mark.compiles(test))
         # Scope "module" puts the tests of one geometry side by side: one worker compiles it once.
         return pytest.mark.parametrize(("path", "geometry"), RUNS, scope="module")(test)
 
