@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection, wait
@@ -173,7 +174,10 @@ def _close_all() -> None:
 
 def serve(fd: int) -> None:
     """Fork what is ordered, and end it when it should, until whoever orders is gone."""
-    importlib.import_module("harness.function.child")
+    with warnings.catch_warnings():
+        # torch warns that there is no NumPy, which nothing here needs.
+        warnings.simplefilter("ignore")
+        importlib.import_module("harness.function.child")
     # In a fork nothing of the server is left on the stack, whatever the function raises.
     if (order := _serve(fd)) is not None:
         module, _, name = order["function"].partition(":")
