@@ -4,6 +4,7 @@ its own piece of work and no other, which the pool of the standard library does 
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,7 +25,8 @@ class WorkerDied(RuntimeError):
 
 class Pool(Executor):
     """``jobs`` processes of one thread each, forked when there is work for them, each of which
-    begins with a call of ``begin``. Functions and values travel by pickle."""
+    begins with a call of ``begin``. Functions and values travel by pickle, tensors by value: the
+    pickle of ``multiprocessing`` would share their memory."""
 
     def __init__(self, jobs: int, begin: _Call) -> None:
         self._begin = begin
@@ -84,8 +86,8 @@ class _Process:
     def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
         """Whether the call raised, and what it raised or returned."""
         try:
-            self._channel.send((function, arguments))
-            answer: tuple[bool, Any] = self._channel.recv()
+            self._channel.send_bytes(pickle.dumps((function, arguments)))
+            answer: tuple[bool, Any] = pickle.loads(self._channel.recv_bytes())
         except (EOFError, OSError):
             raise WorkerDied(how_it_ended(self._forked.end())) from None
         return answer
@@ -102,16 +104,18 @@ def work(fd: int) -> None:
     channel = Connection(fd)
     with contextlib.suppress(EOFError):
         while True:
-            function, arguments = channel.recv()
+            function, arguments = pickle.loads(channel.recv_bytes())
             try:
                 answer = False, function(*arguments)
             except Exception as error:
                 answer = True, error
             try:
-                channel.send(answer)
+                text = pickle.dumps(answer)
             except Exception as error:
                 # What cannot travel is told by its message.
-                channel.send((True, RuntimeError(f"{answer[1]!r} cannot be pickled: {error}")))
+                what = RuntimeError(f"{answer[1]!r} cannot be pickled: {error}")
+                text = pickle.dumps((True, what))
+            channel.send_bytes(text)
 
 
 @contextlib.contextmanager

@@ -45,16 +45,19 @@ class Forked:
 
     def __init__(self, life: Connection) -> None:
         self._life = life
+        self._code: int | None = None
+        self._ending = threading.Lock()
 
     def end(self) -> int | None:
         """Kill it with all of its group, wait until it is gone, and return its exit code, which is
-        negative for a signal; None where nobody knows it."""
-        code = None
-        with contextlib.suppress(OSError, EOFError):
-            self._life.send_bytes(b"end")
-            code = int(self._life.recv_bytes())
-        self._life.close()
-        return code
+        negative for a signal; None where nobody knows it. It may be called again, by any thread."""
+        with self._ending:
+            if not self._life.closed:
+                with contextlib.suppress(OSError, EOFError):
+                    self._life.send_bytes(b"end")
+                    self._code = int(self._life.recv_bytes())
+                self._life.close()
+        return self._code
 
     @property
     def ended(self) -> bool:

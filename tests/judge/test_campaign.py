@@ -137,8 +137,11 @@ def test_who_works_beside_killers_is_not_given_up() -> None:
 
 
 def test_what_is_raised_in_a_process_is_raised_here() -> None:
-    """And a result that cannot travel is an error that says so; the process goes on."""
+    """And a result that cannot travel is an error that says so; the process goes on. Tensors can."""
+    import torch
+
     with processes(1) as executor:
+        assert executor.submit(torch.ones, 3).result().tolist() == [1, 1, 1]
         assert executor.submit(os.getpid).result() == executor.submit(os.getpid).result()
         with pytest.raises(KeyError, match="gone"):
             executor.submit(fail, "gone").result()

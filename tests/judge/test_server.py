@@ -42,7 +42,7 @@ def test_the_exit_code_is_told() -> None:
         with pytest.raises((EOFError, ConnectionResetError)):
             channel.recv()
         assert process.end() == -signal.SIGSEGV
-        assert process.ended and process.end() is None
+        assert process.ended and process.end() == -signal.SIGSEGV
 
 
 def test_a_server_that_was_killed_is_replaced() -> None:
