@@ -137,7 +137,7 @@ def test_who_works_beside_killers_is_not_given_up() -> None:
 
 
 def test_what_is_raised_in_a_process_is_raised_here() -> None:
-    """And a result that cannot travel is an error that says so; the process goes on. Tensors can."""
+    """And what cannot travel is an error that says so; tensors can. The process goes on."""
     import torch
 
     with processes(1) as executor:
