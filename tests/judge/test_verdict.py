@@ -74,6 +74,16 @@ SEVERAL = {Verdict.STALE, Verdict.RETAINED, Verdict.IMPRECISE}
 ELSEWHERE = {Verdict.CRASH, Verdict.TIMEOUT, Verdict.REGRESSED, *WATCHED, *SEVERAL}
 
 
+def test_what_leaks_is_called_a_leak_though_it_is_beyond_the_bound_too() -> None:
+    """The tail is changed before anything is compared: it says why the numbers are off."""
+
+    def leaks_and_is_off(inputs: Inputs, result: Result) -> torch.Tensor:
+        return _attends_one_tail_slot(inputs, result) * 1.01
+
+    judgement = judge(altered(leaks_and_is_off), PROBLEM)
+    assert [finding.verdict for finding in judgement.findings] == [Verdict.LEAK, Verdict.WRONG]
+
+
 @pytest.mark.parametrize("verdict", [v for v in Verdict if v not in ELSEWHERE])
 def test_every_verdict_can_occur(verdict: Verdict) -> None:
     """A planted fault of each kind gets the verdict of that kind."""
