@@ -105,11 +105,16 @@ def test_a_hunt_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     seen = {
         json.loads(line)["case"] for line in (tmp_path / "journal.jsonl").open() if '"case"' in line
     }
-    second = hunted(tmp_path, 25, resume=True)
-    assert second.counts["cpp"].geometries == 25
+    second = hunted(tmp_path, 50, resume=True)
+    assert second.counts["cpp"].geometries == 50
     assert told(first) <= told(second)
+    # Nothing is found anew.
+    lines = len([*second.journal.lines()])
+    third = hunted(tmp_path, 50, resume=True)
+    assert len(told(second)) > 2 and told(third) == told(second)
+    assert len([*third.journal.lines()]) == lines
     judged = [line for line in second.journal.lines() if line["kind"] == "judged"]
-    assert len({line["case"] for line in judged}) == 25
+    assert len({line["case"] for line in judged}) == 50
     assert len(seen) >= 12
 
 
