@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from multiprocessing import Pipe
 from typing import Any
 
 from harness.case import DecodeCase
@@ -65,22 +64,19 @@ class Worker:
         self, spec: TargetSpec, timeout: float, environment: Mapping[str, str] | None = None
     ) -> None:
         self._timeout, self._device = timeout, spec.device
-        ours, theirs = Pipe()
-        self._channel = ours
         # The child writes into this file which call of a loop it makes.
         self._mark = tempfile.TemporaryFile()  # noqa: SIM115  # close() ends it.
         # Triton reads it when its functions are decorated, so before anything is imported.
         variables = ({"TRITON_INTERPRET": "1"} if spec.triton else {}) | dict(environment or {})
         read, write = os.pipe()
-        given = [theirs.fileno(), self._mark.fileno()]
         try:
-            self._process = fork(_NURSERY, given, environment=variables, stderr=write)
+            self._process = fork(_NURSERY, self._mark.fileno(), environment=variables, stderr=write)
         except ServerGone as error:
             os.close(read)
             raise TargetError(str(error)) from None
         finally:
             os.close(write)
-            theirs.close()
+        self._channel = self._process.channel
         self._stderr, self._ends = bytearray(), threading.Semaphore(0)
         self._reader = threading.Thread(target=self._read_stderr, args=(read,), daemon=True)
         self._reader.start()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from harness.isolation.server import ServerGone, fork
+from harness.isolation.values import give, take
 
 T = TypeVar("T")
 
@@ -24,20 +24,17 @@ def apart(function: Callable[..., Iterable[T]], *arguments: Any, timeout: float)
     Raises:
         Ended: see there.
     """
-    ours, theirs = Pipe()
     try:
-        process = fork("harness.isolation.apart:send", [theirs.fileno()])
+        process = fork("harness.isolation.apart:send")
     except ServerGone as error:
         raise Ended(str(error)) from None
-    finally:
-        theirs.close()
     try:
-        ours.send((function, arguments))
+        give(process.channel, (function, arguments))
         while True:
-            if not ours.poll(timeout):
+            if not process.channel.poll(timeout):
                 raise Ended(f"no answer within {timeout:g} s")
             try:
-                kind, value = ours.recv()
+                kind, value = take(process.channel)
             except EOFError:
                 raise Ended(how_it_ended(process.end())) from None
             if kind == "end":
@@ -47,22 +44,22 @@ def apart(function: Callable[..., Iterable[T]], *arguments: Any, timeout: float)
             yield value
     finally:
         process.end()
-        ours.close()
+        process.channel.close()
 
 
 def send(fd: int) -> None:
     """Receive a function with its arguments over a connection, and send what it yields."""
     channel = Connection(fd)
     function: Callable[..., Iterable[Any]]
-    function, arguments = channel.recv()
+    function, arguments = take(channel)
     try:
         for value in function(*arguments):
-            channel.send(("value", value))
+            give(channel, ("value", value))
     except Exception as error:
         text = str(error).strip().splitlines() or [""]
-        channel.send(("raised", f"{type(error).__name__}: {text[0]}"))
+        give(channel, ("raised", f"{type(error).__name__}: {text[0]}"))
         return
-    channel.send(("end", None))
+    give(channel, ("end", None))
 
 
 def how_it_ended(code: int | None) -> str:

@@ -4,17 +4,16 @@ its own piece of work and no other, which the pool of the standard library does 
 from __future__ import annotations
 
 import contextlib
-import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
 from harness.isolation.apart import how_it_ended
 from harness.isolation.server import fork
+from harness.isolation.values import give, take
 
 _Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -24,9 +23,8 @@ class WorkerDied(RuntimeError):
 
 
 class Pool(Executor):
-    """``jobs`` processes of one thread each, forked when there is work for them, each of which
-    begins with a call of ``begin``. Functions and values travel by pickle, tensors by value: the
-    pickle of ``multiprocessing`` would share their memory."""
+    """``jobs`` processes of one thread each, forked when there is work for them. Each begins with a
+    call of ``begin``. Functions and values travel by pickle."""
 
     def __init__(self, jobs: int, begin: _Call) -> None:
         self._begin = begin
@@ -77,17 +75,13 @@ class Pool(Executor):
 
 class _Process:
     def __init__(self) -> None:
-        self._channel, theirs = Pipe()
-        try:
-            self._forked = fork("harness.isolation.pool:work", [theirs.fileno()])
-        finally:
-            theirs.close()
+        self._forked = fork("harness.isolation.pool:work")
 
     def ask(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
         """Whether the call raised, and what it raised or returned."""
         try:
-            self._channel.send_bytes(pickle.dumps((function, arguments)))
-            answer: tuple[bool, Any] = pickle.loads(self._channel.recv_bytes())
+            give(self._forked.channel, (function, arguments))
+            answer: tuple[bool, Any] = take(self._forked.channel)
         except (EOFError, OSError):
             raise WorkerDied(how_it_ended(self._forked.end())) from None
         return answer
@@ -104,26 +98,25 @@ def work(fd: int) -> None:
     channel = Connection(fd)
     with contextlib.suppress(EOFError):
         while True:
-            function, arguments = pickle.loads(channel.recv_bytes())
+            function, arguments = take(channel)
             try:
                 answer = False, function(*arguments)
             except Exception as error:
                 answer = True, error
             try:
-                text = pickle.dumps(answer)
+                give(channel, answer)
             except Exception as error:
-                # What cannot travel is told by its message.
+                # The message stands for a value that cannot be pickled.
                 what = RuntimeError(f"{answer[1]!r} cannot be pickled: {error}")
-                text = pickle.dumps((True, what))
-            channel.send_bytes(text)
+                give(channel, (True, what))
 
 
 @contextlib.contextmanager
 def processes(
     jobs: int, begin: Callable[..., object] = tuple, *arguments: Any
 ) -> Iterator[Executor]:
-    """A pool of ``jobs`` processes, each of which begins with ``begin(*arguments)``; where this is
-    interrupted, they end with what they run."""
+    """A pool of ``jobs`` processes. Each begins with ``begin(*arguments)``. An interrupt ends them,
+    whatever they are doing."""
     pool = Pool(jobs, (begin, arguments))
     try:
         yield pool

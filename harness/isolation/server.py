@@ -41,10 +41,11 @@ class ServerGone(RuntimeError):
 
 
 class Forked:
-    """A process in a session of its own, so that Ctrl-C does not reach it."""
+    """A process in a session of its own, so that Ctrl-C does not reach it, and the ``channel`` to
+    it."""
 
-    def __init__(self, life: Connection) -> None:
-        self._life = life
+    def __init__(self, life: Connection, channel: Connection) -> None:
+        self._life, self.channel = life, channel
         self._code: int | None = None
         self._ending = threading.Lock()
 
@@ -67,15 +68,15 @@ class Forked:
 
 def fork(
     function: str,
-    descriptors: Sequence[int],
-    *,
+    *descriptors: int,
     environment: Mapping[str, str] | None = None,
     stderr: int | None = None,
 ) -> Forked:
-    """Call ``function``, of the form ``package.module:name``, in a process of its own, with copies
-    of the file ``descriptors``. The process has this one's working directory, ``sys.path`` and
-    environment, and the variables of ``environment`` added to it; stdin and stdout are /dev/null,
-    and stderr is the descriptor ``stderr``, or that of this process.
+    """Call ``function``, of the form ``package.module:name``, in a process of its own. It gets the
+    file descriptor of its end of a channel, and copies of the ``descriptors``. The process has this
+    one's working directory, ``sys.path`` and environment, and the variables of ``environment`` as
+    well; stdin and stdout are /dev/null, and stderr is the descriptor ``stderr``, or that of this
+    process.
 
     Raises:
         ServerGone: where no process can be had.
@@ -86,9 +87,9 @@ def fork(
         "environment": variables,
         "path": sys.path,
         "folder": os.getcwd(),
-        "descriptors": len(descriptors),
+        "descriptors": 1 + len(descriptors),
     }
-    descriptors = [2 if stderr is None else stderr, *descriptors]
+    descriptors = (2 if stderr is None else stderr, *descriptors)
     with _lock:
         server = _server(variables)
         try:
@@ -132,7 +133,7 @@ class _Server:
 
     @property
     def foreign(self) -> bool:
-        """Whether another process started it, of which this one is a fork."""
+        """Whether another process started it, and this one is a fork of that process."""
         return os.getpid() != self._owner
 
     @property
@@ -147,10 +148,12 @@ class _Server:
 
     def fork(self, order: Mapping[str, Any], descriptors: Sequence[int]) -> Forked:
         life, their_life = Pipe()
+        channel, their_end = Pipe()
+        stderr, *others = descriptors
         try:
             self._channel.send_bytes(to_line(order).encode())
             with socket.fromfd(self._channel.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as s:
-                reduction.sendfds(s, [their_life.fileno(), *descriptors])
+                reduction.sendfds(s, [their_life.fileno(), stderr, their_end.fileno(), *others])
             self._channel.recv_bytes()
         except BaseException:
             # What it would read next may be the rest of this.
@@ -159,7 +162,8 @@ class _Server:
             raise
         finally:
             their_life.close()
-        self._forked.append(forked := Forked(life))
+            their_end.close()
+        self._forked.append(forked := Forked(life, channel))
         return forked
 
     def close(self) -> None:

@@ -119,7 +119,7 @@ def give(what: str) -> object:
 
 
 def test_who_works_beside_killers_is_not_given_up() -> None:
-    """Three pieces that end their process each time are lost, and four beside them are done."""
+    """Three pieces that end their process each time are lost; the four next to them are done."""
     pieces = [Work(abs, (-1,)), *[Work(die, ())] * 3, *(Work(abs, (-n,)) for n in (2, 3, 4))]
     take = iter(pieces)
     results: list[Any] = []

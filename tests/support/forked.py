@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from harness.isolation.server import Forked, fork
@@ -33,11 +32,9 @@ Said = tuple[int, int, str, str | None, bool]
 @contextmanager
 def forked(**environment: str) -> Iterator[tuple[Forked, Connection, Said]]:
     """A process that runs ``tell``, its channel and what it told."""
-    ours, theirs = Pipe()
-    process = fork("tests.support.forked:tell", [theirs.fileno()], environment=environment)
-    theirs.close()
+    process = fork("tests.support.forked:tell", environment=environment)
     try:
-        yield process, ours, ours.recv()
+        yield process, process.channel, process.channel.recv()
     finally:
         process.end()
-        ours.close()
+        process.channel.close()

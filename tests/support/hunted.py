@@ -13,8 +13,8 @@ from harness.hunting.work import judge_cases, look_beside, make_small
 from harness.strategies.factors import FACTORS, Value
 from harness.verdict import Verdict
 
-# What the planted failures need, beside the plain value and another one; other factors have theirs
-# alone.
+# The plain value of a factor, what the planted failures need, and another value. Other factors have
+# their plain value alone.
 _VARIED = {
     "slots": ("256", "200"),
     "sequences": ("1", "0"),
